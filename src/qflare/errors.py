@@ -1,0 +1,201 @@
+"""
+The one error tree: everything QFLARE raises is a `QflareError`.
+
+Messages state the fact and the remedy, never a secret.  Attributes carry the details, so that nobody parses messages.
+All authentication failures are one class with one message and no inner cause: what differs is counted, not told.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_AUTHENTICATION_MESSAGE: Final = "authentication failed"
+
+
+class QflareError(Exception):
+    """Root of every error that QFLARE raises."""
+
+
+# --- the caller's mistakes -------------------------------------------------------------------------------------------
+
+
+class UsageError(QflareError, ValueError):
+    """The caller passed something that cannot work; the message names the remedy."""
+
+
+class LengthError(UsageError):
+    """A value has the wrong size in bytes."""
+
+    def __init__(self, name: str, *, expected: str | int, actual: int) -> None:
+        """Record which value, what was expected and what came, both in bytes."""
+        super().__init__(f"{name} must be {expected} bytes, got {actual}")
+        self.name = name
+        self.expected = expected
+        self.actual = actual
+
+
+class BatchError(UsageError):
+    """A batch has an impossible number of rows, or its columns disagree."""
+
+
+class ConfigError(UsageError):
+    """A setting, path or address cannot be used; the message says which and what to do."""
+
+
+class UnsupportedAlgorithmError(UsageError):
+    """The named algorithm is not offered; `supported` lists what is."""
+
+    def __init__(self, name: str, supported: tuple[str, ...], *, reason: str = "") -> None:
+        """Record the refused *name* and the *supported* ones."""
+        why = f" ({reason})" if reason else ""
+        super().__init__(f"algorithm {name!r} is not supported{why}; supported: {', '.join(supported)}")
+        self.name = name
+        self.supported = supported
+
+
+class MissingExtraError(QflareError, ImportError):
+    """A feature needs a package of an extra that is not installed."""
+
+    def __init__(self, *, feature: str, extra: str, package: str) -> None:
+        """Name the *feature*, the *extra* that brings it and the missing *package*."""
+        super().__init__(f"{feature} needs the package {package!r}: install it with  pip install 'qflare[{extra}]'")
+        self.feature = feature
+        self.extra = extra
+        self.package = package
+
+
+# --- cryptography ----------------------------------------------------------------------------------------------------
+
+
+class CryptoError(QflareError):
+    """A cryptographic operation did not succeed."""
+
+
+class AuthenticationError(CryptoError):
+    """A signature, tag or ciphertext is not authentic; deliberately without detail."""
+
+    def __init__(self) -> None:
+        """Carry the one message that every authentication failure has."""
+        super().__init__(_AUTHENTICATION_MESSAGE)
+
+
+class KeyCheckError(CryptoError):
+    """A public or private key fails the input checks of FIPS 203, section 7.2 or 7.3."""
+
+
+class NativeError(CryptoError):
+    """The C core reported a failure; `status` is its code."""
+
+    def __init__(self, operation: str, status: int, meaning: str) -> None:
+        """Record the *operation*, the C *status* and its *meaning*."""
+        super().__init__(f"{operation} failed in the C core: {meaning} (status {status})")
+        self.operation = operation
+        self.status = status
+
+
+class EntropyError(CryptoError):
+    """The system's random source failed; no key was made."""
+
+
+class SelfTestError(CryptoError, ImportError):
+    """The C core or the liboqs under it did not pass the self-test at load."""
+
+
+# --- the protocol ----------------------------------------------------------------------------------------------------
+
+
+class ProtocolError(QflareError):
+    """A peer's message cannot be accepted."""
+
+
+class DecodeError(ProtocolError):
+    """Bytes are not a well-formed message, record, descriptor or state file."""
+
+
+class UnexpectedMessageError(ProtocolError):
+    """A well-formed message came at a moment or in a place where it makes no sense."""
+
+
+class ReplayError(ProtocolError):
+    """A message or record was accepted before."""
+
+
+class RefusedError(ProtocolError):
+    """The server refused (N5: the same answer for every reason), or a device's own check failed."""
+
+
+class SessionExpiredError(ProtocolError):
+    """The session, ticket or token has ended; the remedy is a new handshake or token."""
+
+
+class StaleBucketError(ProtocolError):
+    """A message names a bucket outside the accepted window (R1)."""
+
+
+class LogForkError(ProtocolError):
+    """The audit log shows two roots for one size, or shrank: an alarm (H9)."""
+
+
+# --- states of keys --------------------------------------------------------------------------------------------------
+
+
+class KeyStateError(QflareError):
+    """A key, device or session is not in a state that allows the call."""
+
+
+class KeyNotFoundError(KeyStateError):
+    """No such key, device, session, mapping or token."""
+
+
+class KeyRevokedError(KeyStateError):
+    """The key or device was revoked or suspended."""
+
+
+class IllegalTransitionError(KeyStateError):
+    """The requested change of state is not allowed from the present one."""
+
+
+class AlreadyExistsError(KeyStateError):
+    """A device, tenant or token of that name exists already."""
+
+
+class EvidenceError(QflareError):
+    """The audit log does not verify; `index` is the first bad entry where one is known."""
+
+    def __init__(self, message: str, *, index: int | None = None) -> None:
+        """Record what does not hold and the first bad *index*."""
+        super().__init__(message)
+        self.index = index
+
+
+# --- stores ----------------------------------------------------------------------------------------------------------
+
+
+class StoreError(QflareError):
+    """The database or a key store could not do what was asked; `sqlstate` and `constraint` where known."""
+
+    def __init__(self, message: str, *, sqlstate: str | None = None, constraint: str | None = None) -> None:
+        """Record the SQLSTATE and the *constraint*; never the row, which PostgreSQL puts into DETAIL."""
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.constraint = constraint
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be reached or did not answer in time; retrying later may help."""
+
+
+class ConflictError(StoreError):
+    """A named constraint refused the change."""
+
+
+class SchemaMismatchError(StoreError):
+    """The database's schema is missing, too old or too new."""
+
+
+class KeeperError(StoreError):
+    """The keeper of the sealing keys cannot be read or written, or a key is gone."""
+
+
+class OverloadedError(StoreError):
+    """A bounded queue is full; retry later."""
