@@ -1,0 +1,1 @@
+"""Records and ports: the types that cross from one wing to another, and what a wing may ask of the others."""

@@ -1,0 +1,197 @@
+"""
+Ports: what `manager`, `monitor` and `service` may ask of a store and of a keeper.
+
+Every store method is one transaction: a state change and its audit entries commit together or not at all (DESIGN,
+decision 7).  Methods that take a `tenant_id` work inside that tenant alone (row-level security).  All raise
+`StoreUnavailableError` when the store does not answer in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from qflare.model.bucket import SealedBucket, SealedIdentity
+from qflare.model.device import Device, KeyState, NewDevice
+from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
+from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId, TokenId
+from qflare.model.session import ClaimOutcome, SealedChain, Session, SessionClaim, SessionState, StreamClaim
+from qflare.model.statistics import KeyStatistics
+from qflare.model.token import EnrolmentClaim, EnrolmentOutcome, TokenRecord
+from qflare.secret import SecretBytes
+
+
+class IdentityStore(Protocol):
+    """Where the server's identity and the bucket keys are kept."""
+
+    async def find_identity(self) -> SealedIdentity | None:
+        """Return the identity with the highest serial, or None in an empty database."""
+
+    async def save_identity(self, identity: SealedIdentity, *, event: NewEvent) -> SealedIdentity:
+        """Insert *identity* if its serial is new and return the row that stands: the first insert wins."""
+
+    async def save_bucket(self, bucket: SealedBucket, *, event: NewEvent | None = None) -> SealedBucket:
+        """Insert *bucket* if absent and return the row that stands: the first insert wins (A3)."""
+
+    async def find_buckets(self, first: int, last: int) -> tuple[SealedBucket, ...]:
+        """Return the rows of buckets *first* to *last* inclusive, in order."""
+
+    async def bucket_mark(self) -> int:
+        """Return the highest bucket that has been current, 0 if none (A2)."""
+
+    async def raise_bucket_mark(self, bucket: int) -> int:
+        """Raise the mark to *bucket* if it is higher, and return the mark that stands."""
+
+    async def drop_buckets(self, *, before: int, event: NewEvent | None = None) -> int:
+        """Delete bucket rows, handshakes, streams and chain states of buckets below *before*; return bucket rows."""
+
+    async def forget_bucket(self, bucket: int) -> None:
+        """Delete one bucket's row whose KEK is lost, so that a new pair can be made."""
+
+
+class DeviceStore(Protocol):
+    """Tenants, roster and enrolment tokens."""
+
+    async def save_tenant(self, tenant_id: TenantId, name: str, *, event: NewEvent) -> None:
+        """Insert a tenant; `AlreadyExistsError` if the id or name is taken. The default tenant always exists."""
+
+    async def list_tenants(self) -> tuple[tuple[TenantId, str], ...]:
+        """Return every tenant's id and name."""
+
+    async def add_devices(
+        self, tenant_id: TenantId, devices: Sequence[NewDevice], *, events: Sequence[NewEvent]
+    ) -> tuple[tuple[bool, ...], LogAppend | None]:
+        """Register devices; True where one was added, False where the name exists. One event per added device."""
+
+    async def find_devices(self, tenant_id: TenantId, refs: Sequence[DeviceRef]) -> dict[DeviceRef, Device]:
+        """Return the rows found among *refs*."""
+
+    async def list_devices(self, tenant_id: TenantId, *, limit: int, after: DeviceId | None = None) -> tuple[Device, ...]:
+        """Return up to *limit* devices in order of name."""
+
+    async def set_device_state(
+        self, tenant_id: TenantId, ref: DeviceRef, state: KeyState, *, reason: str, event: NewEvent
+    ) -> Device:
+        """Change a device's state, end its sessions unless it becomes active; `IllegalTransitionError`, `KeyNotFoundError`."""
+
+    async def rotate_device_keys(
+        self, tenant_id: TenantId, device: NewDevice, *, key_version: int, event: NewEvent
+    ) -> Device:
+        """Make *device*'s keys current as *key_version*; the old become deactivated. `ConflictError` unless current + 1."""
+
+    async def set_device_psk(self, tenant_id: TenantId, ref: DeviceRef, sealed_psk: bytes | None, *, event: NewEvent) -> None:
+        """Store or remove a device's sealed pre-shared key."""
+
+    async def add_token(self, token: TokenRecord, *, event: NewEvent) -> None:
+        """Store a token; `AlreadyExistsError` if its id is taken."""
+
+    async def find_tokens(self, tenant_id: TenantId, token_ids: Sequence[TokenId]) -> dict[TokenId, TokenRecord]:
+        """Return the tokens found among *token_ids*."""
+
+    async def enrol_devices(
+        self, tenant_id: TenantId, claims: Sequence[EnrolmentClaim], *, events: Sequence[NewEvent], now_s: int
+    ) -> tuple[tuple[EnrolmentOutcome, ...], LogAppend | None]:
+        """Consume tokens and register devices; each claim ends by itself (E3). `events[i]` is written if claim i enrols."""
+
+
+class SessionStore(Protocol):
+    """Sessions, their sealed chain keys, and what was accepted already."""
+
+    async def confirm_sessions(
+        self, tenant_id: TenantId, claims: Sequence[SessionClaim], *, now_s: int, live_bucket: int
+    ) -> tuple[tuple[ClaimOutcome, ...], LogAppend | None]:
+        """Run H8 for each claim: device row FOR SHARE, handshake row, session, sealed state, audit entry; at most 4 live."""
+
+    async def find_session_tenants(self, sids: Sequence[SessionId]) -> dict[SessionId, TenantId]:
+        """Return which tenant each known session belongs to."""
+
+    async def find_sessions(self, tenant_id: TenantId, sids: Sequence[SessionId]) -> dict[SessionId, Session]:
+        """Return the sessions found among *sids*, ended ones too."""
+
+    async def find_chains(
+        self, tenant_id: TenantId, sids: Sequence[SessionId], *, first: int, last: int
+    ) -> tuple[SealedChain, ...]:
+        """Return the sealed chain keys of *sids* for buckets *first* to *last* inclusive."""
+
+    async def save_chains(self, chains: Sequence[SealedChain]) -> int:
+        """Insert chain keys where absent (a turn, or first touch by any worker); return how many were new."""
+
+    async def list_chains(self, bucket: int, *, limit: int, after: SessionId | None = None) -> tuple[SealedChain, ...]:
+        """Return live sessions' chain keys of *bucket*, of every tenant, in order of sid: what a turn steps."""
+
+    async def accept_streams(
+        self, tenant_id: TenantId, claims: Sequence[StreamClaim], *, now_s: int
+    ) -> tuple[bool, ...]:
+        """Insert streams; True where new, False where it was accepted before or its session is not live (R4)."""
+
+    async def end_sessions(
+        self, tenant_id: TenantId, sids: Sequence[SessionId], state: SessionState, *, events: Sequence[NewEvent]
+    ) -> int:
+        """End live sessions; return how many were live."""
+
+    async def expire_sessions(self, *, before_bucket: int) -> int:
+        """Mark sessions whose last bucket is below *before_bucket* as expired, of every tenant; return how many."""
+
+    async def count_keys(self, tenant_id: TenantId, *, bucket: int) -> KeyStatistics:
+        """Return the figures of `get_key_statistics` for one tenant."""
+
+
+class LogStore(Protocol):
+    """The audit log: append-only entries, their tree and its signed heads."""
+
+    async def append_events(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> LogAppend:
+        """Append *events* in order, in one transaction."""
+
+    async def log_head(self) -> LogHead:
+        """Return size and frontier as committed."""
+
+    async def list_entries(self, tenant_id: TenantId | None, *, first: int, limit: int) -> tuple[AuditEntry, ...]:
+        """Return entries from index *first* on; None reads all tenants and needs the auditor's role."""
+
+    async def find_entry(self, tenant_id: TenantId, index: int) -> AuditEntry | None:
+        """Return one entry of the tenant, or None."""
+
+    async def find_nodes(self, nodes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+        """Return hashes of complete subtrees by (level, index); level 0 are the leaves."""
+
+    async def save_checkpoint(self, checkpoint: SignedCheckpoint) -> None:
+        """Store a signed head; the same size again keeps the first."""
+
+    async def latest_checkpoint(self) -> SignedCheckpoint | None:
+        """Return the signed head of the largest size, or None."""
+
+    async def count_events(self, tenant_id: TenantId, *, since_s: int) -> dict[tuple[str, str], int]:
+        """Return counts by (event type, severity) since a time."""
+
+
+class Store(IdentityStore, DeviceStore, SessionStore, LogStore, Protocol):
+    """All of it; `stores.postgres` does it."""
+
+    async def check(self) -> None:
+        """Raise `StoreUnavailableError` or `SchemaMismatchError` if the store cannot be used."""
+
+    async def close(self) -> None:
+        """Release what the store opened itself."""
+
+
+class Keeper(Protocol):
+    """
+    Keeps the sealing keys outside the database (PROTOCOL R8): KEK_L, and one random KEK_b a bucket.
+
+    Synchronous and quick (a small file, or an HSM call); callers run it off the event loop.
+    """
+
+    def long_term_key(self) -> SecretBytes:
+        """Return KEK_L (32 bytes), made at first use; the caller wipes the copy."""
+
+    def make_bucket_key(self, bucket: int) -> SecretBytes:
+        """Return KEK_b (32 bytes), made if it is absent and was never destroyed; all workers get the same."""
+
+    def bucket_key(self, bucket: int) -> SecretBytes:
+        """Return KEK_b; `KeeperError` if there is none."""
+
+    def destroy_bucket_keys(self, *, before: int) -> int:
+        """Destroy every KEK_b of buckets below *before*, for good; return how many."""
+
+    def promise(self) -> str | None:
+        """Return None if destroyed keys are gone from the medium, else a sentence saying why the promise is void."""

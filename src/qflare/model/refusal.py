@@ -1,0 +1,36 @@
+"""Why a message was refused: told to counters and the log, never to the peer (PROTOCOL N5)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Refusal(StrEnum):
+    """The true reason of a refusal, in the order in which the checks run."""
+
+    LENGTH = "length"
+    TYPE = "type"
+    VERSION = "version"
+    SUITE = "suite"
+    BUCKET = "bucket"
+    SEEN = "seen"
+    TICKET = "ticket"
+    EXPIRED = "expired"
+    TAG = "tag"
+    UNKNOWN_TENANT = "unknown-tenant"
+    UNKNOWN_DEVICE = "unknown-device"
+    DEVICE_STATE = "device-state"
+    KEY_VERSION = "key-version"
+    SIGNATURE = "signature"
+    ENCAPSULATION_KEY = "encapsulation-key"
+    TOKEN = "token"  # noqa: S105 - the name of a reason, no credential
+    CONFLICT = "conflict"
+    UNKNOWN_SESSION = "unknown-session"
+    SESSION_ENDED = "session-ended"
+    EPOCH = "epoch"
+    REPLAY = "replay"
+    TRUNCATED = "truncated"
+    SIZE = "size"
+    UNEXPECTED = "unexpected"
+    OVERLOADED = "overloaded"
+    INTERNAL = "internal"

@@ -1,0 +1,111 @@
+"""A session: what a finished handshake leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from qflare.model.ids import DeviceId, DeviceRef, SessionId, StreamId, TenantId
+
+
+class SessionState(StrEnum):
+    """A session lives or has ended, and it is said how."""
+
+    LIVE = "live"
+    ENDED = "ended"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionClaim:
+    """One confirmed handshake on its way into the database (PROTOCOL H8); the chain key is sealed already."""
+
+    form: int
+    ticket_bucket: int
+    sid: SessionId
+    tenant_id: TenantId
+    ref: DeviceRef
+    key_version: int
+    start: int
+    lifetime: int
+    policy: int
+    th3_hash: bytes
+    """H(th3), 64 bytes."""
+    leaf_hash: bytes
+    """RFC 9162 leaf hash of the session's log entry, 32 bytes."""
+    leaf_data: bytes
+    """The leaf's bytes after the 0x00 prefix, stored with the audit entry."""
+    state_bucket: int
+    sealed_chain_key: bytes
+    """Chain key of `state_bucket`, sealed under that bucket's KEK."""
+    proves_kem: bool
+    """True for the offer form: the answer shows a tag under ss_D, so a pre-active KEM key becomes active (E3)."""
+
+
+class ClaimResult(StrEnum):
+    """What the database said to a claim."""
+
+    CREATED = "created"
+    REPEATED = "repeated"
+    """Same H(th3) and a live session: the same M4 is due again."""
+    CONFLICT = "conflict"
+    UNKNOWN_DEVICE = "unknown-device"
+    DEVICE_STATE = "device-state"
+    KEY_VERSION = "key-version"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimOutcome:
+    """Result of one claim; `log_index` is the audit entry's zero-based index where a session stands."""
+
+    result: ClaimResult
+    log_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """The terms of a session; no secret in it."""
+
+    sid: SessionId
+    tenant_id: TenantId
+    device_id: DeviceId
+    ref: DeviceRef
+    key_version: int
+    form: int
+    start: int
+    lifetime: int
+    """Buckets; the last is start + lifetime - 1."""
+    policy: int
+    state: SessionState
+    epoch: int
+    created_at: datetime
+    log_index: int
+
+    @property
+    def last_bucket(self) -> int:
+        """Index of the last bucket the session lives in."""
+        return self.start + self.lifetime - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedChain:
+    """A session's chain key of one bucket as the database holds it (PROTOCOL R8)."""
+
+    tenant_id: TenantId
+    sid: SessionId
+    bucket: int
+    epoch: int
+    sealed_chain_key: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamClaim:
+    """A record about to be handed on; the server accepts a (sid, direction, stream id) once (PROTOCOL R4)."""
+
+    sid: SessionId
+    direction: int
+    stream_id: StreamId
+    bucket: int
