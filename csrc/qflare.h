@@ -40,4 +40,232 @@ typedef enum qfl_status {
 /* Overwrite `size` bytes with zeros in a way the compiler may not remove. */
 QFL_API void qfl_zeroize(void *memory, size_t size);
 
+/* ------------------------------------------------------------------------- constant-time checks */
+
+/* Under valgrind's memcheck (QFL_CT_CHECK), memory marked secret counts as uninitialised, so that a
+ * branch or an index that depends on it is reported.  In every other build both are nothing. */
+#ifdef QFL_CT_CHECK
+#include <valgrind/memcheck.h>
+#define QFL_CT_SECRET(memory, size) ((void)VALGRIND_MAKE_MEM_UNDEFINED((memory), (size)))
+#define QFL_CT_PUBLIC(memory, size) ((void)VALGRIND_MAKE_MEM_DEFINED((memory), (size)))
+#else
+#define QFL_CT_SECRET(memory, size) ((void)0)
+#define QFL_CT_PUBLIC(memory, size) ((void)0)
+#endif
+
+/* ------------------------------------------------------------------------------------ randomness */
+
+/* Most bytes one call of qfl_random_bytes gives. */
+#define QFL_RANDOM_MAX ((size_t)16777216)
+
+/* Make liboqs draw from this file's source.  Called once at load; liboqs keeps the one pointer.
+ *
+ * Why: liboqs's own source ends the process when the system fails.  Ours zeroes the buffer and sets
+ * a flag of this thread, which every batch function turns into QFL_ERR_ENTROPY and a zeroed row.
+ */
+QFL_API void qfl_random_install(void);
+
+/* Fill `out` with `size` bytes from the system, or from this thread's input (below).
+ *
+ *   out     out     size bytes                                                           SECRET
+ *   in      size    0 ... QFL_RANDOM_MAX
+ *
+ * QFL_ERR_COUNT    size out of range; output untouched
+ * QFL_ERR_ENTROPY  the source failed or the input ran out; output all zero
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_random_bytes(uint8_t *out, size_t size);
+
+/* From now on this thread draws the bytes of `input` in order; when they run out, drawing fails.
+ * SAFETY: `input` must stay valid until qfl_random_input_end, on the same thread. */
+QFL_API QFL_MUST_CHECK qfl_status qfl_random_input_begin(const uint8_t *input, size_t size);
+
+/* Go back to the system's source on this thread; returns how many input bytes were not drawn. */
+QFL_API size_t qfl_random_input_end(void);
+
+/* Let the system's source fail (1) or work (0) on this thread alone.  For tests of the failure
+ * path: it can only turn success into an error, never the other way. */
+QFL_API void qfl_random_fail_for_test(int fail);
+
+/* Between our own files: clear this thread's failure flag and its count of drawn bytes ... */
+void qfl_random_watch(void);
+/* ... and say since then: did drawing fail, and how many bytes were drawn. */
+int qfl_random_failed(void);
+size_t qfl_random_drawn(void);
+
+/* ---------------------------------------------------------------------- ML-KEM-1024 (FIPS 203) */
+
+#define QFL_KEM1024_EK_BYTES 1568
+#define QFL_KEM1024_DK_BYTES 3168
+#define QFL_KEM1024_CT_BYTES 1568
+#define QFL_KEM1024_SS_BYTES 32
+#define QFL_KEM1024_SEED_BYTES 64
+
+/* Generate `count` key pairs with fresh randomness.
+ *
+ *   out     ek      count x QFL_KEM1024_EK_BYTES, row-major
+ *   out     dk      count x QFL_KEM1024_DK_BYTES, row-major                              SECRET
+ *   out     status  count bytes, a qfl_status each; the pair of a failed row is all zero
+ *   in      count   0 ... QFL_BATCH_MAX
+ *
+ * QFL_ERR_COUNT     count out of range; outputs untouched
+ * QFL_ERR_ARGUMENT  a null pointer; outputs untouched
+ *
+ * Reentrant. Source: FIPS 203, Algorithm 19.
+ */
+QFL_API QFL_MUST_CHECK qfl_status
+qfl_kem1024_keygen_batch(uint8_t *ek, uint8_t *dk, uint8_t *status, size_t count);
+
+/* Generate `count` key pairs from seeds.
+ *
+ *   out     ek, dk, status   as above
+ *   in      seeds   count x QFL_KEM1024_SEED_BYTES, d || z                               SECRET
+ *
+ * Reentrant. Source: FIPS 203, Algorithm 16.
+ */
+QFL_API QFL_MUST_CHECK qfl_status
+qfl_kem1024_keygen_seeded_batch(uint8_t *ek, uint8_t *dk, uint8_t *status, const uint8_t *seeds, size_t count);
+
+/* Encapsulate once to each of `count` keys.
+ *
+ *   out     ct      count x QFL_KEM1024_CT_BYTES, row-major
+ *   out     ss      count x QFL_KEM1024_SS_BYTES, row-major                              SECRET
+ *   out     status  count bytes: QFL_ERR_KEY where the key fails the modulus check of section 7.2
+ *   in      ek      count x QFL_KEM1024_EK_BYTES
+ *
+ * Reentrant. Source: FIPS 203, Algorithm 20.
+ */
+QFL_API QFL_MUST_CHECK qfl_status
+qfl_kem1024_encaps_batch(uint8_t *ct, uint8_t *ss, uint8_t *status, const uint8_t *ek, size_t count);
+
+/* Decapsulate row by row, each with its own key.  A wrong ciphertext is no failure (implicit
+ * rejection): its secret is pseudorandom.
+ *
+ *   out     ss      count x QFL_KEM1024_SS_BYTES, row-major                              SECRET
+ *   out     status  count bytes: QFL_ERR_KEY where the key fails the hash check of section 7.3
+ *   in      dk      count x QFL_KEM1024_DK_BYTES                                         SECRET
+ *   in      ct      count x QFL_KEM1024_CT_BYTES
+ *
+ * Reentrant. Source: FIPS 203, Algorithm 21.
+ */
+QFL_API QFL_MUST_CHECK qfl_status
+qfl_kem1024_decaps_batch(uint8_t *ss, uint8_t *status, const uint8_t *dk, const uint8_t *ct, size_t count);
+
+/* Decapsulate `count` ciphertexts under one key.
+ *
+ *   out     ss      count x QFL_KEM1024_SS_BYTES, row-major                              SECRET
+ *   in      dk      QFL_KEM1024_DK_BYTES                                                 SECRET
+ *   in      ct      count x QFL_KEM1024_CT_BYTES
+ *
+ * QFL_ERR_KEY       the key fails the hash check of section 7.3; outputs all zero
+ * QFL_ERR_BACKEND   liboqs failed; outputs all zero
+ *
+ * Reentrant. Source: FIPS 203, Algorithm 21.
+ */
+QFL_API QFL_MUST_CHECK qfl_status
+qfl_kem1024_decaps_one_key(uint8_t *ss, const uint8_t *dk, const uint8_t *ct, size_t count);
+
+/* Check encapsulation keys: every coefficient is below q = 3329 (FIPS 203, section 7.2).
+ *
+ *   out     status  count bytes: QFL_OK or QFL_ERR_KEY
+ *   in      ek      count x QFL_KEM1024_EK_BYTES
+ */
+QFL_API QFL_MUST_CHECK qfl_status
+qfl_kem1024_check_ek_batch(uint8_t *status, const uint8_t *ek, size_t count);
+
+/* Check decapsulation keys: the hash inside is that of the encapsulation key inside (section 7.3).
+ *
+ *   out     status  count bytes: QFL_OK or QFL_ERR_KEY
+ *   in      dk      count x QFL_KEM1024_DK_BYTES                                         SECRET
+ */
+QFL_API QFL_MUST_CHECK qfl_status
+qfl_kem1024_check_dk_batch(uint8_t *status, const uint8_t *dk, size_t count);
+
+/* --------------------------------------------------------------------------- ML-DSA (FIPS 204) */
+
+#define QFL_MLDSA_SEED_BYTES 32
+#define QFL_MLDSA_CONTEXT_MAX 255
+#define QFL_MLDSA44_PK_BYTES 1312
+#define QFL_MLDSA44_SK_BYTES 2560
+#define QFL_MLDSA44_SIG_BYTES 2420
+#define QFL_MLDSA87_PK_BYTES 2592
+#define QFL_MLDSA87_SK_BYTES 4896
+#define QFL_MLDSA87_SIG_BYTES 4627
+
+/* The functions below take `set`, 44 or 87; PK, SK and SIG stand for that set's sizes.
+ * Messages lie behind each other; message i is bytes offsets[i] ... offsets[i + 1] of `messages`,
+ * so `offsets` has count + 1 entries, never falling, from 0 to messages_size. */
+
+/* Generate `count` key pairs with fresh randomness.
+ *
+ *   out     pk      count x PK, row-major
+ *   out     sk      count x SK, row-major                                                SECRET
+ *   out     status  count bytes; the pair of a failed row is all zero
+ *
+ * Reentrant. Source: FIPS 204, Algorithm 1.
+ */
+QFL_API QFL_MUST_CHECK qfl_status
+qfl_mldsa_keygen_batch(uint8_t *pk, uint8_t *sk, uint8_t *status, int set, size_t count);
+
+/* Generate `count` key pairs from seeds, by letting liboqs draw the seed as its randomness.
+ *
+ *   in      seeds   count x QFL_MLDSA_SEED_BYTES (xi)                                    SECRET
+ *   out     status  QFL_ERR_BACKEND where liboqs did not draw exactly the seed's bytes
+ *
+ * Reentrant. Source: FIPS 204, Algorithm 6.
+ */
+QFL_API QFL_MUST_CHECK qfl_status
+qfl_mldsa_keygen_seeded_batch(uint8_t *pk, uint8_t *sk, uint8_t *status, const uint8_t *seeds, int set, size_t count);
+
+/* Sign `count` messages, hedged and pure, with one context for all.
+ *
+ *   out     sig     count x SIG, row-major
+ *   out     status  count bytes; the signature of a failed row is all zero
+ *   in      sk      sk_count x SK; sk_count is count, or 1 for a key shared by all       SECRET
+ *   in      context context_size bytes, at most QFL_MLDSA_CONTEXT_MAX; null if empty
+ *
+ * Reentrant. Source: FIPS 204, Algorithm 2.
+ */
+QFL_API QFL_MUST_CHECK qfl_status
+qfl_mldsa_sign_batch(uint8_t *sig, uint8_t *status, const uint8_t *sk, const uint8_t *messages,
+                     const uint64_t *offsets, const uint8_t *context, int set, size_t count, size_t sk_count,
+                     size_t messages_size, size_t context_size);
+
+/* Verify `count` signatures.
+ *
+ *   out     status  count bytes: QFL_OK or QFL_ERR_SIGNATURE
+ *   in      pk      pk_count x PK; pk_count is count, or 1 for a key shared by all
+ *   in      sig     count x SIG
+ *
+ * Reentrant. Source: FIPS 204, Algorithm 3.
+ */
+QFL_API QFL_MUST_CHECK qfl_status
+qfl_mldsa_verify_batch(uint8_t *status, const uint8_t *pk, const uint8_t *messages, const uint64_t *offsets,
+                       const uint8_t *sig, const uint8_t *context, int set, size_t count, size_t pk_count,
+                       size_t messages_size, size_t context_size);
+
+/* ------------------------------------------------------------------------------------- self-test */
+
+/* What the load-time self-test found; 1 is good, 0 is bad. */
+typedef struct qfl_selftest_report {
+    int kem;          /* ML-KEM-1024 known answers: keygen, encaps, decaps, implicit rejection */
+    int sig44;        /* ML-DSA-44 known answers: keygen, sign, verify, refusal */
+    int sig87;        /* the same for ML-DSA-87 */
+    int random_used;  /* liboqs draws through our callback, and its failure is seen */
+    int seeded_sig44; /* liboqs draws exactly the 32 seed bytes and gives the standard's key */
+    int seeded_sig87;
+} qfl_selftest_report;
+
+/* Run the known-answer tests against the liboqs at hand; about half a millisecond.
+ *
+ * Leaves no secret behind. Fixed inputs only.
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_selftest(qfl_selftest_report *report);
+
+/* The version text of the liboqs that is loaded now. */
+QFL_API const char *qfl_liboqs_version(void);
+
+/* How the build found liboqs and what it can do; text fixed at configure time. */
+QFL_API const char *qfl_liboqs_origin(void);
+QFL_API const char *qfl_liboqs_features(void);
+
 #endif /* QFLARE_H */
