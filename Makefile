@@ -1,0 +1,46 @@
+# One command each; README explains `make demo` and `make test`.
+# Needs Python 3.11+ (with venv and headers), a C compiler, make, and cargo or git where no liboqs is installed.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+NATIVE := pyproject.toml CMakeLists.txt $(wildcard csrc/*.c csrc/*.h csrc/cmake/*) $(wildcard src/qflare/_native/*.py)
+
+.PHONY: demo test lint types check-c bench docs clean help
+
+help:
+	@echo "make demo | test | lint | types | check-c | bench | clean"
+
+# The stamp is newer than what the extension is built from: a second run starts at once.
+$(VENV)/.installed: $(NATIVE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "QFLARE needs Python 3.11 or newer; $(PYTHON) is older. Run: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { echo "Python cannot make a virtual environment here: install the venv module (Debian: python3-venv)."; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev,bench]'
+	@touch $@
+
+# QFLARE_DEMO_ARGS adds arguments, e.g.  make demo QFLARE_DEMO_ARGS='--devices 200 --rounds 5'
+demo: $(VENV)/.installed
+	$(BIN)/qflare demo $(QFLARE_DEMO_ARGS)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+check-c: $(VENV)/.installed
+	PYTHON=$(abspath $(BIN)/python) bash tests/c/run
+
+bench: $(VENV)/.installed
+	$(BIN)/qflare bench
+
+clean:
+	rm -rf build $(VENV)
