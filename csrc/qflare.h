@@ -268,4 +268,172 @@ QFL_API const char *qfl_liboqs_version(void);
 QFL_API const char *qfl_liboqs_origin(void);
 QFL_API const char *qfl_liboqs_features(void);
 
+/* ------------------------------------------------------------------------------------ keccak */
+/* SHA-3, KMAC256 and the time-bucket KDF (keccak.c, sha3.c, kmac.c, bucket.c).  All calls below
+ * are reentrant, take 0 to QFL_BATCH_MAX rows, and wipe what they leave on the
+ * stack.  Hashing cannot fail for one row alone, so there is no per-row status. */
+
+#define QFL_SHA3_256_BYTES 32
+#define QFL_SHA3_512_BYTES 64
+#define QFL_COLUMNS_MAX 64        /* most columns one call takes */
+#define QFL_KMAC_CUSTOM_MAX 256   /* most bytes of a customization string S */
+#define QFL_CHAIN_KEY_BYTES 64    /* a session's secret for one bucket, PROTOCOL R1 */
+#define QFL_SESSION_ID_BYTES 16   /* sid, PROTOCOL N2 */
+#define QFL_MESSAGE_KEY_BYTES 64  /* MK, PROTOCOL R2 */
+#define QFL_CHAIN_STEPS_MAX 288   /* most buckets one row may go forward, PROTOCOL R5 */
+#define QFL_PURPOSE_MAX 64        /* most bytes of a purpose, PROTOCOL N2 */
+
+/* One field of every row of a batch: row i is `width` bytes at data + i * stride.  A stride of 0
+ * says that all rows share the one value.  Data may be null only where width is 0. */
+typedef struct qfl_column {
+    const uint8_t *data;
+    size_t stride; /* bytes; 0, or at least width */
+    size_t width;  /* bytes */
+} qfl_column;
+
+/* Hash one message with SHA3-256.
+ *
+ *   out     out     QFL_SHA3_256_BYTES
+ *   in      data    size bytes; null only if size is 0
+ *
+ * Source: FIPS 202, section 6.1.
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_sha3_256(uint8_t *out, const uint8_t *data, size_t size);
+
+/* Hash `count` messages, which lie behind each other, with SHA3-512.
+ *
+ *   out     out        count x QFL_SHA3_512_BYTES, row-major
+ *   in      data       data_size bytes; null only if data_size is 0
+ *   in      sizes      count sizes in bytes; their sum is data_size
+ *
+ * QFL_ERR_COUNT     count out of range; outputs untouched
+ * QFL_ERR_ARGUMENT  null pointer, or the sizes do not add up to data_size; outputs untouched
+ *
+ * Source: FIPS 202, section 6.1.
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_sha3_512_batch(uint8_t *out, const uint8_t *data,
+                                                     const uint64_t *sizes, size_t data_size,
+                                                     size_t count);
+
+/* Hash `count` messages, which lie behind each other, to `out_size` bytes each with SHAKE256.
+ *
+ *   out     out        count x out_size, row-major
+ *   in      out_size   at least 1
+ *   other arguments and errors as qfl_sha3_512_batch
+ *
+ * Source: FIPS 202, section 6.2.
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_shake256_batch(uint8_t *out, size_t out_size,
+                                                     const uint8_t *data, const uint64_t *sizes,
+                                                     size_t data_size, size_t count);
+
+/* Compute H(x, y, ...) of PROTOCOL N1 for `count` rows: SHA3-512 over the columns in order, each
+ * value preceded by its width as u32, big-endian.
+ *
+ *   out     out            count x QFL_SHA3_512_BYTES, row-major
+ *   in      columns        column_count columns, 1 to QFL_COLUMNS_MAX, each width below 2^32
+ *
+ * QFL_ERR_COUNT     count out of range; outputs untouched
+ * QFL_ERR_ARGUMENT  null pointer, bad column or column count; outputs untouched
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_transcript_batch(uint8_t *out, const qfl_column *columns,
+                                                       size_t column_count, size_t count);
+
+/* The same for rows of different shapes: row i has part_counts[i] parts; all parts of all rows lie
+ * behind each other in `data`, their sizes likewise in `sizes`.
+ *
+ *   out     out           count x QFL_SHA3_512_BYTES, row-major
+ *   in      data          data_size bytes; null only if data_size is 0
+ *   in      sizes         part_total sizes in bytes, each below 2^32; their sum is data_size
+ *   in      part_counts   count numbers of parts; their sum is part_total
+ *
+ * QFL_ERR_COUNT     count out of range; outputs untouched
+ * QFL_ERR_ARGUMENT  null pointer, or the sums do not hold; outputs untouched
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_transcript_var_batch(uint8_t *out, const uint8_t *data,
+                                                           const uint64_t *sizes,
+                                                           const uint64_t *part_counts,
+                                                           size_t data_size, size_t part_total,
+                                                           size_t count);
+
+/* Compute KMAC256(K, X, L, S) for `count` rows; X is the columns in order, with nothing between.
+ *
+ *   out     out           count x out_size, row-major   SECRET
+ *   in      key           one column, any width         SECRET
+ *   in      columns       column_count columns, 0 to QFL_COLUMNS_MAX
+ *   in      custom        S, custom_size bytes, at most QFL_KMAC_CUSTOM_MAX, the same for all rows
+ *   in      out_size      L / 8, at least 1
+ *
+ * QFL_ERR_COUNT     count out of range; outputs untouched
+ * QFL_ERR_ARGUMENT  null pointer, bad column or size; outputs untouched
+ *
+ * Source: SP 800-185, section 4 (not the XOF).
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_kmac256_batch(uint8_t *out, const qfl_column *key,
+                                                    const qfl_column *columns,
+                                                    const uint8_t *custom, size_t out_size,
+                                                    size_t column_count, size_t custom_size,
+                                                    size_t count);
+
+/* Name the bucket of `count` points in time: floor(time / width), PROTOCOL A2.
+ *
+ *   out     buckets   count indexes since the Unix epoch
+ *   in      times_s   count times, whole seconds since the Unix epoch
+ *   in      width_s   seconds a bucket, at least 1
+ *
+ * QFL_ERR_COUNT     count out of range; outputs untouched
+ * QFL_ERR_ARGUMENT  null pointer or width 0; outputs untouched
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_bucket_of_batch(uint64_t *buckets, const uint64_t *times_s,
+                                                      uint32_t width_s, size_t count);
+
+/* Say when a bucket begins and when the next one does, in seconds since the Unix epoch.
+ *
+ *   out     first_s   first second inside
+ *   out     end_s     first second of the next bucket
+ *
+ * QFL_ERR_ARGUMENT  null pointer, width 0, or an end beyond 2^64 - 1; outputs untouched
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_bucket_range(uint64_t *first_s, uint64_t *end_s,
+                                                   uint64_t bucket, uint32_t width_s);
+
+/* Ratchet `count` chain keys forward, each from its own bucket to `to_bucket`; every step is
+ * CK_{b+1} = KMAC256(CK_b, b+1 || sid, 512, S).  Zero steps copy the key.
+ *
+ *   out     out          count x QFL_CHAIN_KEY_BYTES   SECRET; may be `chain_keys` itself
+ *   in      chain_keys   count x QFL_CHAIN_KEY_BYTES   SECRET
+ *   in      sids         count x QFL_SESSION_ID_BYTES
+ *   in      from         count buckets, at most to_bucket, at least to_bucket - QFL_CHAIN_STEPS_MAX
+ *   in      custom       S, "QFX1 bucket" in the protocol
+ *
+ * QFL_ERR_COUNT     count out of range; outputs untouched
+ * QFL_ERR_ARGUMENT  null pointer, bad size, or a row that would go back or too far; untouched
+ *
+ * Source: PROTOCOL R1, R5.
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_chain_advance_batch(uint8_t *out, const uint8_t *chain_keys,
+                                                          const uint8_t *sids, const uint64_t *from,
+                                                          const uint8_t *custom, uint64_t to_bucket,
+                                                          size_t custom_size, size_t count);
+
+/* Derive the message keys of `count` sessions for one bucket, direction and purpose:
+ * MK = KMAC256(CK_b, b || direction || purpose, 512, S).
+ *
+ *   out     out          count x QFL_MESSAGE_KEY_BYTES   SECRET
+ *   in      chain_keys   count x QFL_CHAIN_KEY_BYTES     SECRET
+ *   in      purpose      purpose_size bytes, 1 to QFL_PURPOSE_MAX
+ *   in      custom       S, "QFX1 key" in the protocol
+ *   in      direction    1 device to server, 2 back
+ *
+ * QFL_ERR_COUNT     count out of range; outputs untouched
+ * QFL_ERR_ARGUMENT  null pointer, bad size or direction; outputs untouched
+ *
+ * Source: PROTOCOL R2.
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_message_key_batch(uint8_t *out, const uint8_t *chain_keys,
+                                                        const uint8_t *purpose,
+                                                        const uint8_t *custom, uint64_t bucket,
+                                                        uint8_t direction, size_t purpose_size,
+                                                        size_t custom_size, size_t count);
+
 #endif /* QFLARE_H */
