@@ -1,0 +1,1 @@
+"""Post-quantum session keys for federated-learning aggregation servers."""
