@@ -121,7 +121,18 @@ class ReplayError(ProtocolError):
 
 
 class RefusedError(ProtocolError):
-    """The server refused (N5: the same answer for every reason), or a device's own check failed."""
+    """
+    The server refused (N5: the same answer for every reason), or a device's own check failed.
+
+    `reason` is a value of `qflare.model.refusal.Refusal` and `step` names what was asked, both where they are known:
+    inside the server.  Neither ever goes to the peer.
+    """
+
+    def __init__(self, message: str = "refused", *, reason: str | None = None, step: str | None = None) -> None:
+        """Record the true *reason* and the *step*, for counters and the log."""
+        super().__init__(message)
+        self.reason = reason
+        self.step = step
 
 
 class SessionExpiredError(ProtocolError):

@@ -77,6 +77,22 @@ class AuditEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedEvent:
+    """An event that stands in the log, with the proof that it does."""
+
+    index: int
+    """Zero-based index of the entry."""
+    leaf_hash: bytes
+    """RFC 9162 leaf hash, 32 bytes."""
+    event_type: SecurityEventType
+    severity: EventSeverity
+    device_id: DeviceId | None
+    occurred_at: datetime
+    receipt: bytes
+    """Index, size, time, inclusion path and the log's signature, as in M4 (PROTOCOL H9)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogAppend:
     """What an append left: where the new leaves stand, and the frontier before them, from which proofs follow."""
 

@@ -1,0 +1,122 @@
+"""
+Sealing what rests in the database (PROTOCOL R8): AES-256-GCM under KEK_L or KEK_b.
+
+A sealed value is ``1 ‖ nonce(12) ‖ ciphertext ‖ tag(16)``.  The associated data bind tenant, table and column, row id and
+version, so that values swapped between rows or columns by whoever can write the database do not open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from qflare.errors import KeeperError
+from qflare.primitives import aead
+from qflare.primitives.random import random_bytes
+from qflare.secret import SecretBytes
+
+FORMAT: Final = 1
+NONCE_BYTES: Final = 12
+KEY_BYTES: Final = 32
+OVERHEAD_BYTES: Final = 1 + NONCE_BYTES + aead.TAG_BYTES
+
+CHAIN_COLUMN: Final = b"session_state.sealed_chain_key"
+BUCKET_DK_COLUMN: Final = b"bucket_key.sealed_dk"
+BUCKET_TICKET_COLUMN: Final = b"bucket_key.sealed_ticket_key"
+ROOT_COLUMN: Final = b"identity.sealed_root"
+ANNOUNCE_COLUMN: Final = b"identity.sealed_announce"
+LOG_COLUMN: Final = b"identity.sealed_log"
+PSK_COLUMN: Final = b"device.sealed_psk"
+
+_MAGIC: Final = b"QFLARE-REST\x01"
+NO_TENANT: Final = bytes(16)
+"""Stands in the place of the tenant for rows that belong to the whole cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a sealed value rests; all of it is authenticated with the value."""
+
+    column: bytes
+    """``table.column`` in ASCII."""
+    row: bytes
+    """The row's id, such as a sid or a bucket as u64."""
+    version: int
+    """What the row's value counts by: bucket, serial, key version."""
+    tenant_id: bytes = NO_TENANT
+
+    def encode(self) -> bytes:
+        """Return the associated data; every part has a fixed width or its length in front."""
+        return b"".join(
+            (
+                _MAGIC,
+                self.tenant_id,
+                len(self.column).to_bytes(2, "big"),
+                self.column,
+                len(self.row).to_bytes(2, "big"),
+                self.row,
+                self.version.to_bytes(8, "big"),
+            )
+        )
+
+
+def seal(key: SecretBytes, secret: SecretBytes, place: Place) -> bytes:
+    """Seal one *secret* for *place* under *key* (32 bytes); the caller keeps both."""
+    nonce = random_bytes(NONCE_BYTES)
+    with secret.view() as plaintext:
+        return bytes((FORMAT,)) + nonce + aead.seal(key, nonce, plaintext, place.encode())
+
+
+def unseal(key: SecretBytes, sealed: bytes, place: Place) -> SecretBytes:
+    """
+    Open what `seal` made; the caller owns and wipes the secret.
+
+    Raises:
+        AuthenticationError: another key sealed it, or it was altered or moved to this place from another one.
+        KeeperError: it was written by a newer format.
+    """
+    nonce, body = _split(sealed)
+    return aead.open(key, nonce, body, place.encode())
+
+
+def seal_rows(key: SecretBytes, rows: SecretBytes, size: int, places: Sequence[Place]) -> list[bytes]:
+    """Seal row i of *rows* (*size* bytes each) for ``places[i]``, all under one *key*."""
+    count = len(places)
+    # Random nonces of 96 bits: a KEK_b seals a few million values in its life, far below the 2^32 at which the
+    # chance of a repeated nonce reaches 2^-32 (SP 800-38D, section 8.3).
+    nonces = random_bytes(NONCE_BYTES * count)
+    with _repeat(key, count) as keys, rows.view() as memory:
+        sealed = aead.seal_many(
+            keys,
+            nonces,
+            [memory[index * size : (index + 1) * size] for index in range(count)],
+            [place.encode() for place in places],
+        )
+    head = bytes((FORMAT,))
+    return [
+        head + nonces[index * NONCE_BYTES : (index + 1) * NONCE_BYTES] + body for index, body in enumerate(sealed)
+    ]
+
+
+def unseal_rows(key: SecretBytes, sealed: Sequence[bytes], places: Sequence[Place]) -> list[SecretBytes | None]:
+    """Open ``sealed[i]`` of ``places[i]``, all under one *key*; None where it does not open."""
+    parts = [_split(value) for value in sealed]
+    with _repeat(key, len(parts)) as keys:
+        return aead.open_many(
+            keys, b"".join(nonce for nonce, _ in parts), [body for _, body in parts], [place.encode() for place in places]
+        )
+
+
+def _split(sealed: bytes) -> tuple[bytes, bytes]:
+    if len(sealed) < OVERHEAD_BYTES or sealed[0] != FORMAT:
+        raise KeeperError("a sealed value has an unknown format: it was written by a newer version, or is damaged")
+    return sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
+
+
+def _repeat(key: SecretBytes, count: int) -> SecretBytes:
+    keys = SecretBytes.zeros(KEY_BYTES * count)
+    with key.view() as one, keys.view() as rows:
+        for index in range(count):
+            rows[index * KEY_BYTES : (index + 1) * KEY_BYTES] = one
+    return keys

@@ -1,0 +1,108 @@
+"""Every bound and width of the manager, with its unit and its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from qflare.errors import ConfigError
+
+_LIFETIME_MAX: Final = 288
+_ORIGIN_BYTES_MAX: Final = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagerSettings:
+    """
+    How a manager works; every queue, cache, batch and wait has its maximum here.
+
+    Raises:
+        ConfigError: a value is outside its range; the message names it.
+    """
+
+    bucket_width_s: int = 300
+    """Width of a bucket (A2); one value for all workers of a database."""
+    lifetime: int = 288
+    """Buckets a session lives, 1 to 288 (H4)."""
+    batch_max: int = 256
+    """Most items of one batch: one C call, one statement."""
+    waiting_max: int = 8192
+    """Most items that wait in one queue; one more is refused with `OverloadedError`."""
+    flights_max: int = 2
+    """Most batches of one operation under way at a time."""
+    threads: int = 2
+    """Threads that run C batches."""
+    jobs_max: int = 256
+    """Most jobs that wait for a thread."""
+    store_timeout_s: float = 10.0
+    """Longest wait for one transaction of the store."""
+    close_timeout_s: float = 8.0
+    """Longest wait for accepted work when the manager closes."""
+    record_bytes_max: int = 64 * 2**20
+    """Largest sealed record; larger ones are refused before they are looked at."""
+    record_batch_bytes_max: int = 64 * 2**20
+    """Most bytes of records opened or sealed in one batch."""
+    seen_max: int = 65_536
+    """Hellos remembered by one worker (H3)."""
+    devices_cached_max: int = 16_384
+    """Roster rows one worker remembers for hellos; H8 reads them again."""
+    device_cached_s: int = 10
+    """Age at which a remembered roster row is read again."""
+    sessions_cached_max: int = 65_536
+    """Sessions whose terms and chain keys one worker holds in memory."""
+    turn_page: int = 1024
+    """Chain keys stepped in one C batch at a bucket turn."""
+    tick_max_s: float = 5.0
+    """Longest time between two looks at the clock."""
+    cleanup_every_s: float = 30.0
+    """Time between two clean-ups, jittered."""
+    refusal_events_per_minute: int = 60
+    """Most audit events about refusals a minute and reason; beyond it they are only counted."""
+    certificate_years: int = 10
+    """Life of the CERT issued at first start."""
+    log_origin: str | None = None
+    """Name of the log in checkpoints (a C2SP origin); None makes `qflare/` and the server id's first 16 hex digits."""
+    pool_size_min: int = 1
+    """Connections kept open."""
+    pool_size_max: int = 8
+    """Most connections of this worker."""
+    keeper_dir: str | None = None
+    """Folder of the file keeper's bucket keys; None lets the assembly choose one in a memory file system."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name, low, high in (
+            ("bucket_width_s", 1, 86_400),
+            ("lifetime", 1, _LIFETIME_MAX),
+            ("batch_max", 1, 4096),
+            ("waiting_max", 1, 1_000_000),
+            ("flights_max", 1, 64),
+            ("threads", 1, 64),
+            ("jobs_max", 1, 65_536),
+            ("record_bytes_max", 64, 2**31),
+            ("record_batch_bytes_max", 64, 2**31),
+            ("seen_max", 1, 10_000_000),
+            ("devices_cached_max", 1, 10_000_000),
+            ("device_cached_s", 0, 3600),
+            ("sessions_cached_max", 1, 10_000_000),
+            ("turn_page", 1, 4096),
+            ("refusal_events_per_minute", 0, 100_000),
+            ("certificate_years", 1, 100),
+            ("pool_size_min", 0, 1000),
+            ("pool_size_max", 1, 1000),
+        ):
+            value: object = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise ConfigError(f"setting {name} must be a whole number from {low} to {high}, got {value!r}")
+        for name in ("store_timeout_s", "close_timeout_s", "tick_max_s", "cleanup_every_s"):
+            seconds: object = getattr(self, name)
+            if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds <= 3600:
+                raise ConfigError(f"setting {name} must be above 0 and at most 3600 seconds, got {seconds!r}")
+        if self.pool_size_min > self.pool_size_max:
+            raise ConfigError("setting pool_size_min must not be above pool_size_max")
+        origin = self.log_origin
+        if origin is not None and not (
+            0 < len(origin.encode()) <= _ORIGIN_BYTES_MAX
+            and all(character > " " and character not in "+\x7f" for character in origin)
+        ):
+            raise ConfigError("setting log_origin must be 1 to 255 bytes without spaces, control characters or '+'")
