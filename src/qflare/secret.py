@@ -21,23 +21,36 @@ def zeroize(buffer: bytearray | memoryview) -> None:
     buffer[:] = bytes(len(buffer))
 
 
+class _Memory(bytearray):
+    """The memory itself: wiped when its last user is gone, be that the secret or a view of it."""
+
+    # WHY not in SecretBytes: a view keeps this object alive, not the secret. If the secret wiped when it was collected,
+    # `use(derive().view())` would use zeros, silently, on both sides of a protocol.
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        """Wipe what the owner forgot."""
+        zeroize(self)
+
+
 @final
 class SecretBytes:
     """
     Secret bytes with an owner; also a batch of rows, row-major, for callers that know the row size.
 
-    `SecretBytes(bytearray)` takes the bytearray over; `SecretBytes.copy_of(buffer)` copies any buffer, and the caller
+    `SecretBytes(bytearray)` moves the bytes over and leaves zeros behind; `SecretBytes.copy_of(buffer)` copies any buffer, and the caller
     still owns and wipes the source.
     """
 
     __slots__ = ("__weakref__", "_buffer")
 
     def __init__(self, buffer: bytearray) -> None:
-        """Take ownership of *buffer*: nobody else may keep a reference to it."""
+        """Take the bytes of *buffer*, which is left full of zeros."""
         if not isinstance(buffer, bytearray):
             message = "SecretBytes owns a bytearray; use SecretBytes.copy_of() for other buffers"
             raise UsageError(message)
-        self._buffer = buffer
+        self._buffer = _Memory(buffer)
+        zeroize(buffer)
 
     @classmethod
     def copy_of(cls, buffer: bytes | bytearray | memoryview | SecretBytes) -> Self:
@@ -47,7 +60,9 @@ class SecretBytes:
     @classmethod
     def zeros(cls, size: int) -> Self:
         """Make a secret of *size* zero bytes, to be filled through `view()`."""
-        return cls(bytearray(size))
+        secret = cls(bytearray())
+        secret._buffer = _Memory(size)
+        return secret
 
     @classmethod
     def join(cls, parts: list[SecretBytes] | tuple[SecretBytes, ...]) -> Self:
@@ -62,7 +77,7 @@ class SecretBytes:
         return whole
 
     def view(self) -> memoryview:
-        """Return a writable view of the memory; it must not outlive the secret."""
+        """Return a writable view of the memory; it sees zeros once the secret is wiped."""
         return memoryview(self._buffer)
 
     def row(self, index: int, size: int) -> memoryview:
@@ -98,12 +113,6 @@ class SecretBytes:
     def __exit__(self, *_: object) -> None:
         """Wipe at the end of the block, however it ends."""
         self.wipe()
-
-    def __del__(self) -> None:
-        """Wipe what its owner forgot."""
-        buffer = getattr(self, "_buffer", None)
-        if buffer is not None:
-            zeroize(buffer)
 
     def __repr__(self) -> str:
         """Say that there is a secret and how long it is, nothing else."""
