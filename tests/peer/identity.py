@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from unicodedata import category
 
 from .notation import (
     EK,
@@ -172,7 +173,8 @@ def check_cert(served: bytes, server_id: bytes) -> Cert:
         name = origin.decode("utf-8")
     except UnicodeDecodeError:
         raise Refused("log origin") from None
-    require(name.isprintable() and not set(name) & set(" +"), "log origin")
+    is_name = not any(one.isspace() or one == "+" or category(one) == "Cc" for one in name)
+    require(is_name, "log origin")
     return Cert(named, serial, announce_vk, log_vk, first, last, name, data)
 
 
@@ -187,8 +189,8 @@ def check_announcement(data: bytes, cert: Cert, *, mark: int) -> Announcement:
     require(server_id == cert.server_id, "server_id")
     require(width >= 1, "width")
     require(cert.first <= b <= cert.last, "outside CERT")
-    require(b >= mark, "below the mark")
     body = data[:-SIG44]
     verify(cert.announce_vk, h(body), signature, "QFX1 ann")
+    require(b >= mark, "below the mark")
     check_ek(ek)
     return Announcement(server_id, width, b, ek, body)
