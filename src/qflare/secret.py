@@ -38,8 +38,8 @@ class SecretBytes:
     """
     Secret bytes with an owner; also a batch of rows, row-major, for callers that know the row size.
 
-    `SecretBytes(bytearray)` moves the bytes over and leaves zeros behind; `SecretBytes.copy_of(buffer)` copies any buffer, and the caller
-    still owns and wipes the source.
+    `SecretBytes(bytearray)` moves the bytes over and leaves zeros behind; `SecretBytes.copy_of(buffer)` copies any
+    buffer, and the caller still owns and wipes the source.
     """
 
     __slots__ = ("__weakref__", "_buffer")
@@ -47,7 +47,8 @@ class SecretBytes:
     def __init__(self, buffer: bytearray) -> None:
         """Take the bytes of *buffer*, which is left full of zeros."""
         if not isinstance(buffer, bytearray):
-            message = "SecretBytes owns a bytearray; use SecretBytes.copy_of() for other buffers"
+            # A caller without a type checker, whose source we could not wipe.
+            message = "SecretBytes owns a bytearray; use SecretBytes.copy_of() for other buffers"  # type: ignore[unreachable]
             raise UsageError(message)
         self._buffer = _Memory(buffer)
         zeroize(buffer)

@@ -1,0 +1,151 @@
+"""The C border of KMAC256 and the time-bucket KDF; outputs are bytearrays that the caller owns and wipes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from qflare._native._qflare import ffi, lib
+from qflare._native.border import check, readable, require_count, require_integer, writable
+from qflare._native.hashes import ColumnLike, c_columns
+from qflare.errors import BatchError, LengthError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Buffer
+
+    from qflare.secret import SecretBytes
+
+CHAIN_KEY_BYTES: Final[int] = int(lib.QFL_CHAIN_KEY_BYTES)
+MESSAGE_KEY_BYTES: Final[int] = int(lib.QFL_MESSAGE_KEY_BYTES)
+SESSION_ID_BYTES: Final[int] = int(lib.QFL_SESSION_ID_BYTES)
+CHAIN_STEPS_MAX: Final[int] = int(lib.QFL_CHAIN_STEPS_MAX)
+PURPOSE_BYTES_MAX: Final[int] = int(lib.QFL_PURPOSE_MAX)
+CUSTOM_BYTES_MAX: Final[int] = int(lib.QFL_KMAC_CUSTOM_MAX)
+U32_MAX: Final = 2**32 - 1
+U64_MAX: Final = 2**64 - 1
+
+
+def kmac256_batch(
+    key: ColumnLike, columns: Sequence[ColumnLike], *, custom: bytes, out_size: int, count: int
+) -> bytearray:
+    """Compute KMAC256 of the concatenated *columns* for *count* rows; returns ``count x out_size`` secret bytes."""
+    require_count(count, row_bytes=out_size)
+    _require_custom(custom)
+    key_array, key_borrowed = c_columns((key,), count)
+    array, borrowed = c_columns(columns, count)
+    out = bytearray(count * out_size)
+    check(
+        lib.qfl_kmac256_batch(
+            writable(out), key_array, array, readable(custom), out_size, len(borrowed), len(custom), count
+        ),
+        "KMAC256",
+    )
+    del key_borrowed, borrowed  # SAFETY: both kept what C read from being freed or resized until here
+    return out
+
+
+def bucket_of_batch(times_s: Buffer, buckets: bytearray, *, width_s: int, count: int) -> None:
+    """Write the buckets of *count* times into *buckets*; both hold native u64."""
+    require_integer(width_s, name="width_s", first=1, last=U32_MAX)
+    source = readable(times_s)
+    for name, size in (("times_s", len(source)), ("buckets", len(buckets))):
+        if size != count * 8:
+            raise LengthError(name, expected=count * 8, actual=size)
+    check(
+        lib.qfl_bucket_of_batch(
+            ffi.cast("uint64_t *", writable(buckets)), ffi.cast("uint64_t *", source), width_s, require_count(count)
+        ),
+        "bucket arithmetic",
+    )
+
+
+def bucket_range(bucket: int, *, width_s: int) -> tuple[int, int]:
+    """Return the first second of *bucket* and the first one after it."""
+    require_integer(bucket, name="bucket", first=0, last=U64_MAX)
+    require_integer(width_s, name="width_s", first=1, last=U32_MAX)
+    edges = ffi.new("uint64_t[2]")
+    if lib.qfl_bucket_range(edges, edges + 1, bucket, width_s) != lib.QFL_OK:
+        message = f"bucket {bucket} of {width_s} s ends beyond 64 bits of seconds"
+        raise UsageError(message)
+    return int(edges[0]), int(edges[1])
+
+
+def chain_advance_batch(
+    chain_keys: Buffer | SecretBytes,
+    sids: Buffer | SecretBytes,
+    from_buckets: Sequence[int],
+    *,
+    to_bucket: int,
+    custom: bytes,
+) -> bytearray:
+    """Ratchet ``n x 64`` bytes of chain keys from their own buckets to *to_bucket* (R1, R5); returns new ones."""
+    count = require_count(len(from_buckets), row_bytes=CHAIN_KEY_BYTES)
+    require_integer(to_bucket, name="to_bucket", first=0, last=U64_MAX)
+    _require_custom(custom)
+    keys, ids = readable(chain_keys), readable(sids)
+    if len(keys) != count * CHAIN_KEY_BYTES:
+        raise LengthError("chain_keys", expected=count * CHAIN_KEY_BYTES, actual=len(keys))
+    if len(ids) != count * SESSION_ID_BYTES:
+        raise LengthError("sids", expected=count * SESSION_ID_BYTES, actual=len(ids))
+    for index, first in enumerate(from_buckets):
+        require_integer(first, name=f"from_buckets[{index}]", first=0, last=U64_MAX)
+        if not 0 <= to_bucket - first <= CHAIN_STEPS_MAX:
+            message = (
+                f"from_buckets[{index}] is {first}: a chain key goes 0 to {CHAIN_STEPS_MAX} buckets forward, "
+                f"not {to_bucket - first}; make a new handshake"
+            )
+            raise BatchError(message)
+    out = bytearray(count * CHAIN_KEY_BYTES)
+    check(
+        lib.qfl_chain_advance_batch(
+            writable(out),
+            keys,
+            ids,
+            ffi.new("uint64_t[]", from_buckets),
+            readable(custom),
+            to_bucket,
+            len(custom),
+            count,
+        ),
+        "the chain step",
+    )
+    return out
+
+
+def message_key_batch(
+    chain_keys: Buffer | SecretBytes, *, bucket: int, direction: int, purpose: bytes, custom: bytes, count: int
+) -> bytearray:
+    """Derive the message keys of ``count x 64`` bytes of chain keys (R2); returns ``count x 64`` bytes."""
+    require_count(count, row_bytes=MESSAGE_KEY_BYTES)
+    require_integer(bucket, name="bucket", first=0, last=U64_MAX)
+    require_integer(direction, name="direction", first=1, last=2)
+    _require_custom(custom)
+    keys = readable(chain_keys)
+    if len(keys) != count * CHAIN_KEY_BYTES:
+        raise LengthError("chain_keys", expected=count * CHAIN_KEY_BYTES, actual=len(keys))
+    if not 1 <= len(purpose) <= PURPOSE_BYTES_MAX:
+        expected = f"1 to {PURPOSE_BYTES_MAX}"
+        raise LengthError("purpose", expected=expected, actual=len(purpose))
+    out = bytearray(count * MESSAGE_KEY_BYTES)
+    check(
+        lib.qfl_message_key_batch(
+            writable(out),
+            keys,
+            readable(purpose),
+            readable(custom),
+            bucket,
+            direction,
+            len(purpose),
+            len(custom),
+            count,
+        ),
+        "message keys",
+    )
+    return out
+
+
+def _require_custom(custom: bytes) -> None:
+    if len(custom) > CUSTOM_BYTES_MAX:
+        expected = f"at most {CUSTOM_BYTES_MAX}"
+        raise LengthError("the customization string", expected=expected, actual=len(custom))

@@ -1,0 +1,261 @@
+"""
+AES-256-GCM through `cryptography`: one, many, and into the caller's memory.
+
+The nonce is 12 bytes, the tag 16 bytes at the end of what was sealed.  Every failure to open is `AuthenticationError`,
+whatever was wrong, and leaves no unverified plaintext behind.  Plaintexts come back as `SecretBytes`.
+
+Source: SP 800-38D; PROTOCOL N1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias, final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from qflare.errors import AuthenticationError, BatchError, LengthError, UsageError
+from qflare.primitives.columns import Column
+from qflare.primitives.rows import as_messages, as_view, lent_rows
+from qflare.secret import SecretBytes, zeroize
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.primitives.rows import Readable, RowsLike
+
+    Field: TypeAlias = Column | Sequence[Readable]
+
+KEY_BYTES: Final = 32
+NONCE_BYTES: Final = 12
+TAG_BYTES: Final = 16
+NONCE_ZERO: Final = bytes(NONCE_BYTES)
+"""The nonce of a key that seals exactly one message (N1)."""
+PLAINTEXT_BYTES_MAX: Final = 2**31 - 1 - TAG_BYTES
+"""Most bytes `cryptography` takes in one call; longer messages travel as streams (R3)."""
+
+
+@final
+class AeadKey:
+    """
+    A key schedule that is used more than once, for the segments of a stream.
+
+    `cryptography` keeps the expanded key in OpenSSL's memory, which OpenSSL wipes when the object is collected.
+    """
+
+    __slots__ = ("_cipher",)
+
+    def __init__(self, key: Readable) -> None:
+        """
+        Expand *key*, 32 bytes; the caller still owns and wipes it.
+
+        Raises:
+            LengthError: *key* has another size.
+        """
+        view = as_view(key, name="key")
+        if len(view) != KEY_BYTES:
+            name = "key"
+            raise LengthError(name, expected=KEY_BYTES, actual=len(view))
+        self._cipher = AESGCM(view)
+
+    def seal_into(self, nonce: Readable, plaintext: Readable, aad: Readable, out: bytearray | memoryview) -> None:
+        """
+        Encrypt *plaintext* into *out*, which is exactly `TAG_BYTES` longer.
+
+        Raises:
+            LengthError: a size is wrong; *out* untouched.
+        """
+        plain, target = _plain_view(plaintext), _target(out)
+        if len(target) != len(plain) + TAG_BYTES:
+            name = "out"
+            raise LengthError(name, expected=len(plain) + TAG_BYTES, actual=len(target))
+        self._cipher.encrypt_into(_nonce_view(nonce), plain, _aad_view(aad), target)
+
+    def seal(self, nonce: Readable, plaintext: Readable, aad: Readable) -> bytes:
+        """Encrypt *plaintext*; returns it sealed, `TAG_BYTES` longer."""
+        return self._cipher.encrypt(_nonce_view(nonce), _plain_view(plaintext), _aad_view(aad))
+
+    def open_into(self, nonce: Readable, sealed: Readable, aad: Readable, out: bytearray | memoryview) -> None:
+        """
+        Decrypt *sealed* into *out*, which is exactly `TAG_BYTES` shorter.
+
+        Raises:
+            AuthenticationError: not authentic, or too short to be; *out* is all zero if it has the right size.
+            LengthError: *out* or *nonce* has a wrong size; *out* untouched.
+        """
+        view, target = as_view(sealed, name="sealed"), _target(out)
+        nonce_view, aad_view = _nonce_view(nonce), _aad_view(aad)
+        if TAG_BYTES <= len(view) <= PLAINTEXT_BYTES_MAX + TAG_BYTES:
+            if len(target) != len(view) - TAG_BYTES:
+                name = "out"
+                raise LengthError(name, expected=len(view) - TAG_BYTES, actual=len(target))
+            try:
+                self._cipher.decrypt_into(nonce_view, view, aad_view, target)
+            except InvalidTag:
+                # decrypt_into leaves the unverified plaintext where it wrote it.
+                zeroize(target)
+            else:
+                return
+        # Outside the handler, so that the error has no inner cause.
+        raise AuthenticationError
+
+    def open(self, nonce: Readable, sealed: Readable, aad: Readable) -> SecretBytes:
+        """
+        Decrypt *sealed*; returns the plaintext, owned by the caller.
+
+        Raises:
+            AuthenticationError: not authentic, or too short to be.
+            LengthError: *nonce* has a wrong size.
+        """
+        plaintext = SecretBytes.zeros(max(0, len(as_view(sealed, name="sealed")) - TAG_BYTES))
+        with plaintext.view() as out:
+            self.open_into(nonce, sealed, aad, out)
+        return plaintext
+
+
+def seal(key: Readable, nonce: Readable, plaintext: Readable, aad: Readable) -> bytes:
+    """
+    Encrypt *plaintext* under *key*.
+
+    Args:
+        key: 32 bytes.
+        nonce: 12 bytes, never twice under one key.
+        plaintext: At most `PLAINTEXT_BYTES_MAX` bytes.
+        aad: Associated data, authenticated but not sent.
+
+    Returns:
+        ``len(plaintext) + 16`` bytes.
+
+    Raises:
+        LengthError: a size is wrong.
+    """
+    return AeadKey(key).seal(nonce, plaintext, aad)
+
+
+def open(key: Readable, nonce: Readable, sealed: Readable, aad: Readable) -> SecretBytes:  # noqa: A001  # seal/open are the two words of the style guide
+    """
+    Decrypt *sealed* under *key*.
+
+    Returns:
+        ``len(sealed) - 16`` bytes, owned by the caller.
+
+    Raises:
+        AuthenticationError: not authentic, or too short to be.
+        LengthError: *key* or *nonce* has a wrong size.
+    """
+    return AeadKey(key).open(nonce, sealed, aad)
+
+
+def open_into(key: Readable, nonce: Readable, sealed: Readable, aad: Readable, out: bytearray | memoryview) -> None:
+    """Decrypt *sealed* under *key* into *out*; as `AeadKey.open_into`."""
+    AeadKey(key).open_into(nonce, sealed, aad, out)
+
+
+def seal_many(keys: RowsLike, nonces: RowsLike, plaintexts: Field, aads: Field) -> list[bytes]:
+    """
+    Encrypt row by row, each row under its own key.
+
+    Args:
+        keys: ``n x 32`` bytes.
+        nonces: ``n x 12`` bytes, or 12 bytes for all rows.
+        plaintexts: n buffers, or a column.
+        aads: n buffers, or a column (`shared` if one is for all).
+
+    Returns:
+        n sealed rows.
+
+    Raises:
+        LengthError: a size is wrong; nothing was sealed.
+        BatchError: the arguments disagree about n.
+    """
+    with lent_rows(keys, KEY_BYTES, name="keys") as key_rows:
+        count = len(key_rows) // KEY_BYTES
+        plains = [_plain_view(plain) for plain in _field(plaintexts, count, "plaintexts")]
+        aad_views = [_aad_view(aad) for aad in _field(aads, count, "aads")]
+        nonce_rows = _nonces(nonces, count)
+        sealed = []
+        for row in range(count):
+            key = AeadKey(key_rows[row * KEY_BYTES : (row + 1) * KEY_BYTES])
+            sealed.append(key.seal(nonce_rows[row], plains[row], aad_views[row]))
+        return sealed
+
+
+def open_many(keys: RowsLike, nonces: RowsLike, sealed: Field, aads: Field) -> list[SecretBytes | None]:
+    """
+    Decrypt row by row, each row under its own key.
+
+    Args:
+        keys: ``n x 32`` bytes.
+        nonces: ``n x 12`` bytes, or 12 bytes for all rows.
+        sealed: n buffers, or a column.
+        aads: n buffers, or a column (`shared` if one is for all).
+
+    Returns:
+        n plaintexts, owned by the caller; ``None`` where a row is not authentic, which fails that row alone.
+
+    Raises:
+        LengthError: a key or nonce has a wrong size.
+        BatchError: the arguments disagree about n.
+    """
+    with lent_rows(keys, KEY_BYTES, name="keys") as key_rows:
+        count = len(key_rows) // KEY_BYTES
+        sealed_views = _field(sealed, count, "sealed")
+        aad_views = [_aad_view(aad) for aad in _field(aads, count, "aads")]
+        nonce_rows = _nonces(nonces, count)
+        opened: list[SecretBytes | None] = []
+        for row in range(count):
+            key = AeadKey(key_rows[row * KEY_BYTES : (row + 1) * KEY_BYTES])
+            try:
+                opened.append(key.open(nonce_rows[row], sealed_views[row], aad_views[row]))
+            except AuthenticationError:
+                opened.append(None)
+        return opened
+
+
+def _field(values: Field, count: int, name: str) -> list[memoryview]:
+    if isinstance(values, Column):
+        values.require_rows(count, name=name)
+        return [values.row(index) for index in range(count)]
+    return as_messages(values, name=name, count=count)
+
+
+def _nonces(nonces: RowsLike, count: int) -> list[memoryview]:
+    with lent_rows(nonces, NONCE_BYTES, name="nonces") as view:
+        copied = memoryview(bytes(view))  # nonces are public; the lent copy is wiped at the end of the block
+    found = len(copied) // NONCE_BYTES
+    if found not in {1, count}:
+        message = f"nonces has {found} rows, the batch has {count}"
+        raise BatchError(message)
+    rows = [copied[row * NONCE_BYTES : (row + 1) * NONCE_BYTES] for row in range(found)]
+    return rows if found == count else rows * count
+
+
+def _nonce_view(nonce: Readable) -> memoryview:
+    view = as_view(nonce, name="nonce")
+    if len(view) != NONCE_BYTES:
+        name = "nonce"
+        raise LengthError(name, expected=NONCE_BYTES, actual=len(view))
+    return view
+
+
+def _plain_view(plaintext: Readable) -> memoryview:
+    return _bounded(plaintext, "plaintext", PLAINTEXT_BYTES_MAX)
+
+
+def _aad_view(aad: Readable) -> memoryview:
+    return _bounded(aad, "aad", PLAINTEXT_BYTES_MAX + TAG_BYTES)
+
+
+def _bounded(buffer: Readable, name: str, most: int) -> memoryview:
+    view = as_view(buffer, name=name)
+    if len(view) > most:
+        raise LengthError(name, expected=f"at most {most}", actual=len(view))
+    return view
+
+
+def _target(out: bytearray | memoryview) -> memoryview:
+    view = as_view(out, name="out")
+    if view.readonly and len(view):
+        message = "out must be writable"
+        raise UsageError(message)
+    return view
