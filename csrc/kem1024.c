@@ -5,7 +5,6 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "qflare.h"
-#include "keccak.h"
 
 #include <string.h>
 
@@ -52,12 +51,10 @@ static int ek_is_reduced(const uint8_t *ek)
 /* FIPS 203, section 7.3: 1 if dk holds the hash of its own ek. */
 static int dk_hash_matches(const uint8_t *dk)
 {
-    uint8_t hash[32];
-    keccak_sponge sponge; /* SHA3-256: capacity 512 and the SHA-3 domain bits */
-    keccak_init(&sponge, KECCAK_RATE_256);
-    keccak_absorb(&sponge, dk + DK_EK_AT, QFL_KEM1024_EK_BYTES);
-    keccak_finish(&sponge, KECCAK_DOMAIN_SHA3);
-    keccak_squeeze(&sponge, hash, sizeof hash);
+    uint8_t hash[QFL_SHA3_256_BYTES];
+    if (qfl_sha3_256(hash, dk + DK_EK_AT, QFL_KEM1024_EK_BYTES) != QFL_OK) {
+        return 0;
+    }
     /* CT: ek and its hash are public, so memcmp may leave early. */
     return memcmp(hash, dk + DK_HASH_AT, sizeof hash) == 0;
 }

@@ -42,18 +42,20 @@ static const parameter_set *find_set(int set)
     return set == 44 ? &SET_44 : set == 87 ? &SET_87 : NULL;
 }
 
-/* 1 if message borders never fall and end at messages_size. */
-static int offsets_are_sound(const uint64_t *offsets, size_t count, size_t messages_size)
+/* 1 if the messages' sizes add up to what lies there; never overflows. */
+static int sizes_are_sound(const uint64_t *sizes, size_t count, size_t messages_size)
 {
-    if (offsets == NULL || offsets[0] != 0 || offsets[count] != messages_size) {
+    uint64_t left = messages_size;
+    if (sizes == NULL) {
         return 0;
     }
     for (size_t row = 0; row < count; row++) {
-        if (offsets[row] > offsets[row + 1]) {
+        if (sizes[row] > left) {
             return 0;
         }
+        left -= sizes[row];
     }
-    return 1;
+    return left == 0;
 }
 
 /* One key pair from a seed that liboqs draws as its randomness (DESIGN, decision 4). */
@@ -101,27 +103,27 @@ static qfl_status keygen_rows(uint8_t *pk, uint8_t *sk, uint8_t *status, const u
 
 qfl_status qfl_mldsa_keygen_batch(uint8_t *pk, uint8_t *sk, uint8_t *status, int set, size_t count)
 {
-    const parameter_set *const sizes = find_set(set);
+    const parameter_set *const parameters = find_set(set);
     if (count > QFL_BATCH_MAX) {
         return QFL_ERR_COUNT;
     }
-    if (sizes == NULL || (count > 0 && (pk == NULL || sk == NULL || status == NULL))) {
+    if (parameters == NULL || (count > 0 && (pk == NULL || sk == NULL || status == NULL))) {
         return QFL_ERR_ARGUMENT;
     }
-    return keygen_rows(pk, sk, status, NULL, sizes, count);
+    return keygen_rows(pk, sk, status, NULL, parameters, count);
 }
 
 qfl_status qfl_mldsa_keygen_seeded_batch(uint8_t *pk, uint8_t *sk, uint8_t *status, const uint8_t *seeds, int set,
                                          size_t count)
 {
-    const parameter_set *const sizes = find_set(set);
+    const parameter_set *const parameters = find_set(set);
     if (count > QFL_BATCH_MAX) {
         return QFL_ERR_COUNT;
     }
-    if (sizes == NULL || (count > 0 && (pk == NULL || sk == NULL || status == NULL || seeds == NULL))) {
+    if (parameters == NULL || (count > 0 && (pk == NULL || sk == NULL || status == NULL || seeds == NULL))) {
         return QFL_ERR_ARGUMENT;
     }
-    return keygen_rows(pk, sk, status, seeds, sizes, count);
+    return keygen_rows(pk, sk, status, seeds, parameters, count);
 }
 
 /* One signature; liboqs draws the 32 bytes that hedge it. */
@@ -138,30 +140,30 @@ static qfl_status sign_row(uint8_t *sig, const uint8_t *sk, const uint8_t *messa
 }
 
 qfl_status qfl_mldsa_sign_batch(uint8_t *sig, uint8_t *status, const uint8_t *sk, const uint8_t *messages,
-                                const uint64_t *offsets, const uint8_t *context, int set, size_t count,
+                                const uint64_t *sizes, const uint8_t *context, int set, size_t count,
                                 size_t sk_count, size_t messages_size, size_t context_size)
 {
     static const uint8_t nothing = 0; /* liboqs gets a valid pointer even for empty input */
-    const parameter_set *const sizes = find_set(set);
+    const parameter_set *const parameters = find_set(set);
     if (count > QFL_BATCH_MAX) {
         return QFL_ERR_COUNT;
     }
-    if (sizes == NULL || context_size > QFL_MLDSA_CONTEXT_MAX || (context == NULL && context_size > 0) ||
+    if (parameters == NULL || context_size > QFL_MLDSA_CONTEXT_MAX || (context == NULL && context_size > 0) ||
         (messages == NULL && messages_size > 0) || (sk_count != count && sk_count != 1)) {
         return QFL_ERR_ARGUMENT;
     }
-    if (count > 0 && (sig == NULL || status == NULL || sk == NULL || !offsets_are_sound(offsets, count, messages_size))) {
+    if (count > 0 && (sig == NULL || status == NULL || sk == NULL || !sizes_are_sound(sizes, count, messages_size))) {
         return QFL_ERR_ARGUMENT;
     }
-    const size_t sk_stride = sk_count == 1 ? 0 : sizes->sk_size;
+    const size_t sk_stride = sk_count == 1 ? 0 : parameters->sk_size;
+    const uint8_t *message = messages == NULL ? &nothing : messages;
     for (size_t row = 0; row < count; row++) {
-        uint8_t *const row_sig = sig + row * sizes->sig_size;
-        const uint8_t *const message = messages == NULL ? &nothing : messages + offsets[row];
-        const qfl_status result =
-            sign_row(row_sig, sk + row * sk_stride, message, (size_t)(offsets[row + 1] - offsets[row]),
-                     context == NULL ? &nothing : context, context_size, sizes);
+        uint8_t *const row_sig = sig + row * parameters->sig_size;
+        const qfl_status result = sign_row(row_sig, sk + row * sk_stride, message, (size_t)sizes[row],
+                                           context == NULL ? &nothing : context, context_size, parameters);
+        message += sizes[row];
         if (result != QFL_OK) {
-            qfl_zeroize(row_sig, sizes->sig_size);
+            qfl_zeroize(row_sig, parameters->sig_size);
         }
         status[row] = (uint8_t)result;
     }
@@ -169,27 +171,28 @@ qfl_status qfl_mldsa_sign_batch(uint8_t *sig, uint8_t *status, const uint8_t *sk
 }
 
 qfl_status qfl_mldsa_verify_batch(uint8_t *status, const uint8_t *pk, const uint8_t *messages,
-                                  const uint64_t *offsets, const uint8_t *sig, const uint8_t *context, int set,
+                                  const uint64_t *sizes, const uint8_t *sig, const uint8_t *context, int set,
                                   size_t count, size_t pk_count, size_t messages_size, size_t context_size)
 {
     static const uint8_t nothing = 0;
-    const parameter_set *const sizes = find_set(set);
+    const parameter_set *const parameters = find_set(set);
     if (count > QFL_BATCH_MAX) {
         return QFL_ERR_COUNT;
     }
-    if (sizes == NULL || context_size > QFL_MLDSA_CONTEXT_MAX || (context == NULL && context_size > 0) ||
+    if (parameters == NULL || context_size > QFL_MLDSA_CONTEXT_MAX || (context == NULL && context_size > 0) ||
         (messages == NULL && messages_size > 0) || (pk_count != count && pk_count != 1)) {
         return QFL_ERR_ARGUMENT;
     }
-    if (count > 0 && (sig == NULL || status == NULL || pk == NULL || !offsets_are_sound(offsets, count, messages_size))) {
+    if (count > 0 && (sig == NULL || status == NULL || pk == NULL || !sizes_are_sound(sizes, count, messages_size))) {
         return QFL_ERR_ARGUMENT;
     }
-    const size_t pk_stride = pk_count == 1 ? 0 : sizes->pk_size;
+    const size_t pk_stride = pk_count == 1 ? 0 : parameters->pk_size;
+    const uint8_t *message = messages == NULL ? &nothing : messages;
     for (size_t row = 0; row < count; row++) {
-        const uint8_t *const message = messages == NULL ? &nothing : messages + offsets[row];
-        const OQS_STATUS result =
-            sizes->verify(message, (size_t)(offsets[row + 1] - offsets[row]), sig + row * sizes->sig_size,
-                          sizes->sig_size, context == NULL ? &nothing : context, context_size, pk + row * pk_stride);
+        const OQS_STATUS result = parameters->verify(
+            message, (size_t)sizes[row], sig + row * parameters->sig_size, parameters->sig_size,
+            context == NULL ? &nothing : context, context_size, pk + row * pk_stride);
+        message += sizes[row];
         status[row] = (uint8_t)(result == OQS_SUCCESS ? QFL_OK : QFL_ERR_SIGNATURE);
     }
     return QFL_OK;

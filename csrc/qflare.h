@@ -192,8 +192,8 @@ qfl_kem1024_check_dk_batch(uint8_t *status, const uint8_t *dk, size_t count);
 #define QFL_MLDSA87_SIG_BYTES 4627
 
 /* The functions below take `set`, 44 or 87; PK, SK and SIG stand for that set's sizes.
- * Messages lie behind each other; message i is bytes offsets[i] ... offsets[i + 1] of `messages`,
- * so `offsets` has count + 1 entries, never falling, from 0 to messages_size. */
+ * Messages lie behind each other in `messages`; `sizes` holds count sizes in bytes, whose sum is
+ * messages_size, else QFL_ERR_ARGUMENT. */
 
 /* Generate `count` key pairs with fresh randomness.
  *
@@ -227,7 +227,7 @@ qfl_mldsa_keygen_seeded_batch(uint8_t *pk, uint8_t *sk, uint8_t *status, const u
  */
 QFL_API QFL_MUST_CHECK qfl_status
 qfl_mldsa_sign_batch(uint8_t *sig, uint8_t *status, const uint8_t *sk, const uint8_t *messages,
-                     const uint64_t *offsets, const uint8_t *context, int set, size_t count, size_t sk_count,
+                     const uint64_t *sizes, const uint8_t *context, int set, size_t count, size_t sk_count,
                      size_t messages_size, size_t context_size);
 
 /* Verify `count` signatures.
@@ -239,7 +239,7 @@ qfl_mldsa_sign_batch(uint8_t *sig, uint8_t *status, const uint8_t *sk, const uin
  * Reentrant. Source: FIPS 204, Algorithm 3.
  */
 QFL_API QFL_MUST_CHECK qfl_status
-qfl_mldsa_verify_batch(uint8_t *status, const uint8_t *pk, const uint8_t *messages, const uint64_t *offsets,
+qfl_mldsa_verify_batch(uint8_t *status, const uint8_t *pk, const uint8_t *messages, const uint64_t *sizes,
                        const uint8_t *sig, const uint8_t *context, int set, size_t count, size_t pk_count,
                        size_t messages_size, size_t context_size);
 
