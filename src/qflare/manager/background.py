@@ -48,6 +48,15 @@ class Background:
             async with asyncio.timeout(seconds):
                 await self.stop.wait()
 
+    async def pause_until(self, event: asyncio.Event) -> None:
+        """Wait until *event* or `stop` is set."""
+        waits = {asyncio.ensure_future(event.wait()), asyncio.ensure_future(self.stop.wait())}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (failure := task.exception()) is not None:

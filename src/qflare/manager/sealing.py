@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from qflare.errors import KeeperError
+from qflare.errors import AuthenticationError, KeeperError
 from qflare.primitives import aead
 from qflare.primitives.random import random_bytes
 from qflare.secret import SecretBytes
@@ -85,27 +85,28 @@ def seal_rows(key: SecretBytes, rows: SecretBytes, size: int, places: Sequence[P
     count = len(places)
     # Random nonces of 96 bits: a KEK_b seals a few million values in its life, far below the 2^32 at which the
     # chance of a repeated nonce reaches 2^-32 (SP 800-38D, section 8.3).
-    nonces = random_bytes(NONCE_BYTES * count)
-    with _repeat(key, count) as keys, rows.view() as memory:
-        sealed = aead.seal_many(
-            keys,
-            nonces,
-            [memory[index * size : (index + 1) * size] for index in range(count)],
-            [place.encode() for place in places],
-        )
+    nonces = random_bytes(NONCE_BYTES * count) if count else b""
     head = bytes((FORMAT,))
-    return [
-        head + nonces[index * NONCE_BYTES : (index + 1) * NONCE_BYTES] + body for index, body in enumerate(sealed)
-    ]
+    cipher = aead.AeadKey(key)
+    sealed: list[bytes] = []
+    for index, place in enumerate(places):
+        nonce = nonces[index * NONCE_BYTES : (index + 1) * NONCE_BYTES]
+        with rows.row(index, size) as plaintext:
+            sealed.append(head + nonce + cipher.seal(nonce, plaintext, place.encode()))
+    return sealed
 
 
 def unseal_rows(key: SecretBytes, sealed: Sequence[bytes], places: Sequence[Place]) -> list[SecretBytes | None]:
     """Open ``sealed[i]`` of ``places[i]``, all under one *key*; None where it does not open."""
-    parts = [_split(value) for value in sealed]
-    with _repeat(key, len(parts)) as keys:
-        return aead.open_many(
-            keys, b"".join(nonce for nonce, _ in parts), [body for _, body in parts], [place.encode() for place in places]
-        )
+    cipher = aead.AeadKey(key)
+    opened: list[SecretBytes | None] = []
+    for value, place in zip(sealed, places, strict=True):
+        nonce, body = _split(value)
+        try:
+            opened.append(cipher.open(nonce, body, place.encode()))
+        except AuthenticationError:
+            opened.append(None)
+    return opened
 
 
 def _split(sealed: bytes) -> tuple[bytes, bytes]:
@@ -113,10 +114,3 @@ def _split(sealed: bytes) -> tuple[bytes, bytes]:
         raise KeeperError("a sealed value has an unknown format: it was written by a newer version, or is damaged")
     return sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
 
-
-def _repeat(key: SecretBytes, count: int) -> SecretBytes:
-    keys = SecretBytes.zeros(KEY_BYTES * count)
-    with key.view() as one, keys.view() as rows:
-        for index in range(count):
-            rows[index * KEY_BYTES : (index + 1) * KEY_BYTES] = one
-    return keys

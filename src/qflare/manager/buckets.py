@@ -1,0 +1,336 @@
+"""
+The buckets at work (PROTOCOL A2-A4, R8): when each begins, its keys made one bucket early, and destroyed in time.
+
+Everything that is sealed per bucket goes through here: the ring of live buckets holds `dk_b`, `TK_b` and `KEK_b` of
+b-1, b and b+1, and of nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from qflare.clock import Clock
+from qflare.errors import AuthenticationError, KeeperError, KeyNotFoundError, KeyStateError
+from qflare.manager.deadline import Deadline
+from qflare.manager.identity import Identity
+from qflare.manager.offload import Offload
+from qflare.manager.sealing import BUCKET_DK_COLUMN, BUCKET_TICKET_COLUMN, Place, seal, unseal
+from qflare.manager.settings import ManagerSettings
+from qflare.model.bucket import SealedBucket
+from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
+from qflare.model.ids import DEFAULT_TENANT
+from qflare.model.ports import IdentityStore, Keeper
+from qflare.protocol.bucket import BucketKeys, Keyring, make_bucket_keys, restore_bucket_keys
+from qflare.protocol.bucket_mark import BucketMark
+from qflare.protocol.leaf import JsonValue, new_event
+from qflare.protocol.wire import u64
+from qflare.secret import SecretBytes
+
+_log = logging.getLogger("qflare.manager")
+_NS: Final = 1_000_000_000
+
+
+@dataclass(slots=True)
+class _LiveBucket:
+    """One bucket's secrets in this worker's memory; wiped when it is retired and no batch uses it."""
+
+    keys: BucketKeys
+    kek: SecretBytes
+    users: int = 0
+    is_retired: bool = False
+
+    def release(self) -> None:
+        """Wipe if nothing needs it any more."""
+        if self.is_retired and self.users == 0:
+            self.keys.wipe()
+            self.kek.wipe()
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """The live buckets as one batch sees them from its begin to its end."""
+
+    current: int
+    """The server's bucket."""
+    now_s: int
+    """Server time, whole seconds; agrees with *current* even where the wall clock does not."""
+    keyring: Keyring
+    _live: dict[int, _LiveBucket] = field(repr=False)
+
+    def kek(self, bucket: int) -> SecretBytes:
+        """Return KEK_b, owned by the ring. `KeyNotFoundError` if the bucket does not live."""
+        live = self._live.get(bucket)
+        if live is None:
+            raise KeyNotFoundError(f"bucket {bucket} does not live any more, or not yet")
+        return live.kek
+
+    def has(self, bucket: int) -> bool:
+        """Return whether the bucket lives."""
+        return bucket in self._live
+
+    @property
+    def first(self) -> int:
+        """The lowest bucket whose keys are accepted."""
+        return self.current - 1
+
+
+class Buckets:
+    """Owner of the live buckets of one worker."""
+
+    def __init__(
+        self,
+        *,
+        store: IdentityStore,
+        keeper: Keeper,
+        identity: Identity,
+        offload: Offload,
+        clock: Clock,
+        settings: ManagerSettings,
+    ) -> None:
+        """Own nothing yet; `open` loads or makes the first buckets."""
+        self._store = store
+        self._keeper = keeper
+        self._identity = identity
+        self._offload = offload
+        self._clock = clock
+        self._width_s = settings.bucket_width_s
+        self._deadline = Deadline(settings.store_timeout_s)
+        self._lock = asyncio.Lock()
+        self._live: dict[int, _LiveBucket] = {}
+        self._current = -1
+        self._entered_ns = 0
+        self._alarmed_jump = 0
+        self._mark: BucketMark | None = None
+        self._alarms: list[NewEvent] = []
+        self.listeners: list[Callable[[int], None]] = []
+        """Called with the lowest live bucket after a turn: whoever caches keys of older ones wipes them."""
+
+    @property
+    def current(self) -> int:
+        """The server's bucket as of the last look at the clock."""
+        return self._current
+
+    async def open(self) -> None:
+        """Read the stored mark and make or load the live buckets; a database of another width is refused."""
+        mark = await self._deadline.of(self._store.bucket_mark())
+        self._mark = BucketMark(
+            width_s=self._width_s, mark=mark, now_s=self._clock.now_s(), monotonic_ns=self._clock.monotonic_ns()
+        )
+        if self._mark.startup_step > 1:
+            # A2: after downtime the step is taken, and said.
+            self._alarm("bucket step at start", {"from_bucket": mark, "to_bucket": self._mark.mark})
+        await self._advance(is_start=True)
+
+    async def refresh(self) -> int:
+        """Look at the clock, turn to the next bucket if it is due, and return the server's bucket."""
+        if self._tick() != self._current:
+            await self._advance(is_start=False)
+        return self._current
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[Ring]:
+        """Lend the live buckets to one batch: their secrets are not wiped before the block ends."""
+        live = dict(self._live)
+        for bucket in live.values():
+            bucket.users += 1
+        try:
+            yield Ring(
+                self._current, self.now_s(), {index: bucket.keys for index, bucket in live.items()}, live
+            )
+        finally:
+            for bucket in live.values():
+                bucket.users -= 1
+                bucket.release()
+
+    def now_s(self) -> int:
+        """Return server time: the wall clock where it agrees with the current bucket, else time elapsed in the bucket."""
+        wall_s = self._clock.now_s()
+        if wall_s // self._width_s == self._current:
+            return wall_s
+        elapsed_s = (self._clock.monotonic_ns() - self._entered_ns) // _NS
+        return self._current * self._width_s + min(max(0, elapsed_s), self._width_s - 1)
+
+    def seconds_left(self) -> float:
+        """Return how long the current bucket still lasts, as the clock stands."""
+        return max(0.0, (self._current + 1) * self._width_s - self._clock.now_ms() / 1000)
+
+    def announcement(self, which: str | int) -> bytes:
+        """
+        Return `ann_b` of the "current", the "next" or a numbered live bucket (A3).
+
+        Raises:
+            KeyNotFoundError: that bucket does not live.
+        """
+        bucket = {"current": self._current, "next": self._current + 1}.get(which) if isinstance(which, str) else which
+        live = self._live.get(bucket) if bucket is not None else None
+        if live is None:
+            raise KeyNotFoundError(f"no announcement {which!r}: live are 'current', 'next' and {sorted(self._live)}")
+        return live.keys.announcement.encoded
+
+    def accept_jump(self, bucket: int) -> None:
+        """Take the wall clock's word up to *bucket* at the next look: an operator has looked at the alarm (A2)."""
+        if self._mark is not None:
+            self._mark.accept_jump(bucket)
+
+    def take_alarms(self) -> list[NewEvent]:
+        """Return events about the clock that wait for the log, and forget them."""
+        alarms, self._alarms = self._alarms, []
+        return alarms
+
+    def wipe(self) -> None:
+        """Destroy this worker's copies; the keeper and the database keep theirs for the next start."""
+        for live in self._live.values():
+            live.is_retired = True
+            live.release()
+        self._live = {}
+
+    # --- turning --------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> int:
+        if self._mark is None:
+            raise KeyStateError("the buckets are not open")
+        tick = self._mark.tick(now_s=self._clock.now_s(), monotonic_ns=self._clock.monotonic_ns())
+        if tick.held_buckets and tick.held_buckets + tick.bucket > self._alarmed_jump:
+            self._alarmed_jump = tick.held_buckets + tick.bucket + 1
+            self._alarm("clock jumped ahead", {"bucket": tick.bucket, "held_buckets": tick.held_buckets})
+        return tick.bucket
+
+    async def _advance(self, *, is_start: bool) -> None:
+        async with self._lock:
+            bucket = self._tick()
+            if bucket == self._current:
+                return
+            # A4, R8: what is over dies first, whatever the database does afterwards.
+            await self._destroy(before=bucket - 1)
+            mark = await self._deadline.of(self._store.raise_bucket_mark(bucket))
+            if mark > bucket and self._mark is not None:
+                self._mark.raise_to(mark, monotonic_ns=self._clock.monotonic_ns())
+                bucket = mark
+                await self._destroy(before=bucket - 1)
+            rows = {row.bucket: row for row in await self._deadline.of(self._store.find_buckets(bucket - 1, bucket + 1))}
+            for index in (bucket - 1, bucket, bucket + 1):
+                if index not in self._live:
+                    live = await self._enter(index, rows.get(index), is_past=index < bucket, is_start=is_start)
+                    if live is not None:
+                        self._live[index] = live
+            self._current = bucket
+            self._entered_ns = self._clock.monotonic_ns()
+
+    async def _destroy(self, *, before: int) -> None:
+        for index in [index for index in self._live if index < before]:
+            live = self._live.pop(index)
+            live.is_retired = True
+            live.release()
+        for listener in self.listeners:
+            listener(before)
+        await self._offload.run(partial(self._keeper.destroy_bucket_keys, before=before))
+
+    async def _enter(self, bucket: int, row: SealedBucket | None, *, is_past: bool, is_start: bool) -> _LiveBucket | None:
+        if row is not None:
+            live = await self._offload.run(partial(self._restore, row, is_past=is_past), wipe=_wipe_live)
+            if live is not None:
+                return live
+            if not is_start:
+                raise KeeperError(
+                    f"bucket {bucket} was made by a worker with another keeper: all workers of a database share one"
+                )
+            # The keeper lost its keys (a memory file system after a reboot): what they sealed is gone for good.
+            self._alarm("bucket keys lost", {"bucket": bucket})
+            await self._deadline.of(self._store.forget_bucket(bucket))
+        if is_past:
+            return None
+        return await self._make(bucket)
+
+    def _restore(self, row: SealedBucket, *, is_past: bool) -> _LiveBucket | None:
+        if row.width_s != self._width_s:
+            raise KeyStateError(
+                f"this database has buckets of {row.width_s} s, the setting bucket_width_s says {self._width_s}: "
+                "start with the width it was made with"
+            )
+        if is_past:
+            try:
+                kek = self._keeper.bucket_key(row.bucket)
+            except KeeperError:
+                return None
+        else:
+            kek = self._keeper.make_bucket_key(row.bucket)
+        try:
+            with (
+                unseal(kek, row.sealed_dk, _place(BUCKET_DK_COLUMN, row.bucket)) as seed,
+                unseal(kek, row.sealed_ticket_key, _place(BUCKET_TICKET_COLUMN, row.bucket)) as ticket_key,
+            ):
+                keys = restore_bucket_keys(row.announcement, self._identity.certificate, seed, ticket_key)
+        except AuthenticationError:
+            kek.wipe()
+            return None
+        return _LiveBucket(keys, kek)
+
+    async def _make(self, bucket: int) -> _LiveBucket:
+        if not self._identity.certificate.has_bucket(bucket):
+            raise KeyStateError(f"the certificate does not cover bucket {bucket}: issue a new one with the root key")
+        sealed, made = await self._offload.run(partial(self._make_keys, bucket), wipe=lambda pair: _wipe_live(pair[1]))
+        try:
+            event = self._event(
+                SecurityEventType.KEY_GENERATION,
+                EventSeverity.INFO,
+                {"what": "bucket key", "bucket": bucket, "body_hash": made.keys.announcement.body_hash.hex()},
+            )
+            stands = await self._deadline.of(self._store.save_bucket(sealed, event=event))
+        except BaseException:
+            _wipe_live(made)
+            raise
+        if stands.announcement == sealed.announcement:
+            return made
+        # A3: another worker was first, and its row is the bucket.
+        _wipe_live(made)
+        theirs = await self._offload.run(partial(self._restore, stands, is_past=False), wipe=_wipe_live)
+        if theirs is None:
+            raise KeeperError(
+                f"bucket {bucket} was made by a worker with another keeper: all workers of a database share one"
+            )
+        return theirs
+
+    def _make_keys(self, bucket: int) -> tuple[SealedBucket, _LiveBucket]:
+        kek = self._keeper.make_bucket_key(bucket)
+        made = make_bucket_keys(
+            self._identity.announce_signing_key,
+            server_id=self._identity.server_id,
+            width_s=self._width_s,
+            bucket=bucket,
+        )
+        with made.seed as seed:
+            sealed = SealedBucket(
+                bucket=bucket,
+                width_s=self._width_s,
+                announcement=made.keys.announcement.encoded,
+                sealed_dk=seal(kek, seed, _place(BUCKET_DK_COLUMN, bucket)),
+                sealed_ticket_key=seal(kek, made.keys.ticket_key, _place(BUCKET_TICKET_COLUMN, bucket)),
+            )
+        return sealed, _LiveBucket(made.keys, kek)
+
+    def _alarm(self, what: str, facts: dict[str, JsonValue]) -> None:
+        _log.warning("%s: %s", what, facts)
+        self._alarms.append(self._event(SecurityEventType.SYSTEM, EventSeverity.WARNING, {"what": what, **facts}))
+
+    def _event(
+        self, event_type: SecurityEventType, severity: EventSeverity, data: dict[str, JsonValue]
+    ) -> NewEvent:
+        return new_event(
+            event_type, severity, data, tenant_id=DEFAULT_TENANT, occurred_at_ms=self._clock.now_ms()
+        )
+
+
+def _place(column: bytes, bucket: int) -> Place:
+    return Place(column, u64(bucket), bucket)
+
+
+def _wipe_live(live: _LiveBucket | None) -> None:
+    if live is not None:
+        live.keys.wipe()
+        live.kek.wipe()

@@ -1,0 +1,145 @@
+"""
+The audit log as the manager writes it: append, sign one head for a whole batch, and hand out receipts (PROTOCOL H9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from qflare.clock import Clock, utc
+from qflare.errors import QflareError
+from qflare.manager.batcher import Batcher
+from qflare.manager.deadline import Deadline
+from qflare.manager.identity import Identity
+from qflare.manager.offload import Offload
+from qflare.manager.settings import ManagerSettings
+from qflare.model.event import LogAppend, LoggedEvent, NewEvent, SignedCheckpoint
+from qflare.model.ids import TenantId
+from qflare.model.ports import LogStore
+from qflare.protocol.checkpoint import sign_checkpoint
+from qflare.protocol.log import Frontier, hash_leaf, inclusion_path, inclusion_paths, nodes_for_path
+from qflare.protocol.receipt import encode_receipt
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    tenant_id: TenantId
+    event: NewEvent
+
+
+class Log:
+    """Writes entries and signs heads; one for all operations of a worker."""
+
+    def __init__(
+        self, *, store: LogStore, identity: Identity, offload: Offload, clock: Clock, settings: ManagerSettings
+    ) -> None:
+        """Sign with *identity*'s log key what *store* has committed."""
+        self._store = store
+        self._identity = identity
+        self._offload = offload
+        self._clock = clock
+        self._deadline = Deadline(settings.store_timeout_s)
+        self._latest: SignedCheckpoint | None = None
+        self._batcher: Batcher[_Pending, LoggedEvent] = Batcher(
+            "log event", self._log_batch, items_max=settings.batch_max, waiting_max=settings.waiting_max
+        )
+
+    async def log_event(self, tenant_id: TenantId, event: NewEvent) -> LoggedEvent:
+        """Append *event* and return where it stands, with its receipt."""
+        return await self._batcher.submit(_Pending(tenant_id, event))
+
+    async def log_events(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> list[LoggedEvent | QflareError]:
+        """Append *events* in batches; one result or error each."""
+        return await self._batcher.submit_many([_Pending(tenant_id, event) for event in events])
+
+    async def append(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> LogAppend:
+        """Append *events* without signing: the next signed head covers them."""
+        return await self._deadline.of(self._store.append_events(tenant_id, events))
+
+    async def receipts(self, append: LogAppend) -> list[bytes]:
+        """
+        Sign the head that *append* left, store it, and return the receipt of every new entry in order.
+
+        Only after the commit: what is signed is what will be found.
+        """
+        checkpoint, paths = await self._offload.run(partial(self._prove, append))
+        await self._save(checkpoint)
+        return [
+            encode_receipt(append.first_index + number, checkpoint.size, checkpoint.time_s, path, checkpoint.signature)
+            for number, path in enumerate(paths)
+        ]
+
+    async def receipts_at(self, indices: Sequence[int]) -> list[bytes]:
+        """Return receipts of entries that stand already, under one head that covers them all."""
+        if not indices:
+            return []
+        checkpoint = self._latest
+        if checkpoint is None or checkpoint.size <= max(indices):
+            checkpoint = await self.checkpoint()
+        size = checkpoint.size
+        wanted = list({node for index in indices for node in nodes_for_path(index, size)})
+        nodes = await self._deadline.of(self._store.find_nodes(wanted)) if wanted else {}
+        return [
+            encode_receipt(index, size, checkpoint.time_s, inclusion_path(index, size, nodes), checkpoint.signature)
+            for index in indices
+        ]
+
+    async def checkpoint(self) -> SignedCheckpoint:
+        """Sign the log as it stands (the stored head if it is of that size already) and store the signature."""
+        head = await self._deadline.of(self._store.log_head())
+        if self._latest is not None and self._latest.size == head.size:
+            return self._latest
+        root = Frontier(head.size, head.frontier).root()
+        checkpoint = await self._offload.run(partial(self._sign, head.size, root))
+        await self._save(checkpoint)
+        return checkpoint
+
+    async def close(self, timeout_s: float) -> None:
+        """Finish what was accepted."""
+        await self._batcher.close(timeout_s)
+
+    def _sign(self, size: int, root: bytes) -> SignedCheckpoint:
+        identity = self._identity
+        return sign_checkpoint(identity.log_signing_key, identity.log_origin, size, root, self._clock.now_s())
+
+    def _prove(self, append: LogAppend) -> tuple[SignedCheckpoint, list[tuple[bytes, ...]]]:
+        frontier, _ = Frontier(append.first_index, append.old_frontier).append(append.leaf_hashes)
+        checkpoint = self._sign(frontier.size, frontier.root())
+        return checkpoint, inclusion_paths(append.old_frontier, append.first_index, append.leaf_hashes)
+
+    async def _save(self, checkpoint: SignedCheckpoint) -> None:
+        await self._deadline.of(self._store.save_checkpoint(checkpoint))
+        if self._latest is None or checkpoint.size > self._latest.size:
+            self._latest = checkpoint
+
+    async def _log_batch(self, batch: Sequence[_Pending]) -> list[LoggedEvent | QflareError]:
+        results: list[LoggedEvent | QflareError | None] = [None] * len(batch)
+        groups: dict[TenantId, list[int]] = {}
+        for position, pending in enumerate(batch):
+            groups.setdefault(pending.tenant_id, []).append(position)
+        for tenant_id, positions in groups.items():
+            events = [batch[position].event for position in positions]
+            try:
+                append = await self.append(tenant_id, events)
+                receipts = await self.receipts(append)
+            except QflareError as failure:
+                for position in positions:
+                    results[position] = failure
+                continue
+            for number, position in enumerate(positions):
+                results[position] = _logged(append.first_index + number, events[number], receipts[number])
+        return [result for result in results if result is not None]
+
+
+def _logged(index: int, event: NewEvent, receipt: bytes) -> LoggedEvent:
+    return LoggedEvent(
+        index=index,
+        leaf_hash=hash_leaf(event.leaf_data),
+        event_type=event.event_type,
+        severity=event.severity,
+        device_id=event.device_id,
+        occurred_at=utc(event.occurred_at_ms // 1000),
+        receipt=receipt,
+    )
