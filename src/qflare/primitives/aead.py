@@ -255,7 +255,9 @@ def _bounded(buffer: Readable, name: str, most: int) -> memoryview:
 
 def _target(out: bytearray | memoryview) -> memoryview:
     view = as_view(out, name="out")
-    if view.readonly and len(view):
+    if not len(view):
+        return memoryview(bytearray())  # as_view's stand-in for an empty buffer is read-only
+    if view.readonly:
         message = "out must be writable"
         raise UsageError(message)
     return view
