@@ -1,8 +1,8 @@
 """
 Write the C source of the extension from `csrc/qflare.h`; run by CMake, never imported by the package.
 
-The header is the only place where prototypes and sizes stand: this file strips what CFFI's parser does not read and hands
-the rest over, so Python and C cannot disagree.
+The header is the only place where prototypes and sizes stand: this file strips what CFFI's parser does not read and
+hands the rest over, so Python and C cannot disagree.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def readable(buffer: Buffer | SecretBytes) -> Any:
     raise UsageError(message)
 
 
-def writable(buffer: bytearray) -> Any:
+def writable(buffer: bytearray | memoryview) -> Any:
     """Lend *buffer*, which this floor made, to C for writing."""
     return ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
 

@@ -1,0 +1,240 @@
+"""
+ML-KEM-1024 (FIPS 203): key generation, encapsulation and decapsulation, one at a time and in batches.
+
+Batches are rows behind each other (`qflare.primitives.rows`); a row that fails is all zero, has a status other than 0,
+and harms no other row.  A wrong ciphertext is not a failure: decapsulation gives a pseudorandom secret for it (implicit
+rejection), and it is the protocol above that finds out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from qflare._native import kem as native
+from qflare._native.border import check
+from qflare.errors import LengthError
+from qflare.primitives.rows import as_rows, as_view, lent_rows
+
+if TYPE_CHECKING:
+    from qflare.primitives.rows import Readable, RowsLike
+    from qflare.secret import SecretBytes
+
+NAME: Final = "ML-KEM-1024"
+EK_BYTES: Final = native.EK_BYTES
+DK_BYTES: Final = native.DK_BYTES
+CT_BYTES: Final = native.CT_BYTES
+SS_BYTES: Final = native.SS_BYTES
+SEED_BYTES: Final = native.SEED_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class KemKeyPair:
+    """A key pair: ek of 1568 bytes, public; dk of 3168 bytes, which the holder wipes."""
+
+    encapsulation_key: bytes
+    decapsulation_key: SecretBytes
+
+
+@dataclass(frozen=True, slots=True)
+class Encapsulated:
+    """What encapsulation gives: the ciphertext of 1568 bytes to send, the secret of 32 bytes to keep."""
+
+    ciphertext: bytes
+    shared_secret: SecretBytes
+
+
+@dataclass(frozen=True, slots=True)
+class KemKeyPairs:
+    """n key pairs: n × 1568 bytes of ek, n × 3168 bytes of dk, n status bytes (0 is good)."""
+
+    encapsulation_keys: bytearray
+    decapsulation_keys: SecretBytes
+    status: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EncapsulatedMany:
+    """n encapsulations: n × 1568 bytes of ciphertext, n × 32 bytes of secrets, n status bytes (0 is good)."""
+
+    ciphertexts: bytearray
+    shared_secrets: SecretBytes
+    status: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DecapsulatedMany:
+    """n decapsulations: n × 32 bytes of secrets, n status bytes (0 is good)."""
+
+    shared_secrets: SecretBytes
+    status: bytes
+
+
+def generate() -> KemKeyPair:
+    """
+    Generate a key pair.
+
+    Raises:
+        EntropyError: the system's random source failed.
+
+    Source: FIPS 203, Algorithm 19.
+    """
+    ek, dk, status = native.keygen_batch(1)
+    check(status[0], "ML-KEM key generation")
+    return KemKeyPair(bytes(ek), dk)
+
+
+def generate_from_seed(seed: Readable) -> KemKeyPair:
+    """
+    Derive the key pair of *seed*, which is d || z, 64 bytes.
+
+    Raises:
+        LengthError: *seed* has another size.
+
+    Source: FIPS 203, Algorithm 16.
+    """
+    ek, dk, status = native.keygen_seeded_batch(_one(seed, SEED_BYTES, "seed"), 1)
+    check(status[0], "ML-KEM key generation from a seed")
+    return KemKeyPair(bytes(ek), dk)
+
+
+def encapsulate(encapsulation_key: Readable) -> Encapsulated:
+    """
+    Make a secret and its ciphertext for the holder of the decapsulation key.
+
+    Raises:
+        LengthError: *encapsulation_key* is not 1568 bytes.
+        KeyCheckError: it fails the modulus check of FIPS 203, section 7.2.
+        EntropyError: the system's random source failed.
+
+    Source: FIPS 203, Algorithm 20.
+    """
+    ct, ss, status = native.encaps_batch(_one(encapsulation_key, EK_BYTES, "encapsulation key"), 1)
+    check(status[0], "ML-KEM encapsulation")
+    return Encapsulated(bytes(ct), ss)
+
+
+def decapsulate(decapsulation_key: Readable, ciphertext: Readable) -> SecretBytes:
+    """
+    Recover the secret of 32 bytes; a wrong ciphertext gives a pseudorandom one (implicit rejection).
+
+    Raises:
+        LengthError: the key is not 3168 bytes or the ciphertext not 1568.
+        KeyCheckError: the key fails the hash check of FIPS 203, section 7.3.
+
+    Source: FIPS 203, Algorithm 21.
+    """
+    dk = _one(decapsulation_key, DK_BYTES, "decapsulation key")
+    ss, status = native.decaps_batch(dk, _one(ciphertext, CT_BYTES, "ciphertext"), 1)
+    check(status[0], "ML-KEM decapsulation")
+    return ss
+
+
+def check_encapsulation_key(encapsulation_key: Readable) -> None:
+    """
+    Check that every coefficient is reduced modulo q (FIPS 203, section 7.2).
+
+    Raises:
+        LengthError: *encapsulation_key* is not 1568 bytes.
+        KeyCheckError: it fails the check.
+    """
+    status = native.check_ek_batch(_one(encapsulation_key, EK_BYTES, "encapsulation key"), 1)
+    check(status[0], "ML-KEM key check")
+
+
+def check_decapsulation_key(decapsulation_key: Readable) -> None:
+    """
+    Check that the key holds the hash of its own encapsulation key (FIPS 203, section 7.3).
+
+    Raises:
+        LengthError: *decapsulation_key* is not 3168 bytes.
+        KeyCheckError: it fails the check.
+    """
+    status = native.check_dk_batch(_one(decapsulation_key, DK_BYTES, "decapsulation key"), 1)
+    check(status[0], "ML-KEM key check")
+
+
+def generate_many(count: int) -> KemKeyPairs:
+    """
+    Generate *count* key pairs in one call, without the GIL.
+
+    Raises:
+        BatchError: *count* is not 0 to 65,536; nothing was allocated.
+    """
+    ek, dk, status = native.keygen_batch(count)
+    return KemKeyPairs(ek, dk, status)
+
+
+def generate_from_seeds_many(seeds: RowsLike) -> KemKeyPairs:
+    """
+    Derive a key pair from each seed of 64 bytes.
+
+    Raises:
+        LengthError: *seeds* are no whole rows.
+        BatchError: too many rows.
+    """
+    with lent_rows(seeds, SEED_BYTES, name="seeds") as rows:
+        ek, dk, status = native.keygen_seeded_batch(rows, len(rows) // SEED_BYTES)
+    return KemKeyPairs(ek, dk, status)
+
+
+def encapsulate_many(encapsulation_keys: RowsLike) -> EncapsulatedMany:
+    """
+    Encapsulate to each key; a key that fails the modulus check of section 7.2 fails alone.
+
+    Raises:
+        LengthError: *encapsulation_keys* are no whole rows.
+        BatchError: too many rows.
+    """
+    rows = as_rows(encapsulation_keys, EK_BYTES, name="encapsulation keys")
+    ct, ss, status = native.encaps_batch(rows, len(rows) // EK_BYTES)
+    return EncapsulatedMany(ct, ss, status)
+
+
+def decapsulate_many(decapsulation_keys: RowsLike, ciphertexts: RowsLike) -> DecapsulatedMany:
+    """
+    Decapsulate row by row; a key that fails the hash check of section 7.3 fails alone.
+
+    Raises:
+        LengthError: *decapsulation_keys* or *ciphertexts* are no whole rows.
+        BatchError: too many rows, or not as many keys as ciphertexts.
+    """
+    cts = as_rows(ciphertexts, CT_BYTES, name="ciphertexts")
+    count = len(cts) // CT_BYTES
+    with lent_rows(decapsulation_keys, DK_BYTES, name="decapsulation keys", count=count) as dks:
+        ss, status = native.decaps_batch(dks, cts, count)
+    return DecapsulatedMany(ss, status)
+
+
+def decapsulate_one_key(decapsulation_key: Readable, ciphertexts: RowsLike) -> SecretBytes:
+    """
+    Decapsulate all *ciphertexts* under one key: n × 32 bytes of secrets.
+
+    Raises:
+        LengthError: the key is not 3168 bytes, or *ciphertexts* are no whole rows.
+        BatchError: too many rows.
+        KeyCheckError: the key fails the hash check of FIPS 203, section 7.3.
+    """
+    dk = _one(decapsulation_key, DK_BYTES, "decapsulation key")
+    cts = as_rows(ciphertexts, CT_BYTES, name="ciphertexts")
+    return native.decaps_one_key(dk, cts, len(cts) // CT_BYTES)
+
+
+def check_encapsulation_keys_many(encapsulation_keys: RowsLike) -> bytes:
+    """
+    Check each key as `check_encapsulation_key` does: a status byte a row, 0 for a good one.
+
+    Raises:
+        LengthError: *encapsulation_keys* are no whole rows.
+        BatchError: too many rows.
+    """
+    rows = as_rows(encapsulation_keys, EK_BYTES, name="encapsulation keys")
+    return native.check_ek_batch(rows, len(rows) // EK_BYTES)
+
+
+def _one(value: Readable, size: int, name: str) -> memoryview:
+    """View *value*, which must be exactly *size* bytes."""
+    view = as_view(value, name=name)
+    if len(view) != size:
+        raise LengthError(name, expected=size, actual=len(view))
+    return view

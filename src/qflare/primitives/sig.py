@@ -1,0 +1,214 @@
+"""
+ML-DSA-44 and ML-DSA-87 (FIPS 204): hedged, pure signatures with a context, one at a time and in batches.
+
+`SIG44` and `SIG87` are the two schemes.  A batch's row that fails is all zero, has a status other than 0, and harms no
+other row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from qflare._native import sig as native
+from qflare._native.border import check
+from qflare.errors import AuthenticationError, LengthError, UnsupportedAlgorithmError
+from qflare.primitives.rows import as_rows, as_view, lent_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.primitives.rows import Readable, RowsLike
+    from qflare.secret import SecretBytes
+
+CONTEXT_MAX: Final = native.CONTEXT_MAX
+"""Most bytes of a context (FIPS 204, section 5.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SigKeyPair:
+    """A key pair: the verification key is public; the signing key is wiped by its holder."""
+
+    verification_key: bytes
+    signing_key: SecretBytes
+
+
+@dataclass(frozen=True, slots=True)
+class SigKeyPairs:
+    """n key pairs, row-major, and n status bytes (0 is good)."""
+
+    verification_keys: bytearray
+    signing_keys: SecretBytes
+    status: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SignedMany:
+    """n signatures, row-major, and n status bytes (0 is good)."""
+
+    signatures: bytearray
+    status: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureScheme:
+    """One parameter set of ML-DSA and what can be done with it."""
+
+    name: str
+    parameter_set: int
+    PK_BYTES: int
+    SK_BYTES: int
+    SIG_BYTES: int
+    SEED_BYTES: int = native.SEED_BYTES
+
+    def has_keys_from_seed(self) -> bool:
+        """Say whether `generate_from_seed` works with the liboqs at hand (found out at load)."""
+        return native.has_seeded_keys(self.parameter_set)
+
+    def generate(self) -> SigKeyPair:
+        """
+        Generate a key pair.
+
+        Raises:
+            EntropyError: the system's random source failed.
+
+        Source: FIPS 204, Algorithm 1.
+        """
+        pk, sk, status = native.keygen_batch(self.parameter_set, 1)
+        check(status[0], f"{self.name} key generation")
+        return SigKeyPair(bytes(pk), sk)
+
+    def generate_from_seed(self, seed: Readable) -> SigKeyPair:
+        """
+        Derive the key pair of *seed*, 32 bytes.
+
+        Raises:
+            LengthError: *seed* has another size.
+            UnsupportedAlgorithmError: the liboqs at hand draws other bytes than the seed; store expanded keys then.
+
+        Source: FIPS 204, Algorithm 6.
+        """
+        self._require_keys_from_seed()
+        pk, sk, status = native.keygen_seeded_batch(self.parameter_set, self._one(seed, self.SEED_BYTES, "seed"), 1)
+        check(status[0], f"{self.name} key generation from a seed")
+        return SigKeyPair(bytes(pk), sk)
+
+    def generate_many(self, count: int) -> SigKeyPairs:
+        """
+        Generate *count* key pairs in one call, without the GIL.
+
+        Raises:
+            BatchError: *count* is not 0 to 65,536; nothing was allocated.
+        """
+        pk, sk, status = native.keygen_batch(self.parameter_set, count)
+        return SigKeyPairs(pk, sk, status)
+
+    def generate_from_seeds_many(self, seeds: RowsLike) -> SigKeyPairs:
+        """
+        Derive a key pair from each seed of 32 bytes.
+
+        Raises:
+            LengthError: *seeds* are no whole rows.
+            BatchError: too many rows.
+            UnsupportedAlgorithmError: as `generate_from_seed`.
+        """
+        self._require_keys_from_seed()
+        with lent_rows(seeds, self.SEED_BYTES, name="seeds") as rows:
+            pk, sk, status = native.keygen_seeded_batch(self.parameter_set, rows, len(rows) // self.SEED_BYTES)
+        return SigKeyPairs(pk, sk, status)
+
+    def sign(self, signing_key: Readable, message: Readable, *, context: bytes) -> bytes:
+        """
+        Sign *message*, hedged with fresh randomness.
+
+        Args:
+            signing_key: `SK_BYTES` bytes.
+            message: Any length, 0 included.
+            context: At most 255 bytes; says what the signature is for.
+
+        Raises:
+            LengthError: *signing_key* or *context* has the wrong size.
+            EntropyError: the system's random source failed.
+
+        Source: FIPS 204, Algorithm 2.
+        """
+        sk = self._one(signing_key, self.SK_BYTES, "signing key")
+        signature, status = native.sign_batch(self.parameter_set, sk, [as_view(message, name="message")], context)
+        check(status[0], f"{self.name} signing")
+        return bytes(signature)
+
+    def verify(self, verification_key: Readable, message: Readable, signature: Readable, *, context: bytes) -> None:
+        """
+        Return if *signature* is one of *message* under *verification_key* and *context*.
+
+        Raises:
+            LengthError: *verification_key* or *context* has the wrong size.
+            AuthenticationError: the signature does not verify, whatever is wrong with it, its size included.
+
+        Source: FIPS 204, Algorithm 3.
+        """
+        pk = self._one(verification_key, self.PK_BYTES, "verification key")
+        text = as_view(message, name="message")
+        given = as_view(signature, name="signature")
+        # A signature comes from outside: a wrong size is an inauthentic one, not a caller's mistake.
+        if len(given) != self.SIG_BYTES:
+            raise AuthenticationError
+        if native.verify_batch(self.parameter_set, pk, [text], given, context)[0] != 0:
+            raise AuthenticationError
+
+    def sign_many(self, signing_keys: RowsLike, messages: Sequence[Readable], *, context: bytes) -> SignedMany:
+        """
+        Sign each message, with its own key or all with one.
+
+        Args:
+            signing_keys: One row of `SK_BYTES` a message, or one row for all.
+            messages: n buffers of any length.
+            context: At most 255 bytes, the same for all.
+
+        Raises:
+            LengthError: *signing_keys* are no whole rows, or *context* is too long.
+            BatchError: too many messages, or another number of keys.
+        """
+        views = [as_view(message, name="message") for message in messages]
+        with lent_rows(signing_keys, self.SK_BYTES, name="signing keys") as sks:
+            signatures, status = native.sign_batch(self.parameter_set, sks, views, context)
+        return SignedMany(signatures, status)
+
+    def verify_many(
+        self, verification_keys: RowsLike, messages: Sequence[Readable], signatures: RowsLike, *, context: bytes
+    ) -> bytes:
+        """
+        Verify a signature a message: a status byte a row, 0 for a good one.
+
+        Args:
+            verification_keys: One row of `PK_BYTES` a message, or one row for all.
+            messages: n buffers of any length.
+            signatures: n rows of `SIG_BYTES`.
+            context: At most 255 bytes, the same for all.
+
+        Raises:
+            LengthError: keys or signatures are no whole rows, or *context* is too long.
+            BatchError: too many messages, or another number of keys or signatures.
+        """
+        views = [as_view(message, name="message") for message in messages]
+        pks = as_rows(verification_keys, self.PK_BYTES, name="verification keys")
+        rows = as_rows(signatures, self.SIG_BYTES, name="signatures", count=len(views))
+        return native.verify_batch(self.parameter_set, pks, views, rows, context)
+
+    def _require_keys_from_seed(self) -> None:
+        if not self.has_keys_from_seed():
+            reason = "the liboqs at hand does not draw a key's seed as its randomness; store expanded keys"
+            name = f"{self.name} key from a seed"
+            raise UnsupportedAlgorithmError(name, (f"{self.name} fresh key",), reason=reason)
+
+    @staticmethod
+    def _one(value: Readable, size: int, name: str) -> memoryview:
+        """View *value*, which must be exactly *size* bytes."""
+        view = as_view(value, name=name)
+        if len(view) != size:
+            raise LengthError(name, expected=size, actual=len(view))
+        return view
+
+
+SIG44: Final = SignatureScheme("ML-DSA-44", 44, *native.SIZES[44])
+SIG87: Final = SignatureScheme("ML-DSA-87", 87, *native.SIZES[87])
