@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qflare.errors import AuthenticationError, BatchError, EvidenceError, LengthError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 HASH_BYTES: Final = 32
 SIZE_MAX: Final = 2**63 - 1
@@ -70,7 +72,7 @@ class Frontier:
 
         Raises:
             LengthError: a leaf hash is not 32 bytes.
-            BatchError: the tree would pass 2^63 − 1 leaves.
+            BatchError: the tree would pass 2^63 - 1 leaves.
         """
         _require_hashes(leaf_hashes, name="leaf hash")
         _require_size(self.size + len(leaf_hashes), name="size")
@@ -126,10 +128,7 @@ def inclusion_paths(
             offset -= 1
         rows.append((offset, row))
         # A last node without a right sibling is also the root of its parent: it goes up unchanged.
-        row = [
-            hash_children(row[i], row[i + 1]) if i + 1 < len(row) else row[i]
-            for i in range(0, len(row), 2)
-        ]
+        row = [hash_children(row[i], row[i + 1]) if i + 1 < len(row) else row[i] for i in range(0, len(row), 2)]
         offset, last, level = offset >> 1, last >> 1, level + 1
     return [_path_from_rows(first_index + number, rows) for number in range(len(leaf_hashes))]
 
@@ -257,9 +256,15 @@ def verify_consistency(
     hashes = list(path)
     if old_size & (old_size - 1) == 0:
         hashes.insert(0, old_root)  # the old tree is itself a node of the new one, so the prover leaves it out
+    old_node, new_node = _climb_consistency(old_size - 1, new_size - 1, hashes)
+    if not hmac.compare_digest(old_node, old_root) or not hmac.compare_digest(new_node, new_root):
+        raise AuthenticationError
+
+
+def _climb_consistency(here: int, last: int, hashes: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """Return the older and the newer root that a consistency proof leads to, from the last leaves of both trees."""
     if not hashes:
         raise AuthenticationError
-    here, last = old_size - 1, new_size - 1
     while here & 1:
         here, last = here >> 1, last >> 1
     old_node = new_node = hashes[0]
@@ -274,8 +279,9 @@ def verify_consistency(
         else:
             new_node = hash_children(new_node, sibling)
         here, last = here >> 1, last >> 1
-    if last != 0 or not hmac.compare_digest(old_node, old_root) or not hmac.compare_digest(new_node, new_root):
+    if last != 0:
         raise AuthenticationError
+    return old_node, new_node
 
 
 def nodes_for_frontier(size: int) -> list[Node]:

@@ -1,0 +1,369 @@
+"""
+Records: one message, one stream, sealed under the session's key of its bucket (R3).
+
+The header is not secret and not authentic before a segment has opened: it says which key to try, nothing more.  What
+opens has the right session, bucket, epoch, direction, kind and stream id, because they are in every segment's
+associated data.  Whether a stream was accepted before (R4) is its receiver's affair.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from qflare.errors import AuthenticationError, BatchError, DecodeError, LengthError, UsageError
+from qflare.model.ids import SessionId, StreamId
+from qflare.model.refusal import Refusal
+from qflare.primitives.columns import rows
+from qflare.primitives.hash import transcript_var_many
+from qflare.primitives.kdf import expand_many
+from qflare.primitives.random import random_bytes
+from qflare.primitives.rows import as_view, lent_rows
+from qflare.protocol.labels import EXPAND_STREAM, PURPOSE_CONTROL, PURPOSE_RECORD
+from qflare.protocol.segment import SEGMENT_BYTES, SegmentCipher, plaintext_size, sealed_size
+from qflare.protocol.wire import (
+    AEAD_KEY_BYTES,
+    DIRECTION_TO_DEVICE,
+    DIRECTION_TO_SERVER,
+    HASH_BYTES,
+    RECORD_HEADER_BYTES,
+    SECRET_BYTES,
+    SID_BYTES,
+    STREAM_ID_BYTES,
+    TYPE_RECORD,
+    U32_MAX,
+    U64_MAX,
+    VERSION,
+    u32,
+    u64,
+)
+from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.primitives.rows import Readable, RowsLike
+
+KIND_DATA: Final = 0
+KIND_CONTROL: Final = 1
+KIND_REPLY: Final = 2
+"""Reserved with R6: refused."""
+KIND_REQUEST: Final = 3
+"""Reserved with R6: refused."""
+
+HEADER_BYTES: Final = RECORD_HEADER_BYTES
+_PURPOSES: Final = {KIND_DATA: PURPOSE_RECORD, KIND_CONTROL: PURPOSE_CONTROL}
+_SID_AT: Final = 3
+_BUCKET_AT: Final = _SID_AT + SID_BYTES
+_EPOCH_AT: Final = _BUCKET_AT + 8
+_DIRECTION_AT: Final = _EPOCH_AT + 4
+_STREAM_ID_AT: Final = _DIRECTION_AT + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordHeader:
+    """The 48 bytes in front of every record; public, and unauthenticated until a segment opened."""
+
+    kind: int
+    sid: SessionId
+    bucket: int
+    epoch: int
+    direction: int
+    stream_id: StreamId
+
+    def __post_init__(self) -> None:
+        """
+        Refuse what cannot be written.
+
+        Raises:
+            UsageError: a number is out of range, or the kind is reserved.
+            LengthError: an id is not 16 bytes.
+        """
+        if self.kind not in _PURPOSES or self.direction not in (DIRECTION_TO_SERVER, DIRECTION_TO_DEVICE):
+            message = f"kind is 0 (data) or 1 (control) and direction 1 or 2, got {self.kind} and {self.direction}"
+            raise UsageError(message)
+        if not 0 <= self.bucket <= U64_MAX or not 0 <= self.epoch <= U32_MAX:
+            message = f"bucket and epoch must fit 64 and 32 bits, got {self.bucket} and {self.epoch}"
+            raise UsageError(message)
+        for name, value, size in (("sid", self.sid, SID_BYTES), ("stream id", self.stream_id, STREAM_ID_BYTES)):
+            if len(value) != size:
+                raise LengthError(name, expected=size, actual=len(value))
+
+    @property
+    def purpose(self) -> bytes:
+        """Return the purpose of the message key that seals this record (R2)."""
+        return _PURPOSES[self.kind]
+
+    def encode(self) -> bytes:
+        """Write the header, 48 bytes."""
+        return b"".join(
+            (
+                bytes((TYPE_RECORD, VERSION, self.kind)),
+                self.sid,
+                u64(self.bucket),
+                u32(self.epoch),
+                bytes((self.direction,)),
+                self.stream_id,
+            )
+        )
+
+
+def new_header(*, sid: SessionId, bucket: int, direction: int, kind: int = KIND_DATA, epoch: int = 0) -> RecordHeader:
+    """
+    Make the header of a new record, with a random stream id (R3).
+
+    Raises:
+        UsageError: as `RecordHeader`.
+        EntropyError: the random source failed.
+    """
+    stream_id = StreamId(random_bytes(STREAM_ID_BYTES))
+    return RecordHeader(kind=kind, sid=sid, bucket=bucket, epoch=epoch, direction=direction, stream_id=stream_id)
+
+
+def read_header(record: Readable) -> RecordHeader | Refusal:
+    """
+    Read the header of a record, or say why it is refused; checks run in the order of R5: length, type, version, kind.
+
+    Epoch, direction, session and bucket are compared by the receiver, who knows what they should be.
+    """
+    view = as_view(record, name="record")
+    try:
+        plaintext_size(len(view))
+    except DecodeError:
+        return Refusal.LENGTH
+    header = bytes(view[:HEADER_BYTES])
+    if header[0] != TYPE_RECORD:
+        return Refusal.TYPE
+    if header[1] != VERSION:
+        return Refusal.VERSION
+    if header[2] not in _PURPOSES or header[_DIRECTION_AT] not in (DIRECTION_TO_SERVER, DIRECTION_TO_DEVICE):
+        return Refusal.UNEXPECTED
+    return RecordHeader(
+        kind=header[2],
+        sid=SessionId(header[_SID_AT:_BUCKET_AT]),
+        bucket=int.from_bytes(header[_BUCKET_AT:_EPOCH_AT], "big"),
+        epoch=int.from_bytes(header[_EPOCH_AT:_DIRECTION_AT], "big"),
+        direction=header[_DIRECTION_AT],
+        stream_id=StreamId(header[_STREAM_ID_AT:HEADER_BYTES]),
+    )
+
+
+def decode_header(record: Readable) -> RecordHeader:
+    """
+    Read the header of a record.
+
+    Raises:
+        DecodeError: it is no record; which check failed is in the message.
+    """
+    header = read_header(record)
+    if isinstance(header, Refusal):
+        message = f"the message is no record: {header.value}"
+        raise DecodeError(message)
+    return header
+
+
+def seal_record(message_key: SecretBytes, header: RecordHeader, plaintext: Readable, *, aad: Readable = b"") -> bytes:
+    """
+    Seal a message as one record.
+
+    Args:
+        message_key: MK of the header's bucket, direction and purpose, 64 bytes; the caller wipes it.
+        header: From `new_header`, used once.
+        plaintext: Any size up to 2^50 bytes.
+        aad: The application's associated data, which the receiver must know; not sent.
+
+    Returns:
+        ``sealed_size(len(plaintext))`` bytes.
+
+    Raises:
+        LengthError: the key has the wrong size.
+
+    Source: docs/protocol.md, R3.
+    """
+    encoded = header.encode()
+    cipher = SegmentCipher.derive(message_key, encoded, stream_id=header.stream_id, aad=aad)
+    return _seal_one(cipher, encoded, as_view(plaintext, name="plaintext"))
+
+
+def seal_record_into(
+    message_key: SecretBytes,
+    header: RecordHeader,
+    plaintext: Readable,
+    out: bytearray | memoryview,
+    *,
+    aad: Readable = b"",
+) -> None:
+    """
+    Seal a message as one record into *out*, which has exactly ``sealed_size(len(plaintext))`` bytes.
+
+    Nothing of the message's size is allocated. Errors as `seal_record`; also `LengthError` if *out* has another size.
+    """
+    view, target = as_view(plaintext, name="plaintext"), as_view(out, name="out")
+    if len(target) != sealed_size(len(view)):
+        name = "out"
+        raise LengthError(name, expected=sealed_size(len(view)), actual=len(target))
+    encoded = header.encode()
+    cipher = SegmentCipher.derive(message_key, encoded, stream_id=header.stream_id, aad=aad)
+    target[:HEADER_BYTES] = encoded
+    cipher.seal_all(view, target[HEADER_BYTES:])
+
+
+def open_record(message_key: SecretBytes, record: Readable, *, aad: Readable = b"") -> SecretBytes:
+    """
+    Open a record.
+
+    Args:
+        message_key: MK for what the record's header says, 64 bytes; the caller wipes it.
+        record: The whole record, header included.
+        aad: The application's associated data.
+
+    Returns:
+        The message, owned by the caller.
+
+    Raises:
+        AuthenticationError: anything about the record is wrong; nothing of it is returned.
+        LengthError: the key has the wrong size.
+
+    Source: docs/protocol.md, R3.
+    """
+    view = as_view(record, name="record")
+    cipher = _cipher_of(message_key, view, aad)
+    plaintext = SecretBytes.zeros(plaintext_size(len(view)))
+    with plaintext.view() as out:
+        cipher.open_all(view[HEADER_BYTES:], out)
+    return plaintext
+
+
+def open_record_into(
+    message_key: SecretBytes, record: Readable, out: bytearray | memoryview, *, aad: Readable = b""
+) -> None:
+    """
+    Open a record into *out*, which has exactly ``plaintext_size(len(record))`` bytes.
+
+    Nothing of the message's size is allocated.
+
+    Raises:
+        AuthenticationError: anything about the record is wrong; *out* is zero.
+        LengthError: the key or *out* has the wrong size.
+    """
+    view, target = as_view(record, name="record"), as_view(out, name="out")
+    cipher = _cipher_of(message_key, view, aad)
+    if len(target) != plaintext_size(len(view)):
+        name = "out"
+        raise LengthError(name, expected=plaintext_size(len(view)), actual=len(target))
+    cipher.open_all(view[HEADER_BYTES:], target)
+
+
+def _cipher_of(message_key: SecretBytes, record: memoryview, aad: Readable) -> SegmentCipher:
+    header = read_header(record)
+    if isinstance(header, Refusal):
+        raise AuthenticationError
+    return SegmentCipher.derive(message_key, bytes(record[:HEADER_BYTES]), stream_id=header.stream_id, aad=aad)
+
+
+def seal_records_many(
+    message_keys: RowsLike,
+    headers: Sequence[RecordHeader],
+    plaintexts: Sequence[Readable],
+    *,
+    aads: Sequence[Readable] | None = None,
+) -> list[bytes]:
+    """
+    Seal many messages, each as its own record, with one call for all keys and one for all associated data.
+
+    Args:
+        message_keys: ``n × 64`` bytes.
+        headers: n headers.
+        plaintexts: n messages of any sizes.
+        aads: n associated data, or None for none.
+
+    Returns:
+        n records.
+
+    Raises:
+        BatchError: the arguments disagree about n; nothing was sealed.
+    """
+    _require_equal_counts(len(headers), plaintexts, aads)
+    views = [as_view(plaintext, name="plaintext") for plaintext in plaintexts]
+    encoded = [header.encode() for header in headers]
+    with _stream_keys(message_keys, encoded) as keys:
+        bound = _bound(encoded, aads)
+        return [
+            _seal_one(SegmentCipher(keys.row(index, AEAD_KEY_BYTES), bound[index]), encoded[index], view)
+            for index, view in enumerate(views)
+        ]
+
+
+def open_records_many(
+    message_keys: RowsLike, records: Sequence[Readable], *, aads: Sequence[Readable] | None = None
+) -> list[SecretBytes | Refusal]:
+    """
+    Open many records; one bad record fails alone.
+
+    Args:
+        message_keys: ``n × 64`` bytes; the row of a record that is refused anyway may hold anything.
+        records: n whole records.
+        aads: n associated data, or None for none.
+
+    Returns:
+        n messages, owned by the caller, or why that record is refused.
+
+    Raises:
+        BatchError: the arguments disagree about n; nothing was opened.
+    """
+    _require_equal_counts(len(records), records, aads)
+    views = [as_view(record, name="record") for record in records]
+    # A record that is too short to have a header gets one of zeros: it keeps its row and is refused below.
+    encoded = [bytes(view[:HEADER_BYTES]).ljust(HEADER_BYTES, b"\0") for view in views]
+    with _stream_keys(message_keys, encoded) as keys:
+        bound = _bound(encoded, aads)
+        return [_open_one(keys.row(index, AEAD_KEY_BYTES), bound[index], view) for index, view in enumerate(views)]
+
+
+def _seal_one(cipher: SegmentCipher, header: bytes, plaintext: memoryview) -> bytes:
+    if len(plaintext) <= SEGMENT_BYTES:
+        return header + cipher.seal(0, plaintext, is_last=True)
+    # A BytesIO hands its memory out as bytes without a second copy, which a bytearray cannot.
+    whole = io.BytesIO()
+    whole.seek(sealed_size(len(plaintext)) - 1)
+    whole.write(b"\0")
+    with whole.getbuffer() as out:
+        out[:HEADER_BYTES] = header
+        cipher.seal_all(plaintext, out[HEADER_BYTES:])
+    return whole.getvalue()
+
+
+def _open_one(stream_key: memoryview, bound: bytes, record: memoryview) -> SecretBytes | Refusal:
+    header = read_header(record)
+    if isinstance(header, Refusal):
+        return header
+    plaintext = SecretBytes.zeros(plaintext_size(len(record)))
+    try:
+        with plaintext.view() as out:
+            SegmentCipher(stream_key, bound).open_all(record[HEADER_BYTES:], out)
+    except AuthenticationError:
+        return Refusal.TAG
+    return plaintext
+
+
+def _stream_keys(message_keys: RowsLike, encoded: Sequence[bytes]) -> SecretBytes:
+    """Derive every row's stream key in one call; the caller wipes them."""
+    count = len(encoded)
+    stream_ids = rows(b"".join(encoded), STREAM_ID_BYTES, stride=HEADER_BYTES, offset=_STREAM_ID_AT)
+    with lent_rows(message_keys, SECRET_BYTES, name="message_keys", count=count) as keys:
+        return expand_many(count, rows(keys, SECRET_BYTES), EXPAND_STREAM, (stream_ids,), AEAD_KEY_BYTES)
+
+
+def _bound(encoded: Sequence[bytes], aads: Sequence[Readable] | None) -> list[bytes]:
+    """Hash every row's header and application data, in one call."""
+    parts = [(header, b"" if aads is None else aads[index]) for index, header in enumerate(encoded)]
+    hashes = transcript_var_many(parts)
+    return [bytes(hashes[at : at + HASH_BYTES]) for at in range(0, len(hashes), HASH_BYTES)]
+
+
+def _require_equal_counts(count: int, messages: Sequence[object], aads: Sequence[object] | None) -> None:
+    if len(messages) != count or (aads is not None and len(aads) != count):
+        found = "none" if aads is None else str(len(aads))
+        message = f"a batch of {count} headers has {len(messages)} messages and {found} associated data"
+        raise BatchError(message)
