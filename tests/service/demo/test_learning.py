@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from qflare.errors import ConfigError, DecodeError, UsageError
 from qflare.service.demo import data, learning
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SEED = 7
 DEVICES = tuple(f"device-{number:02d}" for number in range(10))
@@ -110,7 +113,7 @@ def test_training_gives_the_same_bytes_in_another_process(split: data.DigitsSpli
         ).parameters
     environment = os.environ | dict(learning.SINGLE_THREAD)
     environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
-    run = subprocess.run(  # noqa: S603 — our own interpreter and text
+    run = subprocess.run(  # noqa: S603 - our own interpreter and text
         [sys.executable, "-c", TRAIN_IN_PROCESS, str(path)],
         check=True, capture_output=True, text=True, env=environment, timeout=60,
     )  # fmt: skip
@@ -131,9 +134,7 @@ def test_training_does_not_depend_on_where_arrays_lie(split: data.DigitsSplit) -
             room = np.zeros(array.nbytes + 128, dtype=np.uint8)
             model[name] = room[offset : offset + array.nbytes].view(np.float32).reshape(array.shape)
             model[name][:] = array
-        actual = learning.train_local(
-            model, data.Samples(moved, shard.labels), device_id="d", round_index=0, seed=SEED
-        )
+        actual = learning.train_local(model, data.Samples(moved, shard.labels), device_id="d", round_index=0, seed=SEED)
         assert learning.parameters_digest(expected.parameters) == learning.parameters_digest(actual.parameters)
 
 
@@ -194,9 +195,7 @@ def test_training_refuses_an_empty_shard() -> None:
     """A device without samples is told so."""
     empty = data.Samples(np.zeros((0, data.FEATURES), dtype=np.float32), np.zeros(0, dtype=np.int64))
     with pytest.raises(UsageError):
-        learning.train_local(
-            learning.initial_parameters(seed=SEED), empty, device_id="d", round_index=0, seed=SEED
-        )
+        learning.train_local(learning.initial_parameters(seed=SEED), empty, device_id="d", round_index=0, seed=SEED)
 
 
 def test_reference_run_learns_the_digits(split: data.DigitsSplit) -> None:
@@ -228,5 +227,6 @@ def test_reference_run_refuses_an_unknown_device(split: data.DigitsSplit) -> Non
 def test_digest_tells_names_types_and_shapes_apart() -> None:
     """Models with the same bytes under another name, type or shape have another digest."""
     zeros = np.zeros(4, dtype=np.float32)
-    models = [{"a": zeros}, {"b": zeros}, {"a": zeros.reshape(2, 2)}, {"a": zeros.view(np.int32)}]
+    others = [{"b": zeros}, {"a": zeros.reshape(2, 2)}, {"a": zeros.astype(np.int32)}]
+    models: list[learning.Parameters] = [{"a": zeros}, *others]  # type: ignore[list-item]
     assert len(models) == len({learning.parameters_digest(model) for model in models})

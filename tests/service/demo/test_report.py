@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -35,6 +35,9 @@ from qflare.service.demo.result import (
     from_json,
     to_json,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORBIDDEN = ("military", "immune", "validated", "compliant", "512-bit", "unbreakable", "quantum-proof")
 MEASURED_MS = (0.021, 0.026, 0.024, 0.083, 0.031, 0.094, 0.041, 0.048, 6.2)
@@ -194,7 +197,7 @@ def test_result_survives_json() -> None:
     result = sample_result()
     text = to_json(result)
     assert result == from_json(text)
-    assert list(json.loads(text))[0] == "format"
+    assert next(iter(json.loads(text))) == "format"
 
 
 @pytest.mark.parametrize(

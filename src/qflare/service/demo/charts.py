@@ -7,16 +7,20 @@ and shows the one that fits.  Every chart stands beside a table with the same fi
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qflare.service.demo.markup import Markup, element
-from qflare.service.demo.result import DemoResult, DeviceRecord, RoundRecord, Timing, Training
 from qflare.service.demo.wording import milliseconds, percent
+
+if TYPE_CHECKING:
+    from qflare.service.demo.result import DemoResult, DeviceRecord, RoundRecord, Timing, Training
 
 _NARROW: Final = 500
 _LABELLED_DEVICES_MAX: Final = 40
+_SHORT_NAME: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +52,16 @@ def accuracy_chart(training: Training, *, width: int) -> Markup:
         y = frame.y(step / 5)
         parts.append(element("line", x1=frame.left, x2=frame.x(1), y1=y, y2=y, class_="axis" if step == 0 else "grid"))
         parts.append(_label(frame.left - 8, y + 4, f"{step * 20} %", anchor="end"))
-    for before, after in zip(rounds, rounds[1:], strict=False):
+    for before, after in itertools.pairwise(rounds):
         if before.bucket != after.bucket:
             x = frame.x((after.index - 0.5) / last)
             parts.append(element("line", x1=x, x2=x, y1=frame.top, y2=frame.y(0), class_="turn"))
     every = _tick_step(len(rounds), width)
-    for record in rounds:
-        if record.index == 0 or (record.index + 1) % every == 0:
-            parts.append(_label(frame.x(record.index / last), frame.y(0) + 20, str(record.index + 1), anchor="middle"))
+    parts.extend(
+        _label(frame.x(record.index / last), frame.y(0) + 20, str(record.index + 1), anchor="middle")
+        for record in rounds
+        if _has_tick(record.index, every)
+    )
     parts.append(_label(frame.x(0.5), height - 2, "round", anchor="middle"))
     points = [(frame.x(record.index / last), frame.y(record.accuracy)) for record in rounds]
     reference = [(frame.x(record.index / last), frame.y(record.reference_accuracy)) for record in rounds]
@@ -72,10 +78,11 @@ def accuracy_chart(training: Training, *, width: int) -> Markup:
 
 
 def participation_chart(result: DemoResult, *, width: int) -> Markup:
-    """Return who took part in which round: a row a device, a column a round, buckets marked above."""
-    devices, rounds = result.devices, result.training.rounds
+    """Return who took part in which round: a row a device, by form, a column a round, buckets marked above."""
+    rounds = result.training.rounds
+    devices = sorted(result.devices, key=lambda device: (device.form, device.device_id))
     is_labelled = len(devices) <= _LABELLED_DEVICES_MAX
-    row = 22.0 if is_labelled else 4.0
+    row = 22.0 if is_labelled else 3.0
     longest = max((len(device.device_id) for device in devices), default=0)
     left = min(8 + 7.0 * longest, width * 0.36) if is_labelled else 8.0
     top = 26.0
@@ -93,10 +100,12 @@ def participation_chart(result: DemoResult, *, width: int) -> Markup:
     parts.extend(
         _label(left + (index + 0.5) * column, top + frame.height + 18, str(index + 1), anchor="middle")
         for index in range(len(rounds))
-        if index == 0 or (index + 1) % every == 0
+        if _has_tick(index, every)
     )
     parts.append(_label(frame.x(0.5), height - 2, "round", anchor="middle"))
-    text = f"Participation of {len(devices)} devices in {len(rounds)} rounds; the table of devices has the same figures."
+    text = (
+        f"Participation of {len(devices)} devices in {len(rounds)} rounds; the table of devices has the same figures."
+    )
     return _picture(parts, width=width, height=height, label=text)
 
 
@@ -105,7 +114,7 @@ def timings_chart(timings: tuple[Timing, ...], *, width: int) -> Markup:
     shown = [(timing, timing.published_ms) for timing in timings if timing.published_ms is not None]
     is_narrow = width <= _NARROW
     left, row, top = (12.0, 44.0, 8.0) if is_narrow else (220.0, 34.0, 8.0)
-    frame = _Frame(left=left, top=top, width=width - left - 20, height=row * len(shown))
+    frame = _Frame(left=left, top=top, width=width - left - 28, height=row * len(shown))
     height = math.ceil(top + frame.height + 28)
     times = [time for timing, published in shown for time in (timing.measured_ms, published)]
     low = math.floor(math.log10(min(times, default=1)))
@@ -114,13 +123,11 @@ def timings_chart(timings: tuple[Timing, ...], *, width: int) -> Markup:
     for power in range(low, high + 1):
         x = frame.x((power - low) / (high - low))
         parts.append(element("line", x1=x, x2=x, y1=top, y2=top + frame.height, class_="grid"))
-        end = "start" if power == low and is_narrow else "end" if power == high else "middle"
+        end = "start" if power == low and is_narrow else "middle"
         parts.append(_label(x, top + frame.height + 18, f"{10.0**power:g} ms", anchor=end))
     for place, (timing, published) in enumerate(shown):
         y = top + (place + (0.72 if is_narrow else 0.5)) * row
-        here, there = (
-            frame.x((math.log10(time) - low) / (high - low)) for time in (timing.measured_ms, published)
-        )
+        here, there = (frame.x((math.log10(time) - low) / (high - low)) for time in (timing.measured_ms, published))
         if is_narrow:
             parts.append(_label(left, y - 14, timing.operation, anchor="start", class_="name"))
         else:
@@ -146,7 +153,7 @@ def _bucket_strip(rounds: tuple[RoundRecord, ...], frame: _Frame, column: float)
         name = f"bucket …{rounds[first].bucket % 1000:03d}"
         if end - start >= 7 * len(name):
             parts.append(_label(start + 2, 12, name, anchor="start"))
-        elif end - start >= 30:  # noqa: PLR2004 — room for four characters
+        elif end - start >= _SHORT_NAME:
             parts.append(_label(start + 2, 12, name.removeprefix("bucket "), anchor="start"))
         first = index
     return parts
@@ -193,6 +200,11 @@ def _tick_step(count: int, width: int) -> int:
     """Return how many columns go to one label so that labels do not touch."""
     room = 24 if width > _NARROW else 30
     return next((step for step in (1, 2, 5, 10, 20, 50, 100) if count / step * room <= width), 100)
+
+
+def _has_tick(index: int, every: int) -> bool:
+    """Return whether column *index* has a label: the first, unless the second has one, and each *every*-th."""
+    return (index + 1) % every == 0 or (index == 0 and every > 2)  # noqa: PLR2004 - labels 1 and 2 would touch
 
 
 def _shortened(name: str, size_max: int) -> str:

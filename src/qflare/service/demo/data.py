@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qflare.errors import ConfigError, DecodeError, UsageError
 from qflare.service.demo.extras import demo_package
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 with demo_package("numpy"):
     import numpy as np
@@ -78,7 +80,7 @@ def load_digits_data() -> Samples:
         MissingExtraError: scikit-learn is not installed.
     """
     with demo_package("scikit-learn"):
-        from sklearn.datasets import load_digits  # noqa: PLC0415 — takes seconds, and device processes do without
+        from sklearn.datasets import load_digits
 
     features, labels = load_digits(return_X_y=True)
     return Samples(
@@ -140,7 +142,8 @@ def read_shard(path: Path) -> Samples:
         DecodeError: It is not a shard, or arrays have the wrong type or shape.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # WHY: opened here, because numpy leaves its own file open when the content is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             features, labels = arrays["features"], arrays["labels"]
     except OSError as error:
         message = f"cannot read the training data {path}: {error.strerror or 'damaged'}; start the demo anew"
@@ -181,6 +184,4 @@ def _deal(
 
 def _take(data: Samples, rows: npt.NDArray[np.int64]) -> Samples:
     """Return copies of *rows* of *data*."""
-    return Samples(
-        features=np.ascontiguousarray(data.features[rows]), labels=np.ascontiguousarray(data.labels[rows])
-    )
+    return Samples(features=np.ascontiguousarray(data.features[rows]), labels=np.ascontiguousarray(data.labels[rows]))

@@ -4,10 +4,13 @@ Packages of `qflare[demo]`: a missing one is an error that names the extra, at t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from qflare.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @contextmanager

@@ -12,13 +12,15 @@ Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qflare.errors import UsageError
 from qflare.service.demo.data import CLASSES, FEATURES, Samples
 from qflare.service.demo.extras import demo_package
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 with demo_package("numpy"):
     import numpy as np

@@ -7,11 +7,16 @@ from __future__ import annotations
 import base64
 import hashlib
 from importlib import resources
+from typing import TYPE_CHECKING, Final
 
 from qflare.service.demo import sections
 from qflare.service.demo.markup import Markup, element, joined
-from qflare.service.demo.result import DemoResult
 from qflare.service.demo.wording import count, percent, seconds
+
+if TYPE_CHECKING:
+    from qflare.service.demo.result import DemoResult
+
+_WIDTH_DEFAULT_S: Final = 300  # PROTOCOL, step A2
 
 
 def render_page(result: DemoResult) -> str:
@@ -60,7 +65,7 @@ def _header(result: DemoResult) -> Markup:
         element("h1", f"{count(devices, 'device')}, {count(rounds, 'round')}, one model"),
         element(
             "p",
-            f"Devices in processes of their own enrolled, agreed on post-quantum sessions and trained a model on "
+            f"Devices in separate processes enrolled, agreed on post-quantum sessions and trained a model on "
             f"handwritten digits. Every update travelled sealed, through {count(result.worker_count, 'server worker')} "
             f"over one PostgreSQL.",
             class_="lead",
@@ -80,7 +85,9 @@ def _verdict(result: DemoResult) -> Markup:
         failed.append("the model differs from the one trained without QFLARE")
     if not result.attacks:
         failed.append("no attempt against the servers was made")
-    failed += [f"“{attack.name}” was not refused, counted and logged" for attack in result.attacks if not attack.is_held]
+    failed += [
+        f"“{attack.name}” was not refused, counted and logged" for attack in result.attacks if not attack.is_held
+    ]
     if not result.audit.is_valid:
         failed.append("the audit log or a receipt does not verify")
     return element("p", f"✕ Not everything held: {'; '.join(failed)}.", class_="verdict bad")
@@ -94,9 +101,9 @@ def _tiles(result: DemoResult) -> list[Markup]:
     return [
         _tile("Accuracy", accuracy, f"on {training.test_samples} images no device has", is_good=bool(training.rounds)),
         _tile(
-            "Same model without QFLARE",
+            "Model",
             "Byte-equal" if training.is_byte_equal else "Differs",
-            f"SHA-256 {training.digest[:12]}…",
+            f"{'to' if training.is_byte_equal else 'from'} the one trained without QFLARE",
             is_good=training.is_byte_equal,
         ),
         _tile(
@@ -108,7 +115,8 @@ def _tiles(result: DemoResult) -> list[Markup]:
         _tile(
             "Audit log",
             "Verified" if audit.is_valid else "Not verified",
-            f"{count(audit.size, 'entry', 'entries')}, {audit.receipts_valid} of {count(audit.receipts_total, 'receipt')}",
+            f"{count(audit.size, 'entry', 'entries')}, "
+            f"{audit.receipts_valid} of {count(audit.receipts_total, 'receipt')}",
             is_good=audit.is_valid,
         ),
     ]
@@ -128,8 +136,9 @@ def _tile(name: str, value: str, detail: str, *, is_good: bool) -> Markup:
 def _footer(result: DemoResult) -> Markup:
     """Return what this run cannot show."""
     width = (
-        f"Buckets were {result.bucket_width_s} s long so that several pass within the run; the default is 300 s. "
-        if result.bucket_width_s != 300  # noqa: PLR2004 — PROTOCOL A2
+        f"Buckets were {result.bucket_width_s} s long so that several pass within the run; "
+        f"the default is {_WIDTH_DEFAULT_S} s. "
+        if result.bucket_width_s != _WIDTH_DEFAULT_S
         else ""
     )
     return element(
@@ -138,9 +147,9 @@ def _footer(result: DemoResult) -> Markup:
         element(
             "p",
             joined(
-                "All processes ran on one machine and spoke over loopback, so nothing here tells about a real network. ",
+                "All processes ran on one machine and spoke over loopback, so it says nothing about a real network. ",
                 width,
-                "The aggregator opens every update before it averages: QFLARE protects updates on the way, not from it. ",
+                "The aggregator opens every update before it averages: QFLARE protects them on the way, not from it. ",
                 "The attempts above are those this demo makes; docs/security.md says what is defended and what is not.",
             ),
             class_="note",

@@ -5,14 +5,16 @@ The report's PNG: accuracy by round and timings side by side, for places that sh
 from __future__ import annotations
 
 import io
+import itertools
 from typing import TYPE_CHECKING, Final
 
 from qflare.service.demo.extras import demo_package
-from qflare.service.demo.result import DemoResult
 from qflare.service.demo.wording import count, percent, ratio
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from qflare.service.demo.result import DemoResult
 
 _INK: Final = "#1b1f23"
 _SOFT: Final = "#596068"
@@ -32,12 +34,13 @@ def render_plot(result: DemoResult) -> bytes:
     """
     with demo_package("matplotlib", feature="the demo's PNG"):
         # WHY: the figure by itself, not pyplot, which keeps global state and looks for a display.
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 — heavy, and only needed here
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=_SIZE_INCH, facecolor=_GROUND, layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.25, h_pad=0.15)
+    figure = Figure(figsize=_SIZE_INCH, facecolor=_GROUND, layout=layout)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.25, h_pad=0.15)  # type: ignore[union-attr]
     figure.suptitle(_headline(result), x=0.02, ha="left", color=_INK, fontsize=13, fontweight="bold")
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     _draw_accuracy(left, result)
@@ -63,9 +66,11 @@ def _draw_accuracy(axes: Axes, result: DemoResult) -> None:
     numbers = [record.index + 1 for record in rounds]
     reference = [record.reference_accuracy * 100 for record in rounds]
     accuracy = [record.accuracy * 100 for record in rounds]
-    axes.plot(numbers, reference, color=_ACCENT, alpha=0.2, linewidth=10, solid_capstyle="round", label="without QFLARE")
+    axes.plot(
+        numbers, reference, color=_ACCENT, alpha=0.2, linewidth=10, solid_capstyle="round", label="without QFLARE"
+    )
     axes.plot(numbers, accuracy, color=_ACCENT, linewidth=2, marker="o", markersize=4, label="through QFLARE")
-    turns = [after.index + 0.5 for before, after in zip(rounds, rounds[1:], strict=False) if before.bucket != after.bucket]
+    turns = [after.index + 0.5 for before, after in itertools.pairwise(rounds) if before.bucket != after.bucket]
     for place, turn in enumerate(turns):
         label = "bucket turn" if place == 0 else None
         axes.axvline(turn, color=_SOFT, linewidth=0.8, linestyle=(0, (2, 4)), label=label)
@@ -77,7 +82,7 @@ def _draw_accuracy(axes: Axes, result: DemoResult) -> None:
     axes.set_ylim(0, 102)
     axes.set_xlabel("round", color=_SOFT)
     axes.set_title("Accuracy on held-out digits, per cent", loc="left", color=_INK, fontsize=11)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.legend(frameon=False, labelcolor=_SOFT, loc="lower right", bbox_to_anchor=(1, 0.06))
     _quiet(axes, grid="y")
 
@@ -96,12 +101,20 @@ def _draw_timings(axes: Axes, result: DemoResult) -> None:
             ratio(time, timing.measured_ms), (max(time, timing.measured_ms), place), xytext=(9, -3),
             textcoords="offset points", color=_SOFT, fontsize=8,
         )  # fmt: skip
+    axes.set_title("Time of one operation", loc="left", color=_INK, fontsize=11)
+    if not shown:
+        axes.set_axis_off()
+        return
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     axes.margins(x=0.2)
     axes.set_yticks(list(places), [timing.operation for timing, _ in shown])
     axes.set_xlabel("milliseconds, logarithmic", color=_SOFT)
-    axes.set_title("Time of one operation", loc="left", color=_INK, fontsize=11)
-    axes.legend(frameon=False, labelcolor=_SOFT, loc="lower left", ncols=2, bbox_to_anchor=(0.3, 0.99))
+    axes.legend(
+        frameon=False, labelcolor=_SOFT, loc="lower right", ncols=2, bbox_to_anchor=(1.03, 0.985),
+        fontsize=9, handletextpad=0.2, columnspacing=1.0,
+    )  # fmt: skip
     _quiet(axes, grid="x")
 
 

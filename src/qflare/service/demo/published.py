@@ -4,8 +4,10 @@ The timings of the founding document, which the demo's own stand beside (GOALS: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PUBLISHED_MS: Final[Mapping[str, float]] = {
     "ML-KEM-1024 key generation": 0.1,

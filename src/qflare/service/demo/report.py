@@ -5,13 +5,15 @@ Write a run's report: a self-contained page of HTML, a PNG for places that show 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qflare.errors import ConfigError
 from qflare.service.demo.page import render_page
 from qflare.service.demo.plot import render_plot
 from qflare.service.demo.result import DemoResult, to_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HTML_NAME: Final = "report.html"
 PNG_NAME: Final = "report.png"

@@ -358,7 +358,7 @@ def _record(kind: type[_Record], value: object, *, where: str) -> _Record:
     return kind(**{name: _typed(hints[name], value[name], where=f"{where}.{name}") for name in hints})
 
 
-def _typed(kind: Any, value: object, *, where: str) -> Any:  # noqa: ANN401 — a type read from an annotation
+def _typed(kind: Any, value: object, *, where: str) -> Any:
     """Return *value* as *kind*, a type that occurs in the records above."""
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list):

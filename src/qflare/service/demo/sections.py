@@ -22,7 +22,7 @@ _KIND_NAMES: Final = {
     EventKind.SLEEP: "Device asleep",
     EventKind.WAKE: "Device awake",
     EventKind.REVOCATION: "Revocation",
-    EventKind.ATTACK: "Attempt refused",
+    EventKind.ATTACK: "Attempt",
 }
 
 
@@ -30,7 +30,7 @@ def accuracy(result: DemoResult) -> Markup:
     """Return accuracy by round with and without QFLARE, and whether the models are the same bytes."""
     training = result.training
     equal = (
-        "Both final models are the same bytes: updates arrive whole, and sums have one order whichever update came first."
+        "Both final models are the same bytes: updates arrive whole, and sums have one order whichever came first."
         if training.is_byte_equal
         else "The final models differ, which they must not: the digests are below."
     )
@@ -61,7 +61,7 @@ def accuracy(result: DemoResult) -> Markup:
         "Accuracy by round",
         element(
             "p",
-            f"The same devices and rounds, trained once through QFLARE and once in a single process without it. {equal}",
+            f"The same devices and rounds, once through QFLARE and once in a single process without it. {equal}",
         ),
         element("figure", caption, *(charts.accuracy_chart(training, width=width) for width in (_WIDE, _NARROW))),
         _facts(
@@ -69,7 +69,7 @@ def accuracy(result: DemoResult) -> Markup:
             ("Model without QFLARE", _hash(training.reference_digest)),
             ("Model", f"{training.parameter_count:,} numbers (float32), SHA-256 over names, types, shapes and bytes"),
         ),
-        _folded("Figures by round", table("Accuracy by round", columns, rows)),
+        _folded("Figures by round", table("Accuracy by round", columns, rows, is_dense=True)),
     )
 
 
@@ -95,18 +95,18 @@ def participation(result: DemoResult) -> Markup:
             str(device.handshakes),
             runs(device.rounds),
             size(device.sealed_bytes),
-            device.note or "–",
+            device.note,
         )
         for device in result.devices
     ]
-    devices = table("Devices", columns, rows)
+    devices = table("Devices", columns, rows, is_dense=True)
     return _section(
         "Who took part",
         element(
             "p",
             f"{hello} of {count(len(result.devices), 'device')} began with a hello (the device starts, and signs), the "
-            f"others answered an offer (the server starts). They ran in {count(result.process_count, 'process', 'processes')}"
-            f", and buckets were {result.bucket_width_s}{SPACE}s long.",
+            f"others answered an offer (the server starts). Buckets were {result.bucket_width_s}{SPACE}s long, and the "
+            f"devices ran in {count(result.process_count, 'process', 'processes')}.",
         ),
         element("figure", caption, *(charts.participation_chart(result, width=width) for width in (_WIDE, _NARROW))),
         _folded("Figures by device", devices) if len(rows) > _OPEN_ROWS_MAX else devices,
@@ -123,9 +123,12 @@ def attacks(result: DemoResult) -> Markup:
         "What was tried against it",
         element(
             "p",
-            "From outside, every refusal looks the same. Inside, the true reason is counted and written to the audit log.",
+            "From outside, every refusal looks the same. "
+            "Inside, the true reason is counted and written to the audit log.",
         ),
-        table("Attempts against the servers", columns, [_attack(attack) for attack in result.attacks], class_="attacks"),
+        table(
+            "Attempts against the servers", columns, [_attack(attack) for attack in result.attacks], class_="attacks"
+        ),
     )
 
 
@@ -133,6 +136,7 @@ def audit(result: DemoResult) -> Markup:
     """Return what verifying the audit log from outside gave."""
     check = result.audit
     first_bad = "" if check.first_bad_index is None else f"; the first bad entry is {check.first_bad_index}"
+    hashed = "all hash" if check.is_chain_valid else "which do not hash"
     return _section(
         "The audit log, verified from outside",
         element(
@@ -142,9 +146,10 @@ def audit(result: DemoResult) -> Markup:
             f"devices kept. It took {seconds(check.elapsed_s)}.",
         ),
         _facts(
-            ("Entries", joined(_mark(is_good=check.is_chain_valid), f"{check.size:,}, all hashed to the root{first_bad}"))
-            if check.is_chain_valid
-            else ("Entries", joined(_mark(is_good=False), f"{check.size:,}, not all hash to the root{first_bad}")),
+            (
+                "Entries",
+                joined(_mark(is_good=check.is_chain_valid), f"{check.size:,}, {hashed} to the root{first_bad}"),
+            ),
             ("Root", _hash(check.root)),
             (
                 "Checkpoint signature",
@@ -191,11 +196,13 @@ def timings(result: DemoResult) -> Markup:
         "Timings beside the published ones",
         element(
             "p",
-            "The published figures are those of the project’s founding document. These were taken during this run, on the "
-            "machine named below and beside everything else it was doing; make bench measures with care.",
+            "The published figures stand in the project’s founding document. These were taken during this run, on the "
+            "machine named below and beside everything else it was doing; ",
+            element("code", "make bench"),
+            " measures with care.",
         ),
         element("figure", caption, *(charts.timings_chart(result.timings, width=width) for width in (_WIDE, _NARROW))),
-        table("Timings", columns, rows),
+        table("Timings", columns, rows, is_dense=True),
     )
 
 
@@ -263,9 +270,9 @@ def _event_shape(kind: EventKind) -> Markup:
         case EventKind.BUCKET:
             return element("path", d="M7 1 L13 7 L7 13 L1 7 Z", class_="mark")
         case EventKind.SLEEP:
-            return element("path", d="M9.5 1.5 A6 6 0 1 0 12.5 9 A5 5 0 0 1 9.5 1.5 Z", class_="mark")
+            return element("path", d="M5.5 1.2 A6 6 0 1 0 12.8 8.5 A5.2 5.2 0 0 1 5.5 1.2 Z", class_="mark filled")
         case EventKind.WAKE:
-            return element("path", d="M9.5 1.5 A6 6 0 1 0 12.5 9 A5 5 0 0 1 9.5 1.5 Z", class_="mark filled")
+            return element("path", d="M2 9 A5 5 0 0 1 12 9 Z M1 12.2 L13 12.2", class_="mark filled")
         case EventKind.REVOCATION:
             return element("path", d="M7 1.5 A5.5 5.5 0 1 0 7.01 1.5 M3.2 3.2 L10.8 10.8", class_="mark open")
         case EventKind.ATTACK:

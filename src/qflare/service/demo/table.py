@@ -4,10 +4,13 @@ A table of the report that stays a table for a screen reader when a narrow page 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qflare.service.demo.markup import Markup, element
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Column:
 
 
 def table(
-    caption: str, columns: Sequence[Column], rows: Iterable[Sequence[str]], *, class_: str = "", is_stacked: bool = True
+    caption: str, columns: Sequence[Column], rows: Iterable[Sequence[str]], *, class_: str = "", is_dense: bool = False
 ) -> Markup:
     """
     Return a table; the first cell of each row is its heading.
@@ -29,15 +32,13 @@ def table(
         columns: Left to right.
         rows: Cells as text or `Markup`, as many as columns.
         class_: Of the table, for the style sheet.
-        is_stacked: Whether a narrow page shows a row as a small list; False keeps the columns.
+        is_dense: Whether a narrow page sets a row's cells side by side under their headings; they must be short, but
+            for the last, which gets a line of its own.
     """
     # WHY the roles: `display: block` takes a table's meaning away from a screen reader unless they are said.
     head = element(
         "tr",
-        *(
-            element("th", column.heading, scope="col", role="columnheader", class_=_class(column))
-            for column in columns
-        ),
+        *(element("th", column.heading, scope="col", role="columnheader", class_=_class(column)) for column in columns),
         role="row",
     )
     body = (
@@ -45,21 +46,21 @@ def table(
             "tr",
             element("th", row[0], scope="row", role="rowheader"),
             *(
-                element("td", cell, role="cell", data_label=column.heading, class_=_class(column))
+                element("td", element("span", cell), role="cell", data_label=column.heading, class_=_class(column))
                 for column, cell in zip(columns[1:], row[1:], strict=True)
             ),
             role="row",
         )
         for row in rows
     )
-    classes = " ".join(name for name in (class_, "stacked" if is_stacked else "") if name)
+    classes = " ".join(name for name in ("stacked", "dense" if is_dense else "", class_) if name)
     return element(
         "table",
         element("thead", head, role="rowgroup"),
         element("tbody", *body, role="rowgroup"),
         role="table",
         aria_label=caption,
-        class_=classes or None,
+        class_=classes,
     )
 
 

@@ -4,11 +4,15 @@ Numbers as people read them: times, sizes, shares and ratios, with the unit and 
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 SPACE: Final = "\N{NO-BREAK SPACE}"
 
 _KILO: Final = 1000
+_DECIMALS_MAX: Final = 6
+_SECONDS_ALONE_MAX: Final = 120
+_WHOLE_FROM: Final = 100
 
 
 def percent(share: float) -> str:
@@ -17,28 +21,28 @@ def percent(share: float) -> str:
 
 
 def milliseconds(value_ms: float) -> str:
-    """Return *value_ms* with two significant digits or whole, in milliseconds."""
-    if value_ms >= 10:  # noqa: PLR2004 — two digits before the point
-        return f"{value_ms:.0f}{SPACE}ms"
-    decimals = 1 if value_ms >= 1 else 2 if value_ms >= 0.1 else 3 if value_ms >= 0.01 else 4  # noqa: PLR2004
+    """Return *value_ms* in milliseconds with two significant digits, or whole from 10 on."""
+    decimals = min(max(1 - math.floor(math.log10(value_ms)), 0), _DECIMALS_MAX) if value_ms > 0 else 0
     return f"{value_ms:.{decimals}f}{SPACE}ms"
 
 
 def seconds(value_s: float) -> str:
     """Return *value_s* as seconds, or as minutes and seconds from two minutes on."""
-    if value_s < 120:  # noqa: PLR2004 — two minutes
+    if value_s < _SECONDS_ALONE_MAX:
         return f"{value_s:.1f}{SPACE}s"
     return f"{int(value_s) // 60}{SPACE}min {int(value_s) % 60}{SPACE}s"
 
 
 def size(value_bytes: int) -> str:
     """Return *value_bytes* in decimal units."""
+    if value_bytes < _KILO:
+        return f"{value_bytes}{SPACE}B"
     value = float(value_bytes)
-    for unit in ("B", "KB", "MB", "GB"):
-        if value < _KILO:
-            return f"{value:.0f}{SPACE}{unit}" if unit == "B" or value >= 100 else f"{value:.1f}{SPACE}{unit}"  # noqa: PLR2004
+    for unit in ("KB", "MB", "GB"):
         value /= _KILO
-    return f"{value:.1f}{SPACE}TB"
+        if value < _KILO:
+            return f"{value:.{1 if value < _WHOLE_FROM else 0}f}{SPACE}{unit}"
+    return f"{value / _KILO:.1f}{SPACE}TB"
 
 
 def ratio(published_ms: float, measured_ms: float) -> str:
