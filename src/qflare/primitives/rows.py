@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from qflare.errors import BatchError, LengthError, UsageError
 from qflare.secret import SecretBytes, zeroize
+
+_NUMBER_FORMATS: Final = frozenset("bBcehHiIlLqQfd")
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -156,8 +158,8 @@ def _try_view(buffer: object, name: str) -> memoryview | None:
         return buffer.view()
     try:
         view = memoryview(buffer)  # type: ignore[arg-type]  # a TypeError is the answer we look for
-    except TypeError:
-        return None
+    except (TypeError, ValueError):
+        return None  # numpy says ValueError for what it cannot lend
     if not view.c_contiguous:
         message = f"{name} must be C-contiguous"
         raise UsageError(message)
@@ -165,8 +167,8 @@ def _try_view(buffer: object, name: str) -> memoryview | None:
         return memoryview(b"")  # cast() refuses a shape with a zero in it
     if view.format == "B" and view.ndim == 1:
         return view
-    try:
-        return view.cast("B")
-    except (TypeError, ValueError):
+    if view.format.lstrip("@") not in _NUMBER_FORMATS:
+        # Objects and structures are no bytes: what lies in memory there are pointers and padding.
         message = f"{name} must hold bytes or native numbers, got items of format {view.format!r}"
-    raise UsageError(message)
+        raise UsageError(message)
+    return view.cast("B")
