@@ -78,7 +78,7 @@ def test_labels_are_those_of_the_table():
 
 @pytest.mark.parametrize("label", ["extract", "", "é", "a\n", "x" * 65, b"bytes", None])
 def test_labels_that_are_none_are_refused(label):
-    """ "extract" and what is no printable ASCII is no label."""
+    """A label is printable ASCII and never "extract"."""
     with pytest.raises(UsageError):
         kdf.expand(bytes(64), label, b"", 32)
 

@@ -11,6 +11,19 @@ from qflare.primitives.columns import rows, shared
 from qflare.primitives.hash import kmac256, kmac256_many
 from vector_sets import report, vector_json
 
+SAMPLE_4 = (
+    "20c570c31346f703c9ac36c61c03cb64c3970d0cfc787e9b79599d273a68d2f7"
+    "f69d4cc3de9d104a351689f27cf6f5951f0103f33f4f24871024d9c27773a8dd"
+)
+SAMPLE_5 = (
+    "75358cf39e41494e949707927cee0af20a3ff553904c86b08f21cc414bcfd691"
+    "589d27cf5e15369cbbff8b9a4c2eb17800855d0235ff635da82533ec6b759b69"
+)
+SAMPLE_6 = (
+    "b58618f71f92e1d56c1b8c55ddd7cd188b97b4ca4d99831eb2699a837da2e4d9"
+    "70fbacfde50033aea585f1a2708510c32d07880801bd182898fe476876fc8965"
+)
+
 
 def stream(seed: str, size: int) -> bytes:
     """Give bytes that look random and are the same in every run."""
@@ -36,14 +49,11 @@ def test_every_wycheproof_tag():
 @pytest.mark.parametrize(
     ("size", "custom", "expected"),
     [
-        (4, b"My Tagged Application", "20c570c31346f703c9ac36c61c03cb64c3970d0cfc787e9b79599d273a68d2f7"
-                                      "f69d4cc3de9d104a351689f27cf6f5951f0103f33f4f24871024d9c27773a8dd"),
-        (200, b"", "75358cf39e41494e949707927cee0af20a3ff553904c86b08f21cc414bcfd691"
-                   "589d27cf5e15369cbbff8b9a4c2eb17800855d0235ff635da82533ec6b759b69"),
-        (200, b"My Tagged Application", "b58618f71f92e1d56c1b8c55ddd7cd188b97b4ca4d99831eb2699a837da2e4d9"
-                                        "70fbacfde50033aea585f1a2708510c32d07880801bd182898fe476876fc8965"),
+        (4, b"My Tagged Application", SAMPLE_4),
+        (200, b"", SAMPLE_5),
+        (200, b"My Tagged Application", SAMPLE_6),
     ],
-)  # fmt: skip
+)
 def test_nist_samples(size, custom, expected):
     """The three KMAC256 samples that NIST published with SP 800-185 hold."""
     key, data = bytes(range(0x40, 0x60)), bytes(range(size))
