@@ -73,7 +73,7 @@ def accuracy_chart(training: Training, *, width: int) -> Markup:
     )
     if rounds:
         x, y = points[-1]
-        parts.append(_label(x, y + 22, percent(rounds[-1].accuracy), anchor="end", class_="figure"))
+        parts.append(_label(x, y + 26, percent(rounds[-1].accuracy), anchor="end", class_="figure"))
     return _picture(parts, width=width, height=height, label=_accuracy_text(training))
 
 
