@@ -32,6 +32,8 @@ _TIMESTAMPED_BYTES: Final = _TIME_BYTES + SIG44.SIG_BYTES
 
 NOTE_BYTES_MAX: Final = 1 << 18
 """Longest note that is read: far more signatures than the 16 that C2SP asks a reader to take."""
+_BODY_LINES: Final = 3
+"""Origin, size and root."""
 _SIZE_LINE: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 _SIGNATURE_PREFIX: Final = "\u2014 "  # an em dash and a space
 
@@ -65,7 +67,7 @@ def checkpoint_message(origin: str, size: int, root: bytes, time_s: int) -> byte
         origin: The log's origin, which is also the cosigner's name.
         size: Leaves of the tree, 1 or more.
         root: Root hash, 32 bytes.
-        time_s: When it is signed, POSIX seconds, 1 to 2^63 − 1 (0 would mean "no statement about time").
+        time_s: When it is signed, POSIX seconds, 1 to 2^63 - 1 (0 would mean "no statement about time").
 
     Raises:
         UsageError: the origin, size or time cannot stand in a checkpoint.
@@ -157,13 +159,13 @@ def decode_note(note: str, *, origin: str, log_key: bytes) -> SignedCheckpoint:
         raise DecodeError(message)
     text, separator, signatures = note.rpartition("\n\n")
     lines = text.split("\n")
-    if not separator or not signatures.endswith("\n") or len(lines) < 3 or "" in lines:
+    if not separator or not signatures.endswith("\n") or len(lines) < _BODY_LINES or "" in lines:
         message = "a checkpoint note has an origin, a size and a root line, an empty line and signature lines"
         raise DecodeError(message)
     if lines[0] != origin:
         message = f"the note is of another log; expected origin {origin!r}"
         raise DecodeError(message)
-    if len(lines) > 3:
+    if len(lines) > _BODY_LINES:
         # The ML-DSA message does not cover extension lines, so they would be unsigned text in a signed note.
         message = "the note has extension lines, which the signature does not cover"
         raise DecodeError(message)

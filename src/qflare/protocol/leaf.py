@@ -196,10 +196,10 @@ def decode_event_leaf(leaf_data: bytes) -> EventLeaf:
 
 def encode_event_data(data: Mapping[str, JsonValue]) -> bytes:
     """
-    Return *data* as canonical JSON: UTF-8, keys sorted by code point, no spaces, integers within ±(2^53 − 1).
+    Return *data* as canonical JSON: UTF-8, keys sorted by code point, no spaces, integers within ±(2^53 - 1).
 
     Raises:
-        UsageError: a value is of another type (a float, bytes, a secret), nested deeper than 8, or the JSON is too long.
+        UsageError: a value is of another type (a float, bytes, a secret), too deep, or the JSON is too long.
     """
     _require_json(data, depth=0)
     try:
@@ -261,7 +261,7 @@ def _require_json(value: object, *, depth: int) -> None:
             _require_json(item, depth=depth + 1)
     elif isinstance(value, int):
         if not -_JSON_INTEGER_MAX <= value <= _JSON_INTEGER_MAX:
-            message = "an integer of event data must be within ±(2^53 − 1); write larger ones as text"
+            message = "an integer of event data must be within ±(2^53 - 1); write larger ones as text"
             raise UsageError(message)
     elif value is not None and not isinstance(value, str):
         message = f"event data holds text, integers, booleans, lists and maps, not {type(value).__name__}"
