@@ -226,10 +226,11 @@ void keccak_squeeze(keccak_sponge *sponge, uint8_t *out, size_t size)
 }
 
 /* What the permutation spills is on the stack below its callers, where no name reaches it; the
- * same depth of stack, written over, is what a caller can do: 50 lanes of a round, the chi inputs
- * and the frames between fit well into 2 KiB. */
+ * same depth of stack, written over, is what a caller can do.  A round's 50 lanes and the frames
+ * between take under 1 KiB; the dynamic linker, when it binds memset at its first call, saves the
+ * vector registers up to 3 KiB down. */
 __attribute__((noinline)) void keccak_wipe_stack(void)
 {
-    uint8_t below[2048];
+    uint8_t below[4096];
     qfl_zeroize(below, sizeof below);
 }
