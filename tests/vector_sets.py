@@ -47,7 +47,7 @@ def package_text(name: str) -> str:
 
 
 def records(text: str) -> list[dict[str, str]]:
-    """Split NIST's ``.rsp`` text into records: blank lines end one, ``[NAME = value]`` holds for those that follow."""
+    """Split NIST's ``.rsp`` text into records, which blank lines or a new ``count`` end; ``[NAME = value]`` goes on."""
     found: list[dict[str, str]] = []
     section: dict[str, str] = {}
     record: dict[str, str] = {}
@@ -58,6 +58,9 @@ def records(text: str) -> list[dict[str, str]]:
             section = {**section, key.strip(): value.strip()}
         elif line and not line.startswith("#"):
             key, _, value = line.partition("=")
+            if key.strip() == "count" and record:  # some files have no blank line between records
+                found.append({**section, **record})
+                record = {}
             record[key.strip()] = value.strip()
         elif not line and record:
             found.append({**section, **record})
