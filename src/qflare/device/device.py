@@ -1,0 +1,324 @@
+"""`Device`: the edge side, blocking. `AsyncDevice` beside it is the same for asyncio."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self, TypeVar
+
+from qflare.clock import Clock, SystemClock
+from qflare.device.engine import ATTEMPTS_DEFAULT, DeviceEngine, Form, SessionTerms
+from qflare.device.enrolling import enrol, load_state, save_state
+from qflare.device.flow import Flow, Pause
+from qflare.device.state import DeviceState
+from qflare.device.state_file import StateFile
+from qflare.device.transport import HttpTransport, Transport
+from qflare.errors import ConfigError, QflareError
+from qflare.protocol import wire
+from qflare.protocol.device_identity import DeviceIdentity
+from qflare.protocol.evidence import Evidence
+from qflare.protocol.identity import decode_identity
+from qflare.protocol.record import KIND_DATA
+from qflare.protocol.token import decode_token
+from qflare.secret import SecretBytes
+
+T = TypeVar("T")
+Server = str | Transport
+"""Where the server is: an ``http(s)://`` address, or a transport of one's own."""
+
+
+class Device:
+    """
+    An edge device: enrols once, makes sessions, seals and opens records. Safe to share between threads.
+
+    Close it, or use it as a context manager: closing wipes its secrets from memory and lets go of the state file.
+    """
+
+    def __init__(self, state: DeviceState, *, file: StateFile | None, transport: Transport | None, clock: Clock) -> None:
+        """Use `enrol`, `open` or `from_identity` instead."""
+        self._file = file
+        self._transport = transport
+        self._lock = threading.RLock()
+        self._engine = DeviceEngine(state, save=lambda changed: save_state(file, changed), clock=clock)
+        self._is_closed = False
+
+    # --- how a device comes to be -----------------------------------------------------------------------------------
+
+    @classmethod
+    def enrol(
+        cls, server: Server, token: str, *, device_id: str, state: Path | str, clock: Clock | None = None
+    ) -> Self:
+        """
+        Enrol with the server and keep the state in a new file (PROTOCOL E).
+
+        Args:
+            server: Its address, or a transport.
+            token: The enrolment token, as the operator gave it (E1).
+            device_id: The name the token was issued for, 1 to 255 bytes of UTF-8.
+            state: Where the device's state is kept, a file that must not exist; 0600.
+            clock: What tells elapsed time; the system's if not given.
+
+        Raises:
+            RefusedError: the token is unknown, expired, used, or for another name.
+            AlreadyExistsError: the state file holds a device.
+            DecodeError: the token is mistyped.
+            StoreUnavailableError: the server cannot be reached.
+        """
+        transport = as_transport(server)
+        with decode_token(token) as decoded:
+            file = StateFile(Path(state))
+            try:
+                fresh = run_flow(enrol(decoded, device_id, file), transport)
+            except BaseException:
+                file.close()
+                transport.close()
+                raise
+        return cls(fresh, file=file, transport=transport, clock=clock or SystemClock())
+
+    @classmethod
+    def open(cls, state: Path | str, server: Server | None = None, *, clock: Clock | None = None) -> Self:
+        """
+        Open an enrolled device's state file.
+
+        Args:
+            state: The file `enrol` made.
+            server: Address or transport; None for a caller that carries the messages itself.
+            clock: What tells elapsed time; the system's if not given.
+
+        Raises:
+            ConfigError: no such file, open to others, or in use by another process.
+            DecodeError: the file is cut or altered.
+        """
+        file = StateFile(Path(state))
+        try:
+            loaded = load_state(file)
+            transport = None if server is None else as_transport(server)
+        except BaseException:
+            file.close()
+            raise
+        return cls(loaded, file=file, transport=transport, clock=clock or SystemClock())
+
+    @classmethod
+    def from_identity(
+        cls,
+        identity: DeviceIdentity,
+        *,
+        served: bytes,
+        server: Server | None = None,
+        state: Path | str | None = None,
+        bucket_mark: int = 0,
+        clock: Clock | None = None,
+    ) -> Self:
+        """
+        Make a device from keys that were made for it (PROTOCOL E5: provisioning and simulation); it owns them then.
+
+        Args:
+            identity: What `generate_device_keypair` returned, through its `identity()`.
+            served: The server's ``root vk ‖ CERT``, checked against the identity's server_id.
+            server: Address or transport, or None.
+            state: A new state file, or None to keep the state in memory alone: then what is pending dies with the process.
+            bucket_mark: No announcement below this bucket is accepted (A5).
+            clock: What tells elapsed time; the system's if not given.
+        """
+        fresh = DeviceState(
+            identity=identity, server=decode_identity(served, server_id=identity.server_id), bucket_mark=bucket_mark
+        )
+        file = None if state is None else StateFile(Path(state))
+        try:
+            if file is not None and file.exists():
+                message = f"{file.path} holds a device already; use another state file"
+                raise ConfigError(message)
+            save_state(file, fresh)
+            transport = None if server is None else as_transport(server)
+        except BaseException:
+            if file is not None:
+                file.close()
+            raise
+        return cls(fresh, file=file, transport=transport, clock=clock or SystemClock())
+
+    @property
+    def engine(self) -> DeviceEngine:
+        """Return the device's logic, which carries nothing itself; for drivers such as `AsyncDevice`."""
+        return self._engine
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def device_id(self) -> str:
+        """Return the device's name."""
+        return self._engine.state.identity.device_id
+
+    @property
+    def ref(self) -> bytes:
+        """Return what the server knows the device by, 32 bytes (H2)."""
+        return self._engine.state.identity.ref
+
+    @property
+    def server_id(self) -> bytes:
+        """Return the server the device is pinned to, 32 bytes (A1)."""
+        return self._engine.state.identity.server_id
+
+    @property
+    def bucket(self) -> int | None:
+        """Return the bucket of the latest verified announcement, None before the first."""
+        latest = self._engine.state.announcement
+        return None if latest is None else latest.bucket
+
+    @property
+    def session(self) -> SessionTerms | None:
+        """Return the terms of the live session, None if there is none."""
+        chain = self._engine.state.chain
+        return None if chain is None or chain.is_ended else self._engine.terms()
+
+    # --- over a transport -------------------------------------------------------------------------------------------
+
+    def connect(self, form: Form = "hello", *, attempts: int = ATTEMPTS_DEFAULT) -> SessionTerms:
+        """
+        Make a session with the server: "hello", which the device starts, or "offer", which the server starts.
+
+        Raises:
+            RefusedError: refused every time; between two attempts it waits 1 to 300 s, growing (N5).
+            AuthenticationError: what came is not the server's.
+            LogForkError: the audit log shows two roots for one size (H9).
+            StoreUnavailableError: the server cannot be reached.
+        """
+        return self._run(lambda engine: engine.connect(form, attempts=attempts))
+
+    def refresh(self) -> int:
+        """Fetch and verify the current announcement, turn the session to it, and return its bucket."""
+        return self._run(lambda engine: engine.refresh()).bucket
+
+    def exchange(
+        self, plaintext: bytes | bytearray | memoryview, *, aad: bytes = b"", reply_aad: bytes = b""
+    ) -> SecretBytes | None:
+        """
+        Send one record and return the server's reply, or None if it has none; the caller wipes it.
+
+        Raises:
+            RefusedError: the server refused the record.
+            StoreUnavailableError: no answer came; the record may have been taken, so it was not sent twice.
+        """
+        return self._run(lambda engine: engine.exchange(plaintext, aad=aad, reply_aad=reply_aad))
+
+    # --- carrying the messages oneself ------------------------------------------------------------------------------
+
+    def take_announcement(self, encoded: bytes) -> int:
+        """Verify an announcement that came some other way, turn the session to it, and return its bucket (A5)."""
+        with self._lock:
+            return self._engine.take_announcement(encoded).bucket
+
+    def begin_hello(self) -> bytes:
+        """Return M1; the same bytes until it is answered or given up (H1, H7)."""
+        with self._lock:
+            return self._engine.begin_hello()
+
+    def answer_hello(self, m2: bytes) -> bytes:
+        """Take M2 and return M3 (H6, H7)."""
+        with self._lock:
+            return self._engine.answer_hello(m2)
+
+    def answer_offer(self, offer: bytes) -> bytes:
+        """Take an OFFER and return the ANSWER (O2)."""
+        with self._lock:
+            return self._engine.answer_offer(offer)
+
+    def finish(self, m4: bytes) -> SessionTerms:
+        """Take M4, verify it and the receipt in it, and begin the session (H9, H10)."""
+        with self._lock:
+            return self._engine.finish(m4)
+
+    def seal(self, plaintext: bytes | bytearray | memoryview, *, aad: bytes = b"", kind: int = KIND_DATA) -> bytes:
+        """Seal one record to the server (R3)."""
+        with self._lock:
+            return self._engine.seal(plaintext, aad=aad, kind=kind)
+
+    def open_record(self, record: bytes | bytearray | memoryview, *, aad: bytes = b"") -> SecretBytes:
+        """
+        Open one record from the server; the caller wipes it.
+
+        Raises:
+            AuthenticationError: the record is not authentic.
+            ReplayError: it was opened before.
+        """
+        with self._lock:
+            return self._engine.open(record, aad=aad)
+
+    def derive_session_key(
+        self, purpose: str, *, bucket: int | None = None, direction: int = wire.DIRECTION_TO_SERVER
+    ) -> SecretBytes:
+        """Return the session's key for *purpose*, 64 bytes, the same as the server's (R2); the caller wipes it."""
+        with self._lock:
+            return self._engine.derive_session_key(purpose, bucket=bucket, direction=direction)
+
+    def evidence(self) -> Evidence:
+        """Return what the device can show to third parties about its session (H9)."""
+        with self._lock:
+            return self._engine.evidence()
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Wipe the secrets from memory and let go of state file and transport. Safe to call twice."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._engine.state.wipe()
+            if self._file is not None:
+                self._file.close()
+            if self._transport is not None:
+                self._transport.close()
+
+    def __enter__(self) -> Self:
+        """Lend the device to a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close at the end of the block, however it ends."""
+        self.close()
+
+    def __del__(self) -> None:
+        """Say that a device was forgotten; its secrets are wiped with their owners."""
+        if not getattr(self, "_is_closed", True):
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=1, source=self)
+            self.close()
+
+    def __repr__(self) -> str:
+        """Name the device, no secret."""
+        return f"<Device {self.device_id!r}>"
+
+    def _run(self, begin: Callable[[DeviceEngine], Flow[T]]) -> T:
+        if self._transport is None:
+            message = "this device has no transport; give it a server, or carry the messages yourself"
+            raise ConfigError(message)
+        with self._lock:
+            return run_flow(begin(self._engine), self._transport)
+
+
+def as_transport(server: Server) -> Transport:
+    """Return *server* as a transport: an address becomes an `HttpTransport`."""
+    return HttpTransport(server) if isinstance(server, str) else server
+
+
+def run_flow(flow: Flow[T], transport: Transport) -> T:
+    """Drive *flow* over *transport*, blocking, and return its result."""
+    try:
+        wish = next(flow)
+        while True:
+            if isinstance(wish, Pause):
+                time.sleep(wish.seconds)
+                wish = flow.send(b"")
+                continue
+            try:
+                answer = transport.exchange(wish.step, wish.message)
+            except QflareError as error:
+                # The flow decides whether what went wrong is worth another try.
+                wish = flow.throw(error)
+            else:
+                wish = flow.send(answer)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result

@@ -1,0 +1,390 @@
+"""
+The device's own logic: handshakes, sessions and records over a state that is saved before anything is answered.
+
+Everything here is synchronous, carries nothing itself, and is driven through `device.flow`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from qflare.clock import Clock
+from qflare.device.flow import Flow, Send, deliver, pause_before
+from qflare.device.state import DeviceState
+from qflare.device.transport import Step
+from qflare.errors import (
+    AuthenticationError,
+    ConfigError,
+    DecodeError,
+    RefusedError,
+    ReplayError,
+    SessionExpiredError,
+    UnexpectedMessageError,
+    UsageError,
+)
+from qflare.protocol import wire
+from qflare.protocol.announcement import Announcement, verify_announcement
+from qflare.protocol.chain import SessionChain
+from qflare.protocol.evidence import Evidence
+from qflare.protocol.hello_device import accept_confirmation, accept_hello, start_hello
+from qflare.protocol.identity import decode_identity
+from qflare.protocol.offer_device import accept_offer
+from qflare.protocol.pending import PENDING_OFFERS_MAX, PendingConfirmation
+from qflare.protocol.record import KIND_DATA, RecordHeader, new_header, open_record, read_header, seal_record
+from qflare.secret import SecretBytes
+
+Form = Literal["hello", "offer"]
+FORMS: Final[dict[Form, int]] = {"hello": wire.FORM_HELLO, "offer": wire.FORM_OFFER}
+ATTEMPTS_DEFAULT: Final = 3
+_CURRENT: Final = b"current"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionTerms:
+    """The terms of the device's session; no secret in it."""
+
+    sid: bytes
+    form: Form
+    start: int
+    lifetime: int
+    """Buckets; the last is start + lifetime - 1."""
+    policy: int
+    bucket: int
+    """The bucket the device writes under now."""
+
+
+class DeviceEngine:
+    """One device's state and what it can do with it; not for several threads at once."""
+
+    def __init__(self, state: DeviceState, *, save: Callable[[DeviceState], None], clock: Clock) -> None:
+        """Work on *state*; *save* makes it durable and is called before any answer leaves."""
+        self.state = state
+        self._save = save
+        self._clock = clock
+        self._fetched_ns: int | None = None
+
+    # --- the server's announcements ---------------------------------------------------------------------------------
+
+    def refresh(self) -> Flow[Announcement]:
+        """Fetch the current announcement, verify it, and turn the session to its bucket."""
+        encoded = yield from deliver(Step.ANNOUNCEMENT, _CURRENT)
+        announcement = yield from self._verified(encoded)
+        self._fetched_ns = self._clock.monotonic_ns()
+        self._turn(announcement)
+        return announcement
+
+    def take_announcement(self, encoded: bytes) -> Announcement:
+        """Verify an announcement that came some other way, and turn the session to its bucket (A5)."""
+        announcement = self._check(encoded)
+        self._fetched_ns = self._clock.monotonic_ns()
+        self._turn(announcement)
+        return announcement
+
+    def _verified(self, encoded: bytes) -> Flow[Announcement]:
+        """Verify an announcement; where its key is unknown, see once whether the server's CERT has changed (A1)."""
+        try:
+            return self._check(encoded)
+        except AuthenticationError:
+            served = yield from deliver(Step.IDENTITY, b"")
+            self._take_identity(served)
+            return self._check(encoded)
+
+    def _check(self, encoded: bytes) -> Announcement:
+        state = self.state
+        announcement = verify_announcement(encoded, state.server.certificate, minimum_bucket=state.bucket_mark)
+        latest = state.announcement
+        if latest is not None and latest.bucket == announcement.bucket and latest.body_hash != announcement.body_hash:
+            # A3: one body a bucket; two are a server that shows different keys to different devices.
+            message = f"the server announced two keys for bucket {announcement.bucket}; tell its operator, this is an alarm"
+            raise RefusedError(message)
+        return announcement
+
+    def _take_identity(self, served: bytes) -> None:
+        state = self.state
+        fresh = decode_identity(served, server_id=state.identity.server_id)
+        known = state.server.certificate
+        if fresh.certificate.serial < known.serial or (
+            fresh.certificate.serial == known.serial and fresh.certificate.encoded != known.encoded
+        ):
+            message = "the server shows an older or a second certificate of one serial; tell its operator, this is an alarm"
+            raise RefusedError(message)
+        state.server = fresh
+
+    def _turn(self, announcement: Announcement) -> None:
+        state = self.state
+        if state.announcement is None or announcement.bucket >= state.announcement.bucket:
+            state.announcement = announcement
+        if state.chain is not None and not state.chain.is_ended:
+            state.chain.advance_to(announcement.bucket)
+            state.forget_old_streams()
+        self._save(state)
+
+    def _current(self) -> Flow[Announcement]:
+        """Return the latest announcement, fetched anew where half a bucket has gone by since."""
+        latest, fetched_ns = self.state.announcement, self._fetched_ns
+        if latest is None or fetched_ns is None:
+            return (yield from self.refresh())
+        if self._clock.monotonic_ns() - fetched_ns > latest.width_s * 500_000_000:
+            return (yield from self.refresh())
+        return latest
+
+    # --- handshakes -------------------------------------------------------------------------------------------------
+
+    def connect(self, form: Form, *, attempts: int = ATTEMPTS_DEFAULT) -> Flow[SessionTerms]:
+        """
+        Make a session, in the *form* asked for; starts over up to *attempts* times when refused (N5).
+
+        Raises:
+            RefusedError: the server refused every time.
+            AuthenticationError: what came is not the server's.
+            StoreUnavailableError: the server cannot be reached.
+        """
+        if form not in FORMS:
+            message = f"a handshake has the form 'hello' or 'offer', not {form!r}"
+            raise UsageError(message)
+        if attempts < 1:
+            message = f"attempts must be at least 1, got {attempts}"
+            raise UsageError(message)
+        for attempt in range(1, attempts + 1):
+            try:
+                return (yield from self._hello() if form == "hello" else self._offer())
+            except RefusedError:
+                self._forget_handshakes(FORMS[form])
+                if attempt == attempts:
+                    raise
+                yield pause_before(attempt)
+        raise AssertionError  # pragma: no cover - the loop returns or raises
+
+    def _hello(self) -> Flow[SessionTerms]:
+        # H7: what was pending when the device stopped goes on with the same bytes.
+        pending = next((kept for kept in self.state.confirmations if kept.form == wire.FORM_HELLO), None)
+        if pending is None:
+            if self.state.hello is None:
+                yield from self.refresh()
+                self.begin_hello()
+            hello = self.state.hello
+            if hello is None:  # pragma: no cover - begin_hello made it
+                raise AssertionError
+            answer = yield from deliver(Step.HELLO, hello.message)
+            self.answer_hello(answer)
+            pending = self.state.confirmations[-1]
+        answer = yield from deliver(Step.CONFIRM, pending.message)
+        return self.finish(answer)
+
+    def _offer(self) -> Flow[SessionTerms]:
+        yield from self.refresh()
+        identity = self.state.identity
+        offer = yield from deliver(Step.OFFER, identity.ref + identity.tenant_id)
+        yield from self.learn_bucket_of(offer)
+        answer = self.answer_offer(offer)
+        confirmation = yield from deliver(Step.CONFIRM, answer)
+        return self.finish(confirmation)
+
+    def learn_bucket_of(self, offer: bytes) -> Flow[None]:
+        """Fetch the announcement of the bucket an OFFER names, where it is not the latest."""
+        bucket = int.from_bytes(offer[4:12])
+        latest = self.state.announcement
+        if latest is None or bucket > latest.bucket:
+            encoded = yield from deliver(Step.ANNOUNCEMENT, str(bucket).encode())
+            self._turn((yield from self._verified(encoded)))
+
+    def begin_hello(self) -> bytes:
+        """Make M1 (H1, H2) under the latest announcement; the same bytes while one is pending."""
+        state = self.state
+        if state.announcement is None:
+            message = "fetch an announcement first (refresh)"
+            raise UsageError(message)
+        if state.hello is None:
+            state.hello = start_hello(state.identity, state.announcement)
+            self._save(state)
+        return state.hello.message
+
+    def answer_hello(self, m2: bytes) -> bytes:
+        """Take M2 and make M3 (H6, H7)."""
+        state = self.state
+        if state.hello is None:
+            message = "an M2 came, but no hello is pending; begin a new handshake"
+            raise UnexpectedMessageError(message)
+        pending = accept_hello(state.hello, m2, state.identity)
+        state.drop_hello()
+        for stale in [kept for kept in state.confirmations if kept.form == wire.FORM_HELLO]:
+            state.drop_pending(stale)
+        state.confirmations.append(pending)
+        self._save(state)
+        return pending.message
+
+    def answer_offer(self, offer: bytes) -> bytes:
+        """Take an OFFER and make the ANSWER (O2); the same ANSWER, with the ticket at hand, for the same OFFER."""
+        state = self.state
+        if state.announcement is None:
+            message = "fetch an announcement first (refresh)"
+            raise UsageError(message)
+        fresh = accept_offer(offer, state.identity, state.announcement)
+        answered = next((kept for kept in state.confirmations if kept.th1 == fresh.th1), None)
+        if answered is not None:
+            answered.replace_ticket(fresh.message[wire.ANSWER_TICKET_AT : wire.ANSWER_CT_AT])
+            fresh.wipe()
+            pending = answered
+        else:
+            self._make_room_for_offer()
+            state.confirmations.append(fresh)
+            pending = fresh
+        self._save(state)
+        return pending.message
+
+    def _make_room_for_offer(self) -> None:
+        state = self.state
+        latest = state.announcement
+        offers = [kept for kept in state.confirmations if kept.form == wire.FORM_OFFER]
+        for kept in offers:
+            # The server cannot finish an offer of a bucket whose ticket key is gone (A4).
+            if latest is not None and kept.bucket + 1 < latest.bucket:
+                state.drop_pending(kept)
+        if sum(kept.form == wire.FORM_OFFER for kept in state.confirmations) >= PENDING_OFFERS_MAX:
+            message = f"{PENDING_OFFERS_MAX} offers are pending already; new ones are dropped until one ends (O2)"
+            raise RefusedError(message)
+
+    def finish(self, m4: bytes) -> SessionTerms:
+        """Take M4, check tag, inclusion and signature, and begin the session (H9, H10)."""
+        state = self.state
+        sid = m4[2 : 2 + wire.SID_BYTES]
+        pending = next((kept for kept in state.confirmations if kept.sid == sid), None)
+        if pending is None:
+            message = "an M4 came for a handshake that is not pending; begin a new one"
+            raise UnexpectedMessageError(message)
+        established = accept_confirmation(pending, m4, state.server, state.identity, log_mark=state.log_mark)
+        state.log_mark = established.log_mark
+        # A5: the mark is what an accepted M4 vouches for, one bucket back.
+        state.bucket_mark = max(state.bucket_mark, established.hdr_bucket - 1)
+        state.take_chain(
+            SessionChain.begin(
+                established.chain_key, sid=established.sid, start=established.start, lifetime=established.lifetime
+            )
+        )
+        state.form, state.policy, state.evidence = established.form, established.policy, established.evidence
+        self._drop_all(pending)
+        self._save(state)
+        return self.terms()
+
+    def _drop_all(self, finished: PendingConfirmation) -> None:
+        self.state.drop_pending(finished)
+        self.state.drop_hello()
+
+    def _forget_handshakes(self, form: int) -> None:
+        for pending in [kept for kept in self.state.confirmations if kept.form == form]:
+            self.state.drop_pending(pending)
+        if form == wire.FORM_HELLO:
+            self.state.drop_hello()
+        self._save(self.state)
+
+    # --- the session ------------------------------------------------------------------------------------------------
+
+    def chain(self) -> SessionChain:
+        """Return the live session's chain, or say that there is none."""
+        chain = self.state.chain
+        if chain is None or chain.is_ended:
+            message = "the device has no session; connect() first"
+            raise SessionExpiredError(message)
+        return chain
+
+    def terms(self) -> SessionTerms:
+        """Return the terms of the session; `SessionExpiredError` if there is none."""
+        chain = self.chain()
+        form: Form = "hello" if self.state.form == wire.FORM_HELLO else "offer"
+        return SessionTerms(
+            sid=chain.sid,
+            form=form,
+            start=chain.start,
+            lifetime=chain.lifetime,
+            policy=self.state.policy,
+            bucket=self._write_bucket(chain),
+        )
+
+    def _write_bucket(self, chain: SessionChain) -> int:
+        latest = self.state.announcement
+        return max(chain.bucket, 0 if latest is None else latest.bucket)
+
+    def derive_session_key(self, purpose: str, *, bucket: int | None, direction: int) -> SecretBytes:
+        """Return `MK(bucket, direction, purpose)`, 64 bytes (R2)."""
+        return self.chain().derive_session_key(purpose, bucket=bucket, direction=direction)
+
+    def seal(self, plaintext: bytes | bytearray | memoryview, *, aad: bytes, kind: int = KIND_DATA) -> bytes:
+        """Seal one record to the server under the latest verified announcement's bucket (R3, R5)."""
+        chain = self.chain()
+        bucket = self._write_bucket(chain)
+        header = new_header(
+            sid=chain.sid, bucket=bucket, direction=wire.DIRECTION_TO_SERVER, kind=kind, epoch=chain.epoch
+        )
+        with chain.message_key(bucket, direction=header.direction, purpose=header.purpose) as key:
+            return seal_record(key, header, plaintext, aad=aad)
+
+    def open(self, record: bytes | bytearray | memoryview, *, aad: bytes) -> SecretBytes:
+        """
+        Open one record from the server; its stream is remembered durably before the plaintext is handed on (R4).
+
+        Raises:
+            AuthenticationError: the record is not authentic.
+            ReplayError: it was opened before.
+            StaleBucketError: its bucket's key is erased.
+        """
+        header = read_header(record)
+        chain = self.chain()
+        if not isinstance(header, RecordHeader):
+            message = f"this is no record ({header.value})"
+            raise DecodeError(message)
+        if header.sid != chain.sid or header.direction != wire.DIRECTION_TO_DEVICE or header.epoch != chain.epoch:
+            raise AuthenticationError
+        if header.stream_id in self.state.seen.get(header.bucket, ()):
+            message = "this record was opened before"
+            raise ReplayError(message)
+        # R5: on a copy, at most to the session's end; the chain moves only after the tag has verified.
+        with chain.message_key(header.bucket, direction=header.direction, purpose=header.purpose) as key:
+            plaintext = open_record(key, record, aad=aad)
+        try:
+            chain.advance_to(header.bucket)
+            self.state.seen.setdefault(header.bucket, set()).add(header.stream_id)
+            self.state.forget_old_streams()
+            self._save(self.state)
+        except BaseException:
+            plaintext.wipe()
+            raise
+        return plaintext
+
+    def exchange(
+        self, plaintext: bytes | bytearray | memoryview, *, aad: bytes, reply_aad: bytes
+    ) -> Flow[SecretBytes | None]:
+        """
+        Send one record and open the server's reply; None where the server has nothing to say.
+
+        A record is sealed anew, once, where the server refused it and has turned to another bucket since.
+
+        Raises:
+            RefusedError: the server refused the record.
+            StoreUnavailableError: no answer came; the record may have been taken, so it is not sent twice.
+        """
+        before = yield from self._current()
+        try:
+            answer = yield from self._send_record(plaintext, aad)
+        except RefusedError:
+            after = yield from self.refresh()
+            if after.bucket == before.bucket:
+                raise
+            answer = yield from self._send_record(plaintext, aad)
+        return self.open(answer, aad=reply_aad) if answer else None
+
+    def _send_record(self, plaintext: bytes | bytearray | memoryview, aad: bytes) -> Flow[bytes]:
+        answer = yield Send(Step.RECORD, self.seal(plaintext, aad=aad))
+        if answer == wire.REFUSED:
+            message = "the server refused the record; it tells no reason, its operator's log does"
+            raise RefusedError(message)
+        return answer
+
+    def evidence(self) -> Evidence:
+        """Return what the device can show to third parties about its session (H9)."""
+        self.chain()
+        if self.state.evidence is None:
+            message = "the device has no evidence; connect() first"
+            raise ConfigError(message)
+        return self.state.evidence

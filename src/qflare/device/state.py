@@ -1,0 +1,286 @@
+"""What a device remembers between two starts: who it is, whom it trusts, its marks, its session, what is pending."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from qflare.device.state_file import Field
+from qflare.errors import DecodeError, QflareError
+from qflare.model.ids import SessionId
+from qflare.protocol.announcement import Announcement, verify_announcement
+from qflare.protocol.chain import SessionChain
+from qflare.protocol.device_identity import DeviceIdentity
+from qflare.protocol.evidence import Evidence
+from qflare.protocol.identity import ServerIdentity, decode_identity, device_ref
+from qflare.protocol.pending import PENDING_OFFERS_MAX, PendingConfirmation, PendingHello, State
+from qflare.protocol.receipt import LogMark
+from qflare.secret import SecretBytes
+
+ENROLLED_STAGE: Final = "enrolled"
+ENROLLING_STAGE: Final = "enrolling"
+
+
+@dataclass(slots=True, kw_only=True)
+class DeviceState:
+    """One device's memory; it owns every secret in it."""
+
+    identity: DeviceIdentity
+    server: ServerIdentity
+    bucket_mark: int
+    """No announcement below it is accepted (A5)."""
+    log_mark: LogMark | None = None
+    announcement: Announcement | None = None
+    """The latest that was verified; the device writes under its bucket (R5)."""
+    chain: SessionChain | None = None
+    form: int = 0
+    policy: int = 0
+    evidence: Evidence | None = None
+    hello: PendingHello | None = None
+    confirmations: list[PendingConfirmation] = field(default_factory=list)
+    """At most one of the hello form and eight of the offer form (O2)."""
+    seen: dict[int, set[bytes]] = field(default_factory=dict)
+    """Stream ids that were opened, by bucket; only buckets whose key is still held (R4)."""
+
+    def take_chain(self, chain: SessionChain) -> None:
+        """Replace the session's chain; the old one is erased."""
+        if self.chain is not None:
+            self.chain.wipe()
+        self.chain = chain
+        self.seen = {}
+
+    def forget_old_streams(self) -> None:
+        """Drop stream ids of buckets whose keys are erased: nothing of those buckets opens any more (R4)."""
+        if self.chain is None or self.chain.is_ended:
+            self.seen = {}
+            return
+        oldest = self.chain.oldest_bucket
+        self.seen = {bucket: ids for bucket, ids in self.seen.items() if bucket >= oldest}
+
+    def drop_pending(self, confirmation: PendingConfirmation) -> None:
+        """Erase one pending confirmation."""
+        confirmation.wipe()
+        self.confirmations = [kept for kept in self.confirmations if kept is not confirmation]
+
+    def drop_hello(self) -> None:
+        """Erase the pending hello, if there is one."""
+        if self.hello is not None:
+            self.hello.wipe()
+            self.hello = None
+
+    def wipe(self) -> None:
+        """Erase every secret from memory; the file keeps its own."""
+        self.identity.wipe()
+        self.drop_hello()
+        for confirmation in self.confirmations:
+            confirmation.wipe()
+        if self.chain is not None:
+            self.chain.wipe()
+
+    def to_fields(self) -> dict[str, Field]:
+        """Return the fields for the state file; call `wipe_fields` on them after writing."""
+        identity = self.identity
+        return {
+            "stage": ENROLLED_STAGE,
+            "tenant_id": identity.tenant_id,
+            "device_id": identity.device_id,
+            "key_version": identity.key_version,
+            "signing_key": SecretBytes.copy_of(identity.signing_key),
+            "decapsulation_key": SecretBytes.copy_of(identity.decapsulation_key),
+            "verification_key": identity.verification_key,
+            "encapsulation_key": identity.encapsulation_key,
+            "psk": None if identity.psk is None else SecretBytes.copy_of(identity.psk),
+            "server_id": identity.server_id,
+            "server": self.server.served,
+            "bucket_mark": self.bucket_mark,
+            "log_mark": None if self.log_mark is None else [self.log_mark.size, self.log_mark.root],
+            "announcement": None if self.announcement is None else self.announcement.encoded,
+            "session": self._session_fields(),
+            "hello": None if self.hello is None else _as_fields(self.hello.to_state()),
+            "confirmations": [_as_fields(pending.to_state()) for pending in self.confirmations],
+        }
+
+    def _session_fields(self) -> Field:
+        if self.chain is None or self.chain.is_ended:
+            return None
+        return {
+            "sid": self.chain.sid,
+            "start": self.chain.start,
+            "lifetime": self.chain.lifetime,
+            "epoch": self.chain.epoch,
+            "form": self.form,
+            "policy": self.policy,
+            "keys": [[bucket, key] for bucket, key in self.chain.export_keys().items()],
+            "evidence": None if self.evidence is None else self.evidence.to_json(),
+            "seen": [[bucket, b"".join(sorted(ids))] for bucket, ids in sorted(self.seen.items())],
+        }
+
+
+def state_from_fields(fields: dict[str, Field]) -> DeviceState:
+    """
+    Rebuild a device's memory; the server's identity and announcement are verified again.
+
+    Raises:
+        DecodeError: a field is missing or malformed.
+        AuthenticationError: the stored identity or announcement does not verify.
+    """
+    reader = _Reader(fields)
+    server_id = reader.octets("server_id")
+    server = decode_identity(reader.octets("server"), server_id=server_id)
+    device_id, tenant_id = reader.text("device_id"), reader.octets("tenant_id")
+    identity = DeviceIdentity(
+        server_id=server_id,
+        tenant_id=tenant_id,
+        device_id=device_id,
+        ref=device_ref(tenant_id, device_id),
+        key_version=reader.number("key_version"),
+        signing_key=reader.secret("signing_key"),
+        decapsulation_key=reader.secret("decapsulation_key"),
+        verification_key=reader.octets("verification_key"),
+        encapsulation_key=reader.octets("encapsulation_key"),
+        psk=reader.optional_secret("psk"),
+    )
+    state = DeviceState(identity=identity, server=server, bucket_mark=reader.number("bucket_mark"))
+    if (log_mark := reader.optional_list("log_mark")) is not None:
+        size, root = log_mark
+        state.log_mark = LogMark(_number(size), _octets(root))
+    if fields.get("announcement") is not None:
+        state.announcement = verify_announcement(reader.octets("announcement"), server.certificate)
+    if (hello := reader.optional_group("hello")) is not None:
+        state.hello = PendingHello.from_state(_as_state(hello))
+    confirmations = reader.optional_list("confirmations") or []
+    if len(confirmations) > PENDING_OFFERS_MAX + 1:
+        raise _malformed("confirmations")
+    state.confirmations = [PendingConfirmation.from_state(_as_state(_group(item))) for item in confirmations]
+    if (session := reader.optional_group("session")) is not None:
+        _read_session(state, _Reader(session))
+    return state
+
+
+def _read_session(state: DeviceState, reader: _Reader) -> None:
+    keys: dict[int, SecretBytes] = {}
+    for pair in reader.optional_list("keys") or []:
+        bucket, key = _pair(pair)
+        if not isinstance(key, SecretBytes):
+            raise _malformed("keys")
+        keys[_number(bucket)] = key
+    try:
+        state.chain = SessionChain(
+            keys,
+            sid=SessionId(reader.octets("sid")),
+            start=reader.number("start"),
+            lifetime=reader.number("lifetime"),
+            epoch=reader.number("epoch"),
+        )
+    except QflareError:
+        raise _malformed("session") from None
+    state.form, state.policy = reader.number("form"), reader.number("policy")
+    if reader.has("evidence"):
+        state.evidence = Evidence.from_json(reader.text("evidence"))
+    for pair in reader.optional_list("seen") or []:
+        bucket, joined = _pair(pair)
+        ids = _octets(joined)
+        state.seen[_number(bucket)] = {ids[at : at + 16] for at in range(0, len(ids), 16)}
+
+
+def wipe_fields(item: Field) -> None:
+    """Wipe every secret in a tree of fields."""
+    match item:
+        case SecretBytes():
+            item.wipe()
+        case list():
+            for entry in item:
+                wipe_fields(entry)
+        case dict():
+            for entry in item.values():
+                wipe_fields(entry)
+        case _:
+            pass
+
+
+class _Reader:
+    """Takes typed fields out of a state file's tree, or says which one is wrong."""
+
+    def __init__(self, fields: dict[str, Field]) -> None:
+        self._fields = fields
+
+    def has(self, name: str) -> bool:
+        return self._fields.get(name) is not None
+
+    def octets(self, name: str) -> bytes:
+        value = self._fields.get(name)
+        if not isinstance(value, bytes):
+            raise _malformed(name)
+        return value
+
+    def text(self, name: str) -> str:
+        value = self._fields.get(name)
+        if not isinstance(value, str):
+            raise _malformed(name)
+        return value
+
+    def number(self, name: str) -> int:
+        value = self._fields.get(name)
+        if type(value) is not int:
+            raise _malformed(name)
+        return value
+
+    def secret(self, name: str) -> SecretBytes:
+        value = self._fields.get(name)
+        if not isinstance(value, SecretBytes):
+            raise _malformed(name)
+        return value
+
+    def optional_secret(self, name: str) -> SecretBytes | None:
+        return self.secret(name) if self.has(name) else None
+
+    def optional_list(self, name: str) -> list[Field] | None:
+        value = self._fields.get(name)
+        if value is not None and not isinstance(value, list):
+            raise _malformed(name)
+        return value
+
+    def optional_group(self, name: str) -> dict[str, Field] | None:
+        value = self._fields.get(name)
+        return None if value is None else _group(value)
+
+
+def _as_fields(state: State) -> dict[str, Field]:
+    return dict(state)
+
+
+def _as_state(fields: dict[str, Field]) -> State:
+    state: State = {}
+    for name, value in fields.items():
+        if not isinstance(value, bytes | int | SecretBytes):
+            raise _malformed(name)
+        state[name] = value
+    return state
+
+
+def _group(value: Field) -> dict[str, Field]:
+    if not isinstance(value, dict):
+        raise _malformed("group")
+    return value
+
+
+def _pair(value: Field) -> tuple[Field, Field]:
+    if not isinstance(value, list) or len(value) != 2:  # noqa: PLR2004 - a pair
+        raise _malformed("pair")
+    return value[0], value[1]
+
+
+def _number(value: Field) -> int:
+    if type(value) is not int:
+        raise _malformed("number")
+    return value
+
+
+def _octets(value: Field) -> bytes:
+    if not isinstance(value, bytes):
+        raise _malformed("bytes")
+    return value
+
+
+def _malformed(name: str) -> DecodeError:
+    return DecodeError(f"the device state's field {name!r} is malformed; enrol the device again with a new token")
