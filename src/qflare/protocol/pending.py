@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from qflare.errors import DecodeError
 from qflare.primitives.kem import DK_BYTES
 from qflare.protocol import wire
 from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 State: TypeAlias = dict[str, bytes | int | SecretBytes]
 """Field names and values for a state file; secrets stay `SecretBytes`, and whoever writes the file wipes them."""

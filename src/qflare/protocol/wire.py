@@ -80,7 +80,8 @@ TICKET_HELLO_BYTES: Final = (
 )
 TICKET_OFFER_BYTES: Final = TICKET_HEADER_BYTES + NONCE_BYTES + TICKET_TERMS_BYTES + 32 + HASH_BYTES + TAG_BYTES
 
-M1_EK_AT: Final = 1 + 1 + 2 + 8
+M1_BUCKET_AT: Final = 1 + 1 + 2
+M1_EK_AT: Final = M1_BUCKET_AT + 8
 M1_CT_AT: Final = M1_EK_AT + EK_BYTES
 M1_HEADER_BYTES: Final = M1_CT_AT + CT_BYTES
 M1_PLAINTEXT_BYTES: Final = TENANT_BYTES + REF_BYTES + 4 + SIG44.SIG_BYTES
@@ -170,3 +171,8 @@ def u64(value: int) -> bytes:
 
 
 SUITE_FIELD: Final = u16(SUITE)
+
+
+def is_refused(message: bytes) -> bool:
+    """Return whether *message* is the server's refusal (N5)."""
+    return message == REFUSED

@@ -1,0 +1,266 @@
+"""
+The server's side of the end of both forms: M3 in, and what M4 and the transaction of H8 need out (H8 to H10).
+
+A `Confirmation` is no session yet: the caller commits it first, and only then sends its M4.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from qflare.errors import DecodeError, LengthError
+from qflare.model.ids import DeviceRef, SessionId, TenantId
+from qflare.model.refusal import Refusal
+from qflare.primitives.columns import rows, shared
+from qflare.primitives.hash import transcript_many
+from qflare.protocol import labels, wire
+from qflare.protocol.batch import gather, gather_secret, split_rows
+from qflare.protocol.leaf import WHO_BYTES, WHO_KEY_BYTES, session_leaf
+from qflare.protocol.log import hash_leaf
+from qflare.protocol.schedule import expand_th3
+from qflare.protocol.ticket import TicketTerms, open_tickets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.protocol.bucket import Keyring
+    from qflare.secret import SecretBytes
+
+_M4_HEAD: Final = bytes((wire.TYPE_M4, wire.VERSION))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """A finished handshake on its way into the database; owns the chain key."""
+
+    form: int
+    ticket_bucket: int
+    tenant_id: TenantId
+    ref: DeviceRef
+    key_version: int
+    sid: SessionId
+    start: int
+    lifetime: int
+    policy: int
+    hdr_bucket: int
+    th3_hash: bytes
+    """H(th3), 64 bytes."""
+    leaf_data: bytes
+    """165 bytes."""
+    leaf_hash: bytes
+    """32 bytes."""
+    server_tag: bytes
+    """Expand(ck2, "fin s", th3, 32); goes out with M4, never before the commit."""
+    chain_key: SecretBytes
+    """CK_start, 64 bytes (H10)."""
+
+    def wipe(self) -> None:
+        """Destroy the chain key."""
+        self.chain_key.wipe()
+
+    def __enter__(self) -> Self:
+        """Lend the confirmation to a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Destroy the chain key at the end of the block."""
+        self.wipe()
+
+
+class Glued(NamedTuple):
+    """A message of fixed size and the record behind it, if there is one."""
+
+    message: bytes
+    record: bytes | None
+
+
+def split_glued(message: bytes) -> Glued:
+    """
+    Split M3 or ANSWER from the record glued to it; what is no M3 or ANSWER stays whole, to be refused as it is.
+
+    Raises:
+        DecodeError: what follows the fixed size does not begin as a record does.
+
+    Source: docs/protocol.md, steps N3 and H10.
+    """
+    size = {wire.TYPE_M3: wire.M3_BYTES, wire.TYPE_ANSWER: wire.ANSWER_BYTES}.get(message[0] if message else 0)
+    if size is None or len(message) <= size:
+        return Glued(message, None)
+    record = message[size:]
+    if len(record) < wire.RECORD_HEADER_BYTES or record[0] != wire.TYPE_RECORD or record[1] != wire.VERSION:
+        text = "what follows M3 or ANSWER must be exactly one record"
+        raise DecodeError(text)
+    return Glued(message[:size], record)
+
+
+def confirm_hellos(
+    messages: Sequence[bytes], keyring: Keyring, *, now_s: int, server_id: bytes
+) -> list[Confirmation | Refusal]:
+    """
+    Check M3s: ticket, expiry, tag.
+
+    Args:
+        messages: M3s without glued records (`split_glued`), of any length and content.
+        keyring: The live buckets.
+        now_s: The server's clock, Unix seconds.
+        server_id: 32 bytes, for the leaf.
+
+    Returns:
+        One confirmation or `Refusal` a message; the caller owns and wipes the confirmations.
+
+    Source: docs/protocol.md, step H8.
+    """
+    tickets = [_ticket_of(message) for message in messages]
+    with open_tickets(wire.FORM_HELLO, tickets, keyring, now_s=now_s) as opened:
+        tags = [messages[place][wire.M3_TAG_AT :] for place in opened.places]
+        confirmations = confirm_rows(
+            wire.FORM_HELLO,
+            terms=opened.terms,
+            buckets=opened.buckets,
+            ck2=opened.secrets,
+            th3=opened.transcripts,
+            tags=tags,
+            server_id=server_id,
+        )
+        return opened.spread(confirmations)
+
+
+def confirm_rows(
+    form: int,
+    *,
+    terms: Sequence[TicketTerms],
+    buckets: Sequence[int],
+    ck2: SecretBytes,
+    th3: bytes,
+    tags: Sequence[bytes],
+    server_id: bytes,
+) -> list[Confirmation | Refusal]:
+    """
+    Check the devices' tags and derive what M4 and the session need.
+
+    Args:
+        form: 1 hello, 2 offer.
+        terms: From the tickets, one a row.
+        buckets: The tickets' own b, one a row.
+        ck2: ``n × 64`` bytes; stays the caller's.
+        th3: ``n × 64`` bytes.
+        tags: "fin d" as it came, one a row.
+        server_id: 32 bytes.
+
+    Returns:
+        One confirmation or `Refusal.TAG` a row.
+
+    Source: docs/protocol.md, steps H8 to H10, and O3.
+    """
+    results: list[Confirmation | Refusal] = [Refusal.TAG] * len(terms)
+    with expand_th3(len(terms), ck2, labels.EXPAND_FINISHED_DEVICE, th3, wire.FINISHED_BYTES) as expected:
+        # CT: the tag proves the device's knowledge; compare_digest takes the same time wherever it differs.
+        keep = [row for row, tag in enumerate(tags) if hmac.compare_digest(expected.row(row, wire.FINISHED_BYTES), tag)]
+    if not keep:
+        return results
+    with gather_secret(ck2, wire.SECRET_BYTES, keep) as kept_ck2:
+        kept = _derive(
+            form,
+            terms=[terms[row] for row in keep],
+            buckets=[buckets[row] for row in keep],
+            ck2=kept_ck2,
+            th3=gather(th3, wire.HASH_BYTES, keep),
+            server_id=server_id,
+        )
+    for row, confirmation in zip(keep, kept, strict=True):
+        results[row] = confirmation
+    return results
+
+
+def encode_confirmation(sid: bytes, server_tag: bytes, receipt: bytes) -> bytes:
+    """
+    Write M4, which is sent only after the commit of H8.
+
+    Args:
+        sid: 16 bytes.
+        server_tag: `Confirmation.server_tag`, 32 bytes.
+        receipt: 2445 + 32n bytes.
+
+    Raises:
+        LengthError: a part has the wrong size.
+
+    Source: docs/protocol.md, step H9.
+    """
+    for name, part, size in (("sid", sid, wire.SID_BYTES), ("server_tag", server_tag, wire.FINISHED_BYTES)):
+        if len(part) != size:
+            raise LengthError(name, expected=size, actual=len(part))
+    if len(receipt) < wire.RECEIPT_BYTES_MIN:
+        name = "receipt"
+        raise LengthError(name, expected=f"at least {wire.RECEIPT_BYTES_MIN}", actual=len(receipt))
+    return b"".join((_M4_HEAD, sid, server_tag, receipt))
+
+
+def _ticket_of(message: bytes) -> bytes | Refusal:
+    if len(message) != wire.M3_BYTES:
+        return Refusal.LENGTH
+    if message[0] != wire.TYPE_M3:
+        return Refusal.TYPE
+    if message[1] != wire.VERSION:
+        return Refusal.VERSION
+    return message[wire.M3_TICKET_AT : wire.M3_TAG_AT]
+
+
+def _derive(
+    form: int,
+    *,
+    terms: Sequence[TicketTerms],
+    buckets: Sequence[int],
+    ck2: SecretBytes,
+    th3: bytes,
+    server_id: bytes,
+) -> list[Confirmation | Refusal]:
+    count = len(terms)
+    th3_hashes = split_rows(transcript_many(count, rows(th3, wire.HASH_BYTES)), wire.HASH_BYTES)
+    # H9
+    with (
+        expand_th3(count, ck2, labels.EXPAND_WHO, th3, WHO_KEY_BYTES) as who_keys,
+        expand_th3(count, ck2, labels.EXPAND_FINISHED_SERVER, th3, wire.FINISHED_BYTES) as tags,
+        # H10
+        expand_th3(count, ck2, labels.EXPAND_CHAIN, th3, wire.SECRET_BYTES) as chain_keys,
+    ):
+        whos = transcript_many(
+            count,
+            shared(labels.HASH_WHO),
+            rows(b"".join([its.tenant_id for its in terms]), wire.TENANT_BYTES),
+            rows(b"".join([its.ref for its in terms]), wire.REF_BYTES),
+            rows(b"".join([wire.u32(its.key_version) for its in terms]), 4),
+            rows(who_keys, WHO_KEY_BYTES),
+        )
+        confirmations: list[Confirmation | Refusal] = []
+        for row, its in enumerate(terms):
+            leaf_data = session_leaf(
+                form=form,
+                suite=wire.SUITE,
+                server_id=server_id,
+                sid=SessionId(its.sid),
+                start=its.start,
+                th3_hash=th3_hashes[row],
+                who=bytes(whos[row * wire.HASH_BYTES : row * wire.HASH_BYTES + WHO_BYTES]),
+            )
+            confirmations.append(
+                Confirmation(
+                    form=form,
+                    ticket_bucket=buckets[row],
+                    tenant_id=TenantId(its.tenant_id),
+                    ref=DeviceRef(its.ref),
+                    key_version=its.key_version,
+                    sid=SessionId(its.sid),
+                    start=its.start,
+                    lifetime=its.lifetime,
+                    policy=its.policy,
+                    hdr_bucket=its.hdr_bucket,
+                    th3_hash=th3_hashes[row],
+                    leaf_data=leaf_data,
+                    leaf_hash=hash_leaf(leaf_data),
+                    server_tag=bytes(tags.row(row, wire.FINISHED_BYTES)),
+                    chain_key=chain_keys.take_row(row, wire.SECRET_BYTES),
+                )
+            )
+    return confirmations

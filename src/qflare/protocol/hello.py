@@ -1,0 +1,387 @@
+"""
+The server's side of a hello: M1 in, M2 out, on whole batches (H3 to H5).
+
+Between the two calls the caller looks up the devices.  Nothing else is kept: what M3 needs travels in the ticket.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Final, Self
+
+from qflare.errors import AuthenticationError, KeyNotFoundError, UsageError
+from qflare.model.ids import DeviceRef, TenantId
+from qflare.model.refusal import Refusal
+from qflare.primitives import kem
+from qflare.primitives.aead import NONCE_ZERO, AeadKey, seal_many
+from qflare.primitives.columns import rows, shared
+from qflare.primitives.hash import transcript_many
+from qflare.primitives.kdf import expand_many, extract_many
+from qflare.primitives.random import random_bytes
+from qflare.primitives.sig import SIG44
+from qflare.protocol import labels, wire
+from qflare.protocol.batch import gather, gather_secret, require_same_count, split_rows
+from qflare.protocol.bucket import (
+    BucketKeys,
+    Keyring,
+    body_hashes,
+    decapsulate_by_bucket,
+    encapsulation_refusal,
+    is_open,
+)
+from qflare.protocol.schedule import derive_ck2
+from qflare.protocol.ticket import TicketTerms, hello_expiry_s, seal_tickets
+from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.protocol.credential import DeviceCredential
+    from qflare.protocol.seen import SeenHellos
+
+_M1_HEAD: Final = bytes((wire.TYPE_M1, wire.VERSION)) + wire.SUITE_FIELD
+_M2_HEAD: Final = bytes((wire.TYPE_M2, wire.VERSION))
+_TERMS: Final = struct.Struct(">QHI")
+_KEY_VERSION_AT: Final = wire.TENANT_BYTES + wire.REF_BYTES
+_SIGNATURE_AT: Final = _KEY_VERSION_AT + 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HelloClaim:
+    """Whom an M1 says it is from; to be believed only once `answer_hellos` has answered it."""
+
+    tenant_id: TenantId
+    ref: DeviceRef
+    key_version: int
+    bucket: int
+    """hdr.b."""
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenedHellos:
+    """M1s whose c1 has opened, and the refusals of the others; owns the secrets, wiped at the end of its block."""
+
+    claims: list[HelloClaim | Refusal]
+    """One a message."""
+    messages: Sequence[bytes]
+    places: list[int]
+    """Which message each row is."""
+    row_claims: list[HelloClaim]
+    th1: bytes
+    """``rows × 64`` bytes."""
+    ck1: SecretBytes
+    """``rows × 64`` bytes."""
+    names: SecretBytes
+    """Plaintexts of c1, ``rows × 2472`` bytes."""
+
+    def wipe(self) -> None:
+        """Destroy the secrets."""
+        self.ck1.wipe()
+        self.names.wipe()
+
+    def __enter__(self) -> Self:
+        """Lend the hellos to a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Destroy the secrets at the end of the block."""
+        self.wipe()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Offered:
+    """What the server gives every session of a batch."""
+
+    server_bucket: int
+    expiry_s: int
+    lifetime: int
+    policy: int
+
+    def to(self, claim: HelloClaim, sid: bytes) -> TicketTerms:
+        """Return the terms of one session (H4, H5)."""
+        return TicketTerms(
+            sid=sid,
+            tenant_id=claim.tenant_id,
+            ref=claim.ref,
+            key_version=claim.key_version,
+            hdr_bucket=claim.bucket,
+            start=max(self.server_bucket, claim.bucket),
+            expiry_s=self.expiry_s,
+            lifetime=self.lifetime,
+            policy=self.policy,
+        )
+
+
+def open_hellos(messages: Sequence[bytes], keyring: Keyring, *, server_bucket: int, seen: SeenHellos) -> OpenedHellos:
+    """
+    Check M1s as far as they can be checked without the devices' rows.
+
+    Args:
+        messages: M1s, of any length and content.
+        keyring: The live buckets.
+        server_bucket: The server's current bucket.
+        seen: This worker's memory of hellos; changed.
+
+    Returns:
+        One claim or `Refusal` a message.  A wrong ciphertext is no error of its own (implicit rejection): its c1 does
+        not open.
+
+    Raises:
+        KeyCheckError: a bucket's own decapsulation key is damaged.
+
+    Source: docs/protocol.md, step H3.
+    """
+    # H3: length, type, version, suite; bucket; seen set.
+    claims: list[HelloClaim | Refusal] = []
+    places: list[int] = []
+    buckets: list[int] = []
+    for place, message in enumerate(messages):
+        bucket = _check_head(message, keyring, server_bucket, seen)
+        if isinstance(bucket, Refusal):
+            claims.append(bucket)
+            continue
+        claims.append(Refusal.TAG)  # stands until c1 has opened
+        places.append(place)
+        buckets.append(bucket)
+    if not places:
+        none = SecretBytes.zeros(0)
+        return OpenedHellos(claims=claims, messages=messages, places=[], row_claims=[], th1=b"", ck1=none, names=none)
+    # H3: decapsulate, th1, ck1.
+    good = [messages[place] for place in places]
+    count = len(good)
+    th1 = transcript_many(
+        count,
+        shared(labels.HASH_HELLO),
+        shared(wire.SUITE_FIELD),
+        rows(body_hashes(keyring, buckets), wire.HASH_BYTES),
+        rows(b"".join(good), wire.M1_HEADER_BYTES, wire.M1_BYTES),
+    )
+    ciphertexts = [message[wire.M1_CT_AT : wire.M1_HEADER_BYTES] for message in good]
+    with decapsulate_by_bucket(keyring, buckets, ciphertexts) as ss_b:
+        ck1 = extract_many(count, rows(th1, wire.HASH_BYTES), rows(ss_b, kem.SS_BYTES))
+    with ck1, SecretBytes.zeros(count * wire.M1_PLAINTEXT_BYTES) as names:
+        keep: list[int] = []
+        row_claims: list[HelloClaim] = []
+        for row in _open_names(names, ck1, th1, good):
+            # H3: only who made ct_b gets here, so only he can fill the set.
+            if not seen.admit(ciphertexts[row], good[row]):
+                claims[places[row]] = Refusal.SEEN
+                continue
+            claim = _claim(names.row(row, wire.M1_PLAINTEXT_BYTES), buckets[row])
+            claims[places[row]] = claim
+            row_claims.append(claim)
+            keep.append(row)
+        return OpenedHellos(
+            claims=claims,
+            messages=messages,
+            places=[places[row] for row in keep],
+            row_claims=row_claims,
+            th1=gather(th1, wire.HASH_BYTES, keep),
+            ck1=gather_secret(ck1, wire.SECRET_BYTES, keep),
+            names=gather_secret(names, wire.M1_PLAINTEXT_BYTES, keep),
+        )
+
+
+def answer_hellos(
+    opened: OpenedHellos,
+    devices: Sequence[DeviceCredential | None],
+    keyring: Keyring,
+    *,
+    server_bucket: int,
+    now_s: int,
+    lifetime: int = wire.LIFETIME_MAX,
+    policy: int = wire.POLICY_KNOWN,
+) -> list[bytes | Refusal]:
+    """
+    Finish the checks of M1s and answer them.
+
+    Args:
+        opened: From `open_hellos`; its owner wipes it.
+        devices: One a message: the row of the claim's device, or None where there is none (or no claim).
+        keyring: The live buckets, *server_bucket* among them.
+        server_bucket: The server's current bucket: names the ticket key and the earliest start.
+        now_s: The server's clock, Unix seconds.
+        lifetime: Buckets the sessions live, 1 to 288.
+        policy: Flags; none is defined.
+
+    Returns:
+        M2 (1879 bytes) or `Refusal` a message.
+
+    Raises:
+        BatchError: *devices* has another number of items than there were messages.
+        EntropyError: the random source failed; nothing was answered.
+        KeyNotFoundError: *server_bucket* is not in *keyring*.
+        UsageError: *lifetime* or *policy* is out of range.
+
+    Source: docs/protocol.md, steps H3 to H5.
+    """
+    require_same_count("devices", len(devices), len(opened.messages))
+    require_terms(lifetime=lifetime, policy=policy)
+    bucket_keys = keyring.get(server_bucket)
+    if bucket_keys is None:
+        message = f"bucket {server_bucket} has no live keys; make or load them before answering"
+        raise KeyNotFoundError(message)
+    answers: list[bytes | Refusal] = [
+        claim if isinstance(claim, Refusal) else Refusal.INTERNAL for claim in opened.claims
+    ]
+    if not opened.places:
+        return answers
+    verdicts = _check_devices(opened, [devices[place] for place in opened.places])
+    keep = [row for row, verdict in enumerate(verdicts) if verdict is None]
+    for place, verdict in zip(opened.places, verdicts, strict=True):
+        if verdict is not None:
+            answers[place] = verdict
+    if not keep:
+        return answers
+    offered = _Offered(
+        server_bucket=server_bucket,
+        expiry_s=hello_expiry_s(now_s, bucket_keys.width_s),
+        lifetime=lifetime,
+        policy=policy,
+    )
+    kept_devices = [devices[opened.places[row]] for row in keep]
+    m2s = _make_m2s(opened, kept_devices, keep, offered, bucket_keys)
+    for row, m2 in zip(keep, m2s, strict=True):
+        answers[opened.places[row]] = m2
+    return answers
+
+
+def require_terms(*, lifetime: int, policy: int) -> None:
+    """
+    Check the terms that the server gives a session.
+
+    Raises:
+        UsageError: *lifetime* is not 1 to 288, or *policy* has a flag that is not defined.
+    """
+    if type(lifetime) is not int or not 1 <= lifetime <= wire.LIFETIME_MAX:
+        message = f"lifetime must be 1 to {wire.LIFETIME_MAX} buckets, got {lifetime}"
+        raise UsageError(message)
+    if type(policy) is not int or policy & ~wire.POLICY_KNOWN:
+        message = f"policy must be {wire.POLICY_KNOWN}, no other flag is defined, got {policy}"
+        raise UsageError(message)
+
+
+def _check_head(message: bytes, keyring: Keyring, server_bucket: int, seen: SeenHellos) -> int | Refusal:
+    if len(message) != wire.M1_BYTES:
+        return Refusal.LENGTH
+    if message[: wire.M1_BUCKET_AT] != _M1_HEAD:
+        if message[0] != wire.TYPE_M1:
+            return Refusal.TYPE
+        return Refusal.VERSION if message[1] != wire.VERSION else Refusal.SUITE
+    bucket = int.from_bytes(message[wire.M1_BUCKET_AT : wire.M1_EK_AT], "big")
+    if not is_open(keyring, bucket, server_bucket=server_bucket):
+        return Refusal.BUCKET
+    if not seen.has_room_for(message[wire.M1_CT_AT : wire.M1_HEADER_BYTES], message):
+        return Refusal.SEEN
+    return bucket
+
+
+def _open_names(names: SecretBytes, ck1: SecretBytes, th1: bytearray, messages: Sequence[bytes]) -> list[int]:
+    # H3: the AEAD tag of c1; returns the rows that opened.
+    count = len(messages)
+    opened: list[int] = []
+    with expand_many(
+        count, rows(ck1, wire.SECRET_BYTES), labels.EXPAND_M1, (rows(th1, wire.HASH_BYTES),), wire.AEAD_KEY_BYTES
+    ) as k1:
+        for row, message in enumerate(messages):
+            key = AeadKey(k1.row(row, wire.AEAD_KEY_BYTES))
+            aad = th1[row * wire.HASH_BYTES : (row + 1) * wire.HASH_BYTES]
+            try:
+                key.open_into(NONCE_ZERO, message[wire.M1_HEADER_BYTES :], aad, names.row(row, wire.M1_PLAINTEXT_BYTES))
+            except AuthenticationError:
+                continue
+            opened.append(row)
+    return opened
+
+
+def _claim(name: memoryview, bucket: int) -> HelloClaim:
+    return HelloClaim(
+        tenant_id=TenantId(bytes(name[: wire.TENANT_BYTES])),
+        ref=DeviceRef(bytes(name[wire.TENANT_BYTES : _KEY_VERSION_AT])),
+        key_version=int.from_bytes(name[_KEY_VERSION_AT:_SIGNATURE_AT], "big"),
+        bucket=bucket,
+    )
+
+
+@cache
+def _dummy_verification_key() -> bytes:
+    # Who knows the signing key gains nothing: an unknown device's row is refused whatever the signature says.
+    pair = SIG44.generate_from_seed(bytes(SIG44.SEED_BYTES))
+    pair.signing_key.wipe()
+    return pair.verification_key
+
+
+def _check_devices(opened: OpenedHellos, devices: Sequence[DeviceCredential | None]) -> list[Refusal | None]:
+    # H3: the signature is verified whatever the row says, so that all refusals from here on take the same time.
+    count = len(devices)
+    size = wire.M1_PLAINTEXT_BYTES
+    digests = transcript_many(
+        count,
+        rows(opened.th1, wire.HASH_BYTES),
+        rows(opened.names, wire.TENANT_BYTES, size),
+        rows(opened.names, wire.REF_BYTES, size, wire.TENANT_BYTES),
+        rows(opened.names, 4, size, _KEY_VERSION_AT),
+    )
+    dummy = _dummy_verification_key()
+    with opened.names.view() as names:
+        statuses = SIG44.verify_many(
+            b"".join([dummy if device is None else device.verification_key for device in devices]),
+            split_rows(digests, wire.HASH_BYTES),
+            b"".join([names[row * size + _SIGNATURE_AT : (row + 1) * size] for row in range(count)]),
+            context=labels.CONTEXT_DEVICE,
+        )
+    verdicts: list[Refusal | None] = []
+    for device, claim, status in zip(devices, opened.row_claims, statuses, strict=True):
+        verdict = Refusal.UNKNOWN_DEVICE if device is None else device.verdict(claim.key_version)
+        if verdict is None and status != 0:
+            verdict = Refusal.SIGNATURE
+        verdicts.append(verdict)
+    return verdicts
+
+
+def _make_m2s(
+    opened: OpenedHellos,
+    devices: Sequence[DeviceCredential | None],
+    keep: Sequence[int],
+    offered: _Offered,
+    bucket_keys: BucketKeys,
+) -> list[bytes | Refusal]:
+    count = len(keep)
+    messages = [opened.messages[opened.places[row]] for row in keep]
+    # H4: the check of FIPS 203, section 7.2, is part of encapsulation; a row that fails it is all zero, and refused.
+    encapsulated = kem.encapsulate_many(b"".join([message[wire.M1_EK_AT : wire.M1_CT_AT] for message in messages]))
+    with encapsulated.shared_secrets as ss_e, gather_secret(opened.ck1, wire.SECRET_BYTES, keep) as ck1:
+        psks = [None if device is None else device.psk for device in devices]
+        ck2 = derive_ck2(count, ck1, psks, ss_e)
+    with ck2:
+        sids = random_bytes(count * wire.SID_BYTES)
+        th2 = transcript_many(
+            count,
+            rows(gather(opened.th1, wire.HASH_BYTES, keep), wire.HASH_BYTES),
+            rows(b"".join(messages), wire.M1_C1_BYTES, wire.M1_BYTES, wire.M1_HEADER_BYTES),
+            rows(encapsulated.ciphertexts, kem.CT_BYTES),
+            rows(sids, wire.SID_BYTES),
+        )
+        terms = [
+            offered.to(opened.row_claims[row], sids[at : at + wire.SID_BYTES])
+            for row, at in zip(keep, range(0, len(sids), wire.SID_BYTES), strict=True)
+        ]
+        with expand_many(
+            count, rows(ck2, wire.SECRET_BYTES), labels.EXPAND_M2, (rows(th2, wire.HASH_BYTES),), wire.AEAD_KEY_BYTES
+        ) as k2:
+            plaintexts = [_TERMS.pack(its.start, its.lifetime, its.policy) for its in terms]
+            c2 = seal_many(k2, NONCE_ZERO, plaintexts, rows(th2, wire.HASH_BYTES))
+        th3 = transcript_many(count, rows(th2, wire.HASH_BYTES), rows(b"".join(c2), wire.M2_C2_BYTES))
+        # H5
+        tickets = seal_tickets(wire.FORM_HELLO, bucket_keys, terms, ck2, th3)
+    ct_rows = split_rows(encapsulated.ciphertexts, kem.CT_BYTES)
+    m2s: list[bytes | Refusal] = [
+        b"".join((_M2_HEAD, its.sid, ct_e, c2_row, ticket))
+        for its, ct_e, c2_row, ticket in zip(terms, ct_rows, c2, tickets, strict=True)
+    ]
+    for row, status in enumerate(encapsulated.status):
+        if status != 0:
+            m2s[row] = encapsulation_refusal(messages[row][wire.M1_EK_AT : wire.M1_CT_AT])
+    return m2s

@@ -1,0 +1,286 @@
+"""
+The server's side of an offer: OFFER out, ANSWER in, on whole batches (O1, O3).
+
+Between `open_answers` and `confirm_answers` the caller looks up the devices' psks.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from qflare.model.ids import DeviceRef, SessionId, TenantId
+from qflare.model.refusal import Refusal
+from qflare.primitives import kem
+from qflare.primitives.columns import rows, shared
+from qflare.primitives.hash import transcript_many
+from qflare.primitives.kdf import expand_many, extract_many
+from qflare.primitives.random import random_bytes
+from qflare.protocol import labels, wire
+from qflare.protocol.batch import gather, gather_secret, require_same_count, split_rows
+from qflare.protocol.bucket import BucketKeys, Keyring, decapsulate_by_bucket, encapsulation_refusal
+from qflare.protocol.confirm import Confirmation, confirm_rows
+from qflare.protocol.hello import require_terms
+from qflare.protocol.schedule import derive_ck2
+from qflare.protocol.ticket import OpenedTickets, TicketTerms, offer_expiry_s, open_tickets, seal_tickets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.secret import SecretBytes
+
+_OFFER_HEAD: Final = struct.Struct(">BBHQQHI")
+
+
+class OfferTarget(NamedTuple):
+    """A device to offer a session to, with its current KEM key."""
+
+    tenant_id: TenantId
+    ref: DeviceRef
+    key_version: int
+    encapsulation_key: bytes
+    """`ek_D`, 1568 bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """An OFFER, and the session it would begin. Public."""
+
+    message: bytes
+    """1841 bytes."""
+    sid: SessionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerClaim:
+    """Whom an ANSWER is from: its ticket and "pre" tag hold, "fin d" is still to be checked."""
+
+    tenant_id: TenantId
+    ref: DeviceRef
+    key_version: int
+    sid: SessionId
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenedAnswers:
+    """ANSWERs whose bucket was decapsulated, and the refusals of the others; owns the secrets."""
+
+    claims: list[AnswerClaim | Refusal]
+    """One a message."""
+    messages: Sequence[bytes]
+    places: list[int]
+    """Which message each row is."""
+    terms: list[TicketTerms]
+    buckets: list[int]
+    th3: bytes
+    """``rows × 64`` bytes."""
+    ck1: SecretBytes
+    """``rows × 64`` bytes."""
+    ss_b: SecretBytes
+    """``rows × 32`` bytes."""
+
+    def wipe(self) -> None:
+        """Destroy the secrets."""
+        self.ck1.wipe()
+        self.ss_b.wipe()
+
+    def __enter__(self) -> Self:
+        """Lend the answers to a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Destroy the secrets at the end of the block."""
+        self.wipe()
+
+
+def make_offers(
+    devices: Sequence[OfferTarget | tuple[TenantId, DeviceRef, int, bytes]],
+    bucket_keys: BucketKeys,
+    *,
+    lifetime: int = wire.LIFETIME_MAX,
+    policy: int = wire.POLICY_KNOWN,
+) -> list[Offer | Refusal]:
+    """
+    Make an OFFER for each device.
+
+    Args:
+        devices: The devices and their current KEM keys; that they are current is the caller's check.
+        bucket_keys: The server's current bucket: b, start and the ticket's key are its.
+        lifetime: Buckets the sessions live, 1 to 288.
+        policy: Flags; none is defined.
+
+    Returns:
+        One offer a device, or `Refusal.ENCAPSULATION_KEY` where a key fails FIPS 203, section 7.2.
+
+    Raises:
+        EntropyError: the random source failed; nothing was offered.
+        LengthError: an encapsulation key is not 1568 bytes.
+        UsageError: *lifetime* or *policy* is out of range.
+
+    Source: docs/protocol.md, step O1.
+    """
+    require_terms(lifetime=lifetime, policy=policy)
+    if not devices:
+        return []
+    targets = [OfferTarget(*device) for device in devices]
+    count = len(targets)
+    bucket = bucket_keys.bucket
+    ek_rows = b"".join([target.encapsulation_key for target in targets])
+    encapsulated = kem.encapsulate_many(ek_rows)
+    with encapsulated.shared_secrets as ss_d:
+        require_same_count("encapsulation keys", len(encapsulated.status), count)
+        sids = split_rows(random_bytes(count * wire.SID_BYTES), wire.SID_BYTES)
+        head = _OFFER_HEAD.pack(wire.TYPE_OFFER, wire.VERSION, wire.SUITE, bucket, bucket, lifetime, policy)
+        cts = split_rows(encapsulated.ciphertexts, kem.CT_BYTES)
+        bodies = [b"".join((head, sid, ct)) for sid, ct in zip(sids, cts, strict=True)]
+        th1 = transcript_many(
+            count,
+            shared(labels.HASH_OFFER),
+            shared(wire.SUITE_FIELD),
+            shared(bucket_keys.announcement.body_hash),
+            rows(transcript_many(count, rows(ek_rows, kem.EK_BYTES)), wire.HASH_BYTES),
+            rows(b"".join([target.tenant_id for target in targets]), wire.TENANT_BYTES),
+            rows(b"".join([target.ref for target in targets]), wire.REF_BYTES),
+            rows(b"".join([wire.u32(target.key_version) for target in targets]), 4),
+            rows(b"".join(bodies), wire.OFFER_TICKET_AT),
+        )
+        expiry_s = offer_expiry_s(bucket, bucket_keys.width_s)
+        terms = [
+            TicketTerms(
+                sid=sid,
+                tenant_id=target.tenant_id,
+                ref=target.ref,
+                key_version=target.key_version,
+                hdr_bucket=bucket,
+                start=bucket,
+                expiry_s=expiry_s,
+                lifetime=lifetime,
+                policy=policy,
+            )
+            for target, sid in zip(targets, sids, strict=True)
+        ]
+        tickets = seal_tickets(wire.FORM_OFFER, bucket_keys, terms, ss_d, th1)
+    offers: list[Offer | Refusal] = [
+        Offer(message=body + ticket, sid=SessionId(sid))
+        for body, ticket, sid in zip(bodies, tickets, sids, strict=True)
+    ]
+    for row, status in enumerate(encapsulated.status):
+        if status != 0:
+            offers[row] = encapsulation_refusal(targets[row].encapsulation_key)
+    return offers
+
+
+def open_answers(messages: Sequence[bytes], keyring: Keyring, *, now_s: int) -> OpenedAnswers:
+    """
+    Check ANSWERs up to the decapsulation: ticket, expiry, "pre" tag.
+
+    Args:
+        messages: ANSWERs without glued records (`confirm.split_glued`), of any length and content.
+        keyring: The live buckets.
+        now_s: The server's clock, Unix seconds.
+
+    Returns:
+        One claim or `Refusal` a message.  A wrong ciphertext is no error here (implicit rejection): its "fin d" fails.
+
+    Raises:
+        KeyCheckError: a bucket's own decapsulation key is damaged.
+
+    Source: docs/protocol.md, step O3.
+    """
+    with open_tickets(wire.FORM_OFFER, [_ticket_of(message) for message in messages], keyring, now_s=now_s) as tickets:
+        return _open(messages, tickets, keyring)
+
+
+def confirm_answers(
+    opened: OpenedAnswers, psks: Sequence[SecretBytes | None], *, server_id: bytes
+) -> list[Confirmation | Refusal]:
+    """
+    Check "fin d" and derive what M4 and the session need.
+
+    Args:
+        opened: From `open_answers`; its owner wipes it.
+        psks: One a message: the psk of the claim's device, 64 bytes, or None; stay the caller's.
+        server_id: 32 bytes, for the leaf.
+
+    Returns:
+        One confirmation or `Refusal` a message; the caller owns and wipes the confirmations.
+
+    Raises:
+        BatchError: *psks* has another number of items than there were messages.
+
+    Source: docs/protocol.md, step O3.
+    """
+    require_same_count("psks", len(psks), len(opened.messages))
+    results: list[Confirmation | Refusal] = [
+        claim if isinstance(claim, Refusal) else Refusal.TAG for claim in opened.claims
+    ]
+    if not opened.places:
+        return results
+    row_psks = [psks[place] for place in opened.places]
+    with derive_ck2(len(opened.places), opened.ck1, row_psks, opened.ss_b) as ck2:
+        confirmed = confirm_rows(
+            wire.FORM_OFFER,
+            terms=opened.terms,
+            buckets=opened.buckets,
+            ck2=ck2,
+            th3=opened.th3,
+            tags=[opened.messages[place][wire.ANSWER_TAG_AT :] for place in opened.places],
+            server_id=server_id,
+        )
+    for place, result in zip(opened.places, confirmed, strict=True):
+        results[place] = result
+    return results
+
+
+def _ticket_of(message: bytes) -> bytes | Refusal:
+    if len(message) != wire.ANSWER_BYTES:
+        return Refusal.LENGTH
+    if message[0] != wire.TYPE_ANSWER:
+        return Refusal.TYPE
+    if message[1] != wire.VERSION:
+        return Refusal.VERSION
+    return message[wire.ANSWER_TICKET_AT : wire.ANSWER_CT_AT]
+
+
+def _open(messages: Sequence[bytes], tickets: OpenedTickets, keyring: Keyring) -> OpenedAnswers:
+    verdicts: list[AnswerClaim | Refusal] = [verdict or Refusal.TAG for verdict in tickets.verdicts]
+    count = len(tickets.places)
+    answers = [messages[place] for place in tickets.places]
+    cts = b"".join([answer[wire.ANSWER_CT_AT : wire.ANSWER_PRE_AT] for answer in answers])
+    th3 = transcript_many(count, rows(tickets.transcripts, wire.HASH_BYTES), rows(cts, kem.CT_BYTES))
+    with extract_many(count, rows(tickets.transcripts, wire.HASH_BYTES), rows(tickets.secrets, kem.SS_BYTES)) as ck1:
+        # O3: the "pre" tag, before any decapsulation.
+        with expand_many(
+            count, rows(ck1, wire.SECRET_BYTES), labels.EXPAND_PRE, (rows(th3, wire.HASH_BYTES),), wire.PRE_BYTES
+        ) as pre:
+            # CT: the tag proves knowledge of ss_D; compare_digest takes the same time wherever it differs.
+            keep = [
+                row
+                for row, answer in enumerate(answers)
+                if hmac.compare_digest(pre.row(row, wire.PRE_BYTES), answer[wire.ANSWER_PRE_AT : wire.ANSWER_TAG_AT])
+            ]
+        buckets = [tickets.buckets[row] for row in keep]
+        terms = [tickets.terms[row] for row in keep]
+        places = [tickets.places[row] for row in keep]
+        for place, its in zip(places, terms, strict=True):
+            verdicts[place] = AnswerClaim(
+                tenant_id=TenantId(its.tenant_id),
+                ref=DeviceRef(its.ref),
+                key_version=its.key_version,
+                sid=SessionId(its.sid),
+            )
+        ciphertexts = [answers[row][wire.ANSWER_CT_AT : wire.ANSWER_PRE_AT] for row in keep]
+        # O3: dk_b lives as long as TK_b does, for both stand in one BucketKeys.
+        ss_b = decapsulate_by_bucket(keyring, buckets, ciphertexts)
+        return OpenedAnswers(
+            claims=verdicts,
+            messages=messages,
+            places=places,
+            terms=terms,
+            buckets=buckets,
+            th3=gather(th3, wire.HASH_BYTES, keep),
+            ck1=gather_secret(ck1, wire.SECRET_BYTES, keep),
+            ss_b=ss_b,
+        )

@@ -1,0 +1,204 @@
+"""The ticket: what the server would have to remember between two messages, sealed for itself (H5)."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
+
+from qflare.errors import AuthenticationError
+from qflare.model.refusal import Refusal
+from qflare.primitives.aead import AeadKey
+from qflare.primitives.random import random_bytes
+from qflare.protocol import wire
+from qflare.protocol.batch import gather_secret, require_same_count
+from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.protocol.bucket import BucketKeys, Keyring
+
+EXPIRY_S_MAX: Final = 60
+"""Longest life of a hello's ticket."""
+
+Result = TypeVar("Result")
+
+_TERMS: Final = struct.Struct(">16s16s32sIQQQHI")
+_HEADER: Final = struct.Struct(">BQ")
+_SECRET_BYTES: Final = {wire.FORM_HELLO: wire.SECRET_BYTES, wire.FORM_OFFER: 32}
+_SEALED_AT: Final = wire.TICKET_HEADER_BYTES + wire.NONCE_BYTES
+
+
+class TicketTerms(NamedTuple):
+    """What stands in a ticket beside the secret and the transcript."""
+
+    sid: bytes
+    tenant_id: bytes
+    ref: bytes
+    key_version: int
+    hdr_bucket: int
+    start: int
+    expiry_s: int
+    """Unix seconds by the server's clock; valid while now is below it."""
+    lifetime: int
+    policy: int
+
+
+@dataclass(slots=True)
+class OpenedTickets:
+    """Tickets that opened, in the order of their messages; owns the secrets."""
+
+    verdicts: list[Refusal | None]
+    """One a ticket given: None where it opened and lives."""
+    places: list[int]
+    """Which of the given tickets each row is."""
+    buckets: list[int]
+    terms: list[TicketTerms]
+    secrets: SecretBytes
+    """Row-major: ck2 (64 bytes) in form 1, ss_D (32 bytes) in form 2."""
+    transcripts: bytes
+    """``n × 64`` bytes: th3 in form 1, th1 in form 2."""
+
+    def spread(self, results: Sequence[Result | Refusal]) -> list[Result | Refusal]:
+        """Put the *results* of the rows at their places, and the refusals where there is no row."""
+        remaining = iter(results)
+        return [next(remaining) if verdict is None else verdict for verdict in self.verdicts]
+
+    def wipe(self) -> None:
+        """Destroy the secrets."""
+        self.secrets.wipe()
+
+    def __enter__(self) -> Self:
+        """Lend the tickets to a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Destroy the secrets at the end of the block."""
+        self.wipe()
+
+
+def hello_expiry_s(now_s: int, width_s: int) -> int:
+    """Return when a hello's ticket made now ends: ``now + min(60, width)`` (H5)."""
+    return now_s + min(EXPIRY_S_MAX, width_s)
+
+
+def offer_expiry_s(bucket: int, width_s: int) -> int:
+    """Return when an offer's ticket of *bucket* ends: with the bucket after it, as its keys do (H5)."""
+    return (bucket + 2) * width_s
+
+
+def seal_tickets(
+    form: int, keys: BucketKeys, terms: Sequence[TicketTerms], secrets: SecretBytes, transcripts: bytes | bytearray
+) -> list[bytes]:
+    """
+    Seal tickets under `TK_b`.
+
+    Args:
+        form: 1 hello, 2 offer.
+        keys: The server's current bucket.
+        terms: One a ticket.
+        secrets: ``n × 64`` bytes (form 1) or ``n × 32`` bytes (form 2); stay the caller's.
+        transcripts: ``n × 64`` bytes, th3 (form 1) or th1 (form 2).
+
+    Returns:
+        Tickets of 263 bytes (form 1) or 231 bytes (form 2).
+
+    Raises:
+        EntropyError: the random source failed.
+
+    Source: docs/protocol.md, step H5.
+    """
+    secret_bytes = _SECRET_BYTES[form]
+    require_same_count("secrets", len(secrets), len(terms) * secret_bytes)
+    require_same_count("transcripts", len(transcripts), len(terms) * wire.HASH_BYTES)
+    header = _HEADER.pack(form, keys.bucket)
+    nonces = random_bytes(len(terms) * wire.NONCE_BYTES)
+    key = AeadKey(keys.ticket_key)
+    secret_at, transcript_at = _TERMS.size, _TERMS.size + secret_bytes
+    tickets: list[bytes] = []
+    with (
+        SecretBytes.zeros(transcript_at + wire.HASH_BYTES) as plaintext,
+        plaintext.view() as out,
+        secrets.view() as secret_rows,
+    ):
+        for row, its_terms in enumerate(terms):
+            _TERMS.pack_into(out, 0, *its_terms)
+            out[secret_at:transcript_at] = secret_rows[row * secret_bytes : (row + 1) * secret_bytes]
+            out[transcript_at:] = transcripts[row * wire.HASH_BYTES : (row + 1) * wire.HASH_BYTES]
+            nonce = nonces[row * wire.NONCE_BYTES : (row + 1) * wire.NONCE_BYTES]
+            tickets.append(header + nonce + key.seal(nonce, out, header))
+    return tickets
+
+
+def open_tickets(form: int, tickets: Sequence[bytes | Refusal], keyring: Keyring, *, now_s: int) -> OpenedTickets:
+    """
+    Open tickets under the `TK_b` that each names, and check what stands in them.
+
+    Args:
+        form: The one form that is taken here: 1 in M3, 2 in ANSWER.
+        tickets: Of the form's fixed size; a `Refusal` where the message was refused already.
+        keyring: The live buckets.
+        now_s: The server's clock, Unix seconds.
+
+    Source: docs/protocol.md, steps H8 and O3.
+    """
+    secret_bytes = _SECRET_BYTES[form]
+    secret_at, transcript_at = _TERMS.size, _TERMS.size + secret_bytes
+    opened = OpenedTickets([], [], [], [], SecretBytes.zeros(len(tickets) * secret_bytes), b"")
+    transcripts: list[bytes] = []
+    keys: dict[int, AeadKey] = {}
+    try:
+        with SecretBytes.zeros(transcript_at + wire.HASH_BYTES) as plaintext, plaintext.view() as out:
+            for place, ticket in enumerate(tickets):
+                if isinstance(ticket, Refusal):
+                    opened.verdicts.append(ticket)
+                    continue
+                verdict = _open_into(out, form, ticket, keyring, keys)
+                if verdict is None:
+                    terms = TicketTerms._make(_TERMS.unpack_from(out))
+                    verdict = _check(terms, now_s)
+                opened.verdicts.append(verdict)
+                if verdict is not None:
+                    continue
+                opened.secrets.row(len(opened.places), secret_bytes)[:] = out[secret_at:transcript_at]
+                transcripts.append(bytes(out[transcript_at:]))
+                opened.places.append(place)
+                opened.buckets.append(int.from_bytes(ticket[1 : wire.TICKET_HEADER_BYTES], "big"))
+                opened.terms.append(terms)
+        if len(opened.places) < len(tickets):
+            whole = opened.secrets
+            opened.secrets = gather_secret(whole, secret_bytes, range(len(opened.places)))
+            whole.wipe()
+    except BaseException:
+        opened.wipe()
+        raise
+    opened.transcripts = b"".join(transcripts)
+    return opened
+
+
+def _open_into(out: memoryview, form: int, ticket: bytes, keyring: Keyring, keys: dict[int, AeadKey]) -> Refusal | None:
+    # H8, O3: the form before anything is opened, then whether TK_b lives, then the ticket.
+    if ticket[0] != form:
+        return Refusal.TICKET
+    header = ticket[: wire.TICKET_HEADER_BYTES]
+    bucket = int.from_bytes(header[1:], "big")
+    key = keys.get(bucket)
+    if key is None:
+        live = keyring.get(bucket)
+        if live is None:
+            return Refusal.BUCKET
+        key = keys[bucket] = AeadKey(live.ticket_key)
+    try:
+        key.open_into(ticket[wire.TICKET_HEADER_BYTES : _SEALED_AT], ticket[_SEALED_AT:], header, out)
+    except AuthenticationError:
+        return Refusal.TICKET
+    return None
+
+
+def _check(terms: TicketTerms, now_s: int) -> Refusal | None:
+    if not 1 <= terms.lifetime <= wire.LIFETIME_MAX or terms.policy & ~wire.POLICY_KNOWN:
+        return Refusal.TICKET
+    if now_s >= terms.expiry_s:
+        return Refusal.EXPIRED
+    return None
