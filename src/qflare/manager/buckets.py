@@ -304,6 +304,7 @@ class Buckets:
             width_s=self._width_s,
             bucket=bucket,
         )
+        # If sealing fails, what was made is wiped when it is collected; there is nothing half done outside.
         with made.seed as seed:
             sealed = SealedBucket(
                 bucket=bucket,

@@ -131,15 +131,18 @@ def _open(keeper: Keeper, row: SealedIdentity) -> Identity:
 
 @dataclass(frozen=True, slots=True)
 class _Signer:
-    """A fresh signing pair and what is stored of it: the seed."""
+    """A fresh signing pair and what is stored of it: the seed, or the whole key where liboqs makes none from a seed."""
 
     pair: SigKeyPair
     stored: SecretBytes
 
     @classmethod
     def generate(cls, scheme: SignatureScheme) -> _Signer:
-        seed = random_secret(scheme.SEED_BYTES)
-        return cls(scheme.generate_from_seed(seed), seed)
+        if scheme.has_keys_from_seed():
+            seed = random_secret(scheme.SEED_BYTES)
+            return cls(scheme.generate_from_seed(seed), seed)
+        pair = scheme.generate()
+        return cls(pair, SecretBytes.copy_of(pair.signing_key))
 
     def __enter__(self) -> _Signer:
         return self
@@ -163,8 +166,10 @@ def _unseal(kek: SecretBytes, sealed: bytes, place: Place) -> SecretBytes:
         ) from None
 
 
-def _signing_key(scheme: SignatureScheme, seed: SecretBytes, verification_key: bytes) -> SecretBytes:
-    pair = scheme.generate_from_seed(seed)
+def _signing_key(scheme: SignatureScheme, stored: SecretBytes, verification_key: bytes) -> SecretBytes:
+    if len(stored) != scheme.SEED_BYTES:
+        return SecretBytes.copy_of(stored)
+    pair = scheme.generate_from_seed(stored)
     if pair.verification_key != verification_key:
         pair.signing_key.wipe()
         raise KeeperError("a stored signing key does not belong to the certificate beside it: the identity row was altered")

@@ -1,0 +1,384 @@
+"""The roster: devices, their states and keys (PROTOCOL E3-E5), and what handshakes need to know of them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Self
+
+from qflare.clock import Clock
+from qflare.errors import AlreadyExistsError, KeyCheckError, KeyNotFoundError, LengthError, QflareError, UsageError
+from qflare.manager.algorithm import KEM_STANDARD, SIGNATURE_STANDARD
+from qflare.manager.deadline import Deadline
+from qflare.manager.offload import Offload
+from qflare.manager.sealing import PSK_COLUMN, Place, seal, unseal
+from qflare.manager.settings import ManagerSettings
+from qflare.model.device import Device, KeyState, NewDevice
+from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
+from qflare.model.ids import DeviceId, DeviceRef, TenantId
+from qflare.model.ports import DeviceStore
+from qflare.primitives import kem
+from qflare.primitives.sig import SIG44
+from qflare.protocol.credential import DeviceCredential
+from qflare.protocol.device_identity import DeviceIdentity
+from qflare.protocol.identity import device_ref
+from qflare.protocol.leaf import JsonValue, new_event
+from qflare.secret import SecretBytes
+
+PSK_BYTES: Final = 64
+_NS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceKeypair:
+    """Both key pairs of a device, made for it (E5); the private halves exist here and nowhere else: the holder wipes them."""
+
+    tenant_id: TenantId
+    device_id: DeviceId
+    ref: DeviceRef
+    server_id: bytes
+    """The server that registered the public halves, 32 bytes."""
+    key_version: int
+    algorithm: str
+    """The standard's name of the KEM."""
+    signature_algorithm: str
+    encapsulation_key: bytes
+    """ML-KEM-1024, 1568 bytes; the registered public key."""
+    verification_key: bytes
+    """ML-DSA-44, 1312 bytes."""
+    decapsulation_key: SecretBytes
+    """ML-KEM-1024, 3168 bytes."""
+    signing_key: SecretBytes
+    """ML-DSA-44, 2560 bytes."""
+
+    @property
+    def public_key(self) -> bytes:
+        """The encapsulation key: what `initiate_temporal_key_exchange` takes as `client_public_key`."""
+        return self.encapsulation_key
+
+    @property
+    def private_key(self) -> SecretBytes:
+        """The decapsulation key that belongs to `public_key`."""
+        return self.decapsulation_key
+
+    def identity(self, *, psk: SecretBytes | None = None) -> DeviceIdentity:
+        """Return what the device's side of the protocol works with: copies, which their owner wipes."""
+        return DeviceIdentity(
+            server_id=self.server_id,
+            tenant_id=self.tenant_id,
+            device_id=self.device_id,
+            ref=self.ref,
+            key_version=self.key_version,
+            signing_key=SecretBytes.copy_of(self.signing_key),
+            decapsulation_key=SecretBytes.copy_of(self.decapsulation_key),
+            verification_key=self.verification_key,
+            encapsulation_key=self.encapsulation_key,
+            psk=None if psk is None else SecretBytes.copy_of(psk),
+        )
+
+    def wipe(self) -> None:
+        """Destroy the private halves."""
+        self.decapsulation_key.wipe()
+        self.signing_key.wipe()
+
+    def __enter__(self) -> Self:
+        """Lend the pair to a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Destroy the private halves at the end of the block."""
+        self.wipe()
+
+
+@dataclass(frozen=True, slots=True)
+class MadeKeys:
+    """Fresh keys of n devices: public rows and secrets, which their owner wipes."""
+
+    kem: kem.KemKeyPairs
+    encapsulation_keys: list[bytes]
+    verification_keys: list[bytes]
+    signing_keys: SecretBytes
+    status: list[int]
+
+    def wipe(self) -> None:
+        """Destroy the private halves."""
+        self.kem.decapsulation_keys.wipe()
+        self.signing_keys.wipe()
+
+
+def make_keys(count: int) -> MadeKeys:
+    """Make both pairs for *count* devices in two C calls; `status[i]` other than 0 marks a failed row."""
+    pairs = kem.generate_many(count)
+    signing = SIG44.generate_many(count)
+    return MadeKeys(
+        kem=pairs,
+        encapsulation_keys=[
+            bytes(pairs.encapsulation_keys[i * kem.EK_BYTES : (i + 1) * kem.EK_BYTES]) for i in range(count)
+        ],
+        verification_keys=[
+            bytes(signing.verification_keys[i * SIG44.PK_BYTES : (i + 1) * SIG44.PK_BYTES]) for i in range(count)
+        ],
+        signing_keys=signing.signing_keys,
+        status=[pairs.status[i] | signing.status[i] for i in range(count)],
+    )
+
+
+class Devices:
+    """The roster of every tenant, as one worker sees it."""
+
+    def __init__(
+        self, *, store: DeviceStore, kek: SecretBytes, offload: Offload, clock: Clock, settings: ManagerSettings
+    ) -> None:
+        """Read and write *store*; psks are sealed under *kek*, KEK_L, whose owner wipes it."""
+        self._store = store
+        self._kek = kek
+        self._offload = offload
+        self._clock = clock
+        self._deadline = Deadline(settings.store_timeout_s)
+        self._capacity = settings.devices_cached_max
+        self._age_ns = settings.device_cached_s * _NS
+        self._cached: OrderedDict[tuple[TenantId, DeviceRef], tuple[Device, int]] = OrderedDict()
+
+    # --- what handshakes ask ------------------------------------------------------------------------------------
+
+    async def credentials(
+        self, wanted: Sequence[tuple[TenantId, DeviceRef, int] | None]
+    ) -> list[DeviceCredential | None]:
+        """
+        Return the credential of each (tenant, ref, key version), None where there is no such device.
+
+        A remembered row is used only if it is young, active and of that key version; anything else is read again.  H8
+        reads the row once more under a lock: a stale one can cost a handshake, never admit one.  The caller wipes psks.
+        """
+        devices = await self.find_many([None if item is None else item[:2] for item in wanted], versions=wanted)
+        return [None if device is None else self._credential(device) for device in devices]
+
+    async def find_many(
+        self,
+        wanted: Sequence[tuple[TenantId, DeviceRef] | None],
+        *,
+        versions: Sequence[tuple[TenantId, DeviceRef, int] | None] | None = None,
+    ) -> list[Device | None]:
+        """Return each device's row or None; with *versions*, remembered rows may be used."""
+        now_ns = self._clock.monotonic_ns()
+        rows: list[Device | None] = [None] * len(wanted)
+        lacking: dict[TenantId, list[int]] = {}
+        for position, key in enumerate(wanted):
+            if key is None:
+                continue
+            version = None if versions is None else versions[position]
+            cached = None if version is None else self._cached.get(key)
+            if cached is not None and version is not None:
+                device, read_ns = cached
+                if (
+                    now_ns - read_ns < self._age_ns
+                    and device.key_version == version[2]
+                    and device.state is KeyState.ACTIVE
+                ):
+                    rows[position] = device
+                    self._cached.move_to_end(key)
+                    continue
+            lacking.setdefault(key[0], []).append(position)
+        for tenant_id, positions in lacking.items():
+            refs = list({key[1] for position in positions if (key := wanted[position]) is not None})
+            found = await self._deadline.of(self._store.find_devices(tenant_id, refs))
+            for position in positions:
+                key = wanted[position]
+                device_row = None if key is None else found.get(key[1])
+                rows[position] = device_row
+                if device_row is not None:
+                    self._remember(device_row, now_ns)
+        return rows
+
+    def forget(self, tenant_id: TenantId, ref: DeviceRef) -> None:
+        """Drop a remembered row: it changed here."""
+        self._cached.pop((tenant_id, ref), None)
+
+    # --- the roster ----------------------------------------------------------------------------------------------
+
+    async def get(self, tenant_id: TenantId, device_id: DeviceId) -> Device:
+        """Return a device's row. `KeyNotFoundError` if there is none."""
+        return (await self.get_many(tenant_id, [device_id]))[0]
+
+    async def get_many(self, tenant_id: TenantId, device_ids: Sequence[DeviceId]) -> list[Device]:
+        """Return the devices' rows in order. `KeyNotFoundError` names the first that is missing."""
+        refs = [device_ref(tenant_id, device_id) for device_id in device_ids]
+        found = await self._deadline.of(self._store.find_devices(tenant_id, list(dict.fromkeys(refs))))
+        devices = [found.get(ref) for ref in refs]
+        for device_id, device in zip(device_ids, devices, strict=True):
+            if device is None:
+                raise KeyNotFoundError(
+                    f"no device {device_id!r} in this tenant: enrol it with a token, or make its keys with "
+                    "generate_device_keypair"
+                )
+        return [device for device in devices if device is not None]
+
+    async def register(
+        self, tenant_id: TenantId, devices: Sequence[NewDevice]
+    ) -> list[QflareError | None]:
+        """Add devices whose public keys are known; an error where the name exists or a key is bad, None where it is new."""
+        verdicts = await self._offload.run(partial(_check_keys, devices))
+        good = [device for device, verdict in zip(devices, verdicts, strict=True) if verdict is None]
+        # One name twice in a call: the first stands, as it would if the calls had come one after the other.
+        first: dict[DeviceRef, NewDevice] = {}
+        for device in good:
+            first.setdefault(device.ref, device)
+        if not first:
+            return verdicts
+        unique = list(first.values())
+        events = [
+            self.event(
+                tenant_id,
+                SecurityEventType.KEY_GENERATION,
+                {"what": "device registered", "ref": device.ref.hex(), "algorithm": device.kem_algorithm},
+                device_id=device.device_id,
+            )
+            for device in unique
+        ]
+        added, _ = await self._deadline.of(self._store.add_devices(tenant_id, unique, events=events))
+        is_new = {id(device): is_added for device, is_added in zip(unique, added, strict=True)}
+        return [
+            verdict
+            if verdict is not None or is_new.get(id(device), False)
+            else AlreadyExistsError(f"a device {device.device_id!r} exists already: rotate its keys, or choose another name")
+            for device, verdict in zip(devices, verdicts, strict=True)
+        ]
+
+    async def rotate(self, tenant_id: TenantId, device: NewDevice, *, key_version: int, by: str) -> Device:
+        """Make *device*'s keys current as *key_version*, which must be the next one."""
+        verdict = (await self._offload.run(partial(_check_keys, [device])))[0]
+        if verdict is not None:
+            raise verdict
+        event = self.event(
+            tenant_id,
+            SecurityEventType.KEY_ROTATION,
+            {"ref": device.ref.hex(), "key_version": key_version, "by": by},
+            device_id=device.device_id,
+        )
+        row = await self._deadline.of(
+            self._store.rotate_device_keys(tenant_id, device, key_version=key_version, event=event)
+        )
+        self.forget(tenant_id, device.ref)
+        return row
+
+    async def set_state(self, tenant_id: TenantId, device_id: DeviceId, state: KeyState, *, reason: str) -> Device:
+        """Change a device's state; unless it becomes active, its sessions end in the same transaction."""
+        if not isinstance(reason, str) or not 1 <= len(reason.encode()) <= 1000:
+            raise UsageError("reason must be text of 1 to 1000 bytes: say why the state changes")
+        ref = device_ref(tenant_id, device_id)
+        event = self.event(
+            tenant_id,
+            SecurityEventType.KEY_REVOCATION if state is KeyState.DEACTIVATED else SecurityEventType.DEVICE_STATE,
+            {"ref": ref.hex(), "state": state.value, "reason": reason},
+            device_id=device_id,
+            severity=EventSeverity.WARNING if state is not KeyState.ACTIVE else EventSeverity.INFO,
+        )
+        device = await self._deadline.of(
+            self._store.set_device_state(tenant_id, ref, state, reason=reason, event=event)
+        )
+        self.forget(tenant_id, ref)
+        return device
+
+    async def set_psk(self, tenant_id: TenantId, device_id: DeviceId, psk: SecretBytes | None) -> None:
+        """Seal and store a device's pre-shared key (H4), or remove it; the caller keeps *psk*."""
+        sealed: bytes | None = None
+        ref = device_ref(tenant_id, device_id)
+        if psk is not None:
+            if len(psk) != PSK_BYTES:
+                raise LengthError("psk", expected=PSK_BYTES, actual=len(psk))
+            if psk.equals(bytes(PSK_BYTES)):
+                raise UsageError("a psk of zeros means none: draw 64 random bytes, or pass None to remove it")
+            sealed = seal(self._kek, psk, _psk_place(tenant_id, ref))
+        event = self.event(
+            tenant_id,
+            SecurityEventType.DEVICE_STATE,
+            {"what": "psk set" if psk is not None else "psk removed", "ref": ref.hex()},
+            device_id=device_id,
+        )
+        await self._deadline.of(self._store.set_device_psk(tenant_id, ref, sealed, event=event))
+        self.forget(tenant_id, ref)
+
+    async def page(self, tenant_id: TenantId, *, limit: int, after: DeviceId | None) -> tuple[Device, ...]:
+        """Return up to *limit* devices in order of name."""
+        return await self._deadline.of(self._store.list_devices(tenant_id, limit=limit, after=after))
+
+    def event(
+        self,
+        tenant_id: TenantId,
+        event_type: SecurityEventType,
+        data: Mapping[str, JsonValue],
+        *,
+        device_id: DeviceId | None,
+        severity: EventSeverity = EventSeverity.INFO,
+    ) -> NewEvent:
+        """Make an event of now."""
+        return new_event(
+            event_type,
+            severity,
+            data,
+            tenant_id=tenant_id,
+            device_id=device_id,
+            occurred_at_ms=self._clock.now_ms(),
+        )
+
+    def _credential(self, device: Device) -> DeviceCredential:
+        psk = None
+        if device.sealed_psk is not None:
+            psk = unseal(self._kek, device.sealed_psk, _psk_place(device.tenant_id, device.ref))
+        return DeviceCredential(
+            key_version=device.key_version,
+            is_accepted=device.state is KeyState.ACTIVE,
+            verification_key=device.verification_key,
+            encapsulation_key=device.encapsulation_key,
+            psk=psk,
+        )
+
+    def _remember(self, device: Device, now_ns: int) -> None:
+        if self._age_ns == 0:
+            return
+        key = (device.tenant_id, device.ref)
+        self._cached[key] = (device, now_ns)
+        self._cached.move_to_end(key)
+        while len(self._cached) > self._capacity:
+            self._cached.popitem(last=False)
+
+
+def new_device(
+    tenant_id: TenantId, device_id: DeviceId, *, verification_key: bytes, encapsulation_key: bytes
+) -> NewDevice:
+    """Return the roster's record of a device; sizes and names are checked before anything else happens."""
+    for name, value, size in (
+        ("verification_key", verification_key, SIG44.PK_BYTES),
+        ("encapsulation_key", encapsulation_key, kem.EK_BYTES),
+    ):
+        if not isinstance(value, bytes | bytearray | memoryview):
+            raise UsageError(f"{name} must be bytes, got {type(value).__name__}")
+        if len(value) != size:
+            raise LengthError(name, expected=size, actual=len(value))
+    return NewDevice(
+        device_id=device_id,
+        ref=device_ref(tenant_id, device_id),
+        verification_key=bytes(verification_key),
+        encapsulation_key=bytes(encapsulation_key),
+        kem_algorithm=KEM_STANDARD,
+        sig_algorithm=SIGNATURE_STANDARD,
+    )
+
+
+def _check_keys(devices: Sequence[NewDevice]) -> list[QflareError | None]:
+    """Check every encapsulation key (FIPS 203, section 7.2), all in one call."""
+    if not devices:
+        return []
+    status = kem.check_encapsulation_keys_many([device.encapsulation_key for device in devices])
+    return [
+        None
+        if good == 0
+        else KeyCheckError(f"the encapsulation key of {device.device_id!r} is no ML-KEM-1024 key (FIPS 203, 7.2)")
+        for device, good in zip(devices, status, strict=True)
+    ]
+
+
+def _psk_place(tenant_id: TenantId, ref: DeviceRef) -> Place:
+    return Place(PSK_COLUMN, ref, 0, tenant_id)

@@ -1,0 +1,388 @@
+"""
+Records opened and sealed in batches (PROTOCOL R1-R4), and keys derived for the application (R2).
+
+A record is handed on only after its stream was accepted in the database, in the transaction that also sees whether its
+session still lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Self
+
+from qflare.errors import KeyNotFoundError, QflareError, SessionExpiredError, StaleBucketError, StoreUnavailableError
+from qflare.manager.batcher import Batcher
+from qflare.manager.buckets import Buckets, Ring
+from qflare.manager.chains import CHAIN_KEY_BYTES
+from qflare.manager.deadline import Deadline
+from qflare.manager.offload import Offload
+from qflare.manager.refusals import Refusals
+from qflare.manager.sessions import Resolved, Sessions
+from qflare.manager.settings import ManagerSettings
+from qflare.manager.tenancy import by_tenant
+from qflare.model.ids import SessionId, StreamId, TenantId
+from qflare.model.ports import SessionStore
+from qflare.model.refusal import Refusal
+from qflare.model.session import Session, SessionState, StreamClaim
+from qflare.primitives.kdf import message_keys_many
+from qflare.protocol.chain import refuse_bucket
+from qflare.protocol.record import RecordHeader, new_header, open_records_many, read_header, seal_records_many
+from qflare.protocol.wire import DIRECTION_TO_DEVICE, DIRECTION_TO_SERVER
+from qflare.secret import SecretBytes
+
+MESSAGE_KEY_BYTES: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRecord:
+    """A record that was authentic, new and of a live session; its holder wipes the plaintext."""
+
+    session: Session
+    header: RecordHeader
+    plaintext: SecretBytes
+
+    def __enter__(self) -> Self:
+        """Lend the plaintext to a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wipe the plaintext."""
+        self.plaintext.wipe()
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRecord:
+    """A record on its way in, with the application's associated data."""
+
+    message: bytes
+    aad: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PlainRecord:
+    """A message on its way out."""
+
+    sid: SessionId
+    plaintext: bytes | bytearray | memoryview
+    aad: bytes
+    kind: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRequest:
+    """An application key asked for: purpose is encoded and checked already."""
+
+    sid: SessionId
+    purpose: bytes
+    bucket: int | None
+    direction: int
+
+
+class Records:
+    """Opens, seals and derives for the sessions of one worker."""
+
+    def __init__(
+        self,
+        *,
+        store: SessionStore,
+        buckets: Buckets,
+        sessions: Sessions,
+        refusals: Refusals,
+        offload: Offload,
+        settings: ManagerSettings,
+    ) -> None:
+        """Keep one queue for each direction and one for keys."""
+        self._store = store
+        self._buckets = buckets
+        self._sessions = sessions
+        self._refusals = refusals
+        self._offload = offload
+        self._size_max = settings.record_bytes_max
+        self._deadline = Deadline(settings.store_timeout_s)
+        self.opens: Batcher[SealedRecord, OpenedRecord] = Batcher(
+            "open record",
+            self._open_batch,
+            items_max=settings.batch_max,
+            waiting_max=settings.waiting_max,
+            flights_max=settings.flights_max,
+            discard=lambda opened: opened.plaintext.wipe(),
+            weigh=lambda record: len(record.message),
+            weight_max=settings.record_batch_bytes_max,
+        )
+        self.seals: Batcher[PlainRecord, bytes] = Batcher(
+            "seal record",
+            self._seal_batch,
+            items_max=settings.batch_max,
+            waiting_max=settings.waiting_max,
+            flights_max=settings.flights_max,
+            weigh=lambda record: len(record.plaintext),
+            weight_max=settings.record_batch_bytes_max,
+        )
+        self.keys: Batcher[KeyRequest, SecretBytes] = Batcher(
+            "derive key",
+            self._derive_batch,
+            items_max=settings.batch_max,
+            waiting_max=settings.waiting_max,
+            discard=SecretBytes.wipe,
+        )
+
+    async def close(self, timeout_s: float) -> None:
+        """Finish what was accepted."""
+        for queue in (self.opens, self.seals, self.keys):
+            await queue.close(timeout_s)
+
+    # --- opening ----------------------------------------------------------------------------------------------------
+
+    async def _open_batch(self, batch: Sequence[SealedRecord]) -> list[OpenedRecord | QflareError]:
+        await self._buckets.refresh()
+        with self._buckets.lend() as ring:
+            headers = [self._admit(ring, record.message) for record in batch]
+            verdicts: list[OpenedRecord | Refusal] = [
+                header if isinstance(header, Refusal) else Refusal.INTERNAL for header in headers
+            ]
+            places = [place for place, header in enumerate(headers) if isinstance(header, RecordHeader)]
+            good = [header for header in headers if isinstance(header, RecordHeader)]
+            resolved = await self._sessions.resolve(ring, [(header.sid, header.bucket) for header in good])
+            with resolved:
+                opened = await self._offload.run(
+                    partial(_open, resolved, good, [batch[place] for place in places]), wipe=_wipe_opened
+                )
+        try:
+            for place, item in zip(places, opened, strict=True):
+                verdicts[place] = item
+            await self._accept(ring, verdicts)
+        except BaseException:
+            _wipe_opened(opened)
+            raise
+        return [
+            item if isinstance(item, OpenedRecord) else self._refuse(item, headers[place])
+            for place, item in enumerate(verdicts)
+        ]
+
+    def _admit(self, ring: Ring, message: bytes) -> RecordHeader | Refusal:
+        # R1, R3: everything that the header alone tells, before anything is looked up or derived.
+        if len(message) > self._size_max:
+            return Refusal.SIZE
+        header = read_header(message)
+        if isinstance(header, Refusal):
+            return header
+        if header.direction != DIRECTION_TO_SERVER:
+            return Refusal.UNEXPECTED
+        if header.epoch != 0:
+            return Refusal.EPOCH
+        if not ring.first <= header.bucket <= ring.current + 1 or not ring.has(header.bucket):
+            return Refusal.BUCKET
+        return header
+
+    async def _accept(self, ring: Ring, verdicts: list[OpenedRecord | Refusal]) -> None:
+        """Accept each opened record's stream once (R4); what is refused loses its plaintext."""
+        seen: set[tuple[SessionId, StreamId]] = set()
+        fresh: list[int] = []
+        for place, item in enumerate(verdicts):
+            if not isinstance(item, OpenedRecord):
+                continue
+            stream = (item.header.sid, item.header.stream_id)
+            if stream in seen:
+                # The same record twice in one batch: the first decides.
+                item.plaintext.wipe()
+                verdicts[place] = Refusal.REPLAY
+                continue
+            seen.add(stream)
+            fresh.append(place)
+        groups: dict[TenantId, list[tuple[int, OpenedRecord]]] = by_tenant(
+            [(place, item) for place in fresh if isinstance(item := verdicts[place], OpenedRecord)],
+            lambda pair: pair[1].session.tenant_id,
+        )
+        for tenant_id, pairs in groups.items():
+            claims = [
+                StreamClaim(
+                    sid=item.header.sid,
+                    direction=item.header.direction,
+                    stream_id=item.header.stream_id,
+                    bucket=item.header.bucket,
+                )
+                for _, item in pairs
+            ]
+            accepted = await self._deadline.of(self._store.accept_streams(tenant_id, claims, now_s=ring.now_s))
+            lost = [pair for pair, is_accepted in zip(pairs, accepted, strict=True) if not is_accepted]
+            if not lost:
+                continue
+            for place, item in lost:
+                item.plaintext.wipe()
+                verdicts[place] = Refusal.REPLAY
+            # Which of the two it was: the stream came before, or the session does not live any more.
+            states = await self._deadline.of(
+                self._store.find_sessions(tenant_id, list({item.header.sid for _, item in lost}))
+            )
+            for place, item in lost:
+                session = states.get(item.header.sid)
+                if session is None or session.state is not SessionState.LIVE:
+                    self._sessions.forget(item.header.sid)
+                    verdicts[place] = (
+                        Refusal.DEVICE_STATE
+                        if session is not None and session.state is SessionState.REVOKED
+                        else Refusal.SESSION_ENDED
+                    )
+
+    def _refuse(self, reason: Refusal, header: RecordHeader | Refusal) -> QflareError:
+        if isinstance(header, Refusal):
+            return self._refusals.refuse("record", reason)
+        return self._refusals.refuse(
+            "record",
+            reason,
+            tenant_id=self._sessions.tenant_of(header.sid),
+            evidence={"sid": header.sid.hex(), "bucket": header.bucket, "stream_id": header.stream_id.hex()},
+        )
+
+    # --- sealing ----------------------------------------------------------------------------------------------------
+
+    async def _seal_batch(self, batch: Sequence[PlainRecord]) -> list[bytes | QflareError]:
+        await self._buckets.refresh()
+        with self._buckets.lend() as ring:
+            resolved = await self._sessions.resolve(
+                ring, [(record.sid, ring.current) for record in batch], is_fresh=True
+            )
+            with resolved:
+                places = [place for place, it in enumerate(resolved.sessions) if isinstance(it, Session)]
+                headers = {
+                    place: new_header(
+                        sid=batch[place].sid,
+                        bucket=ring.current,
+                        direction=DIRECTION_TO_DEVICE,
+                        kind=batch[place].kind,
+                    )
+                    for place in places
+                }
+                sealed = await self._offload.run(partial(_seal, resolved, headers, batch))
+                results: list[bytes | QflareError] = [
+                    _no_session(it, batch[place].sid) if isinstance(it, Refusal) else b""
+                    for place, it in enumerate(resolved.sessions)
+                ]
+        for place, message in zip(places, sealed, strict=True):
+            results[place] = message
+        return results
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    async def _derive_batch(self, batch: Sequence[KeyRequest]) -> list[SecretBytes | QflareError]:
+        await self._buckets.refresh()
+        with self._buckets.lend() as ring:
+            buckets = [ring.current if request.bucket is None else request.bucket for request in batch]
+            is_inside = [ring.first <= bucket <= ring.current + 1 and ring.has(bucket) for bucket in buckets]
+            places = [place for place, inside in enumerate(is_inside) if inside]
+            resolved = await self._sessions.resolve(
+                ring, [(batch[place].sid, buckets[place]) for place in places], is_fresh=True
+            )
+            results: list[SecretBytes | QflareError] = [
+                StaleBucketError(
+                    f"the key of bucket {bucket} is erased or not published yet: {ring.first} to {ring.current + 1} can be "
+                    "derived"
+                )
+                for bucket in buckets
+            ]
+            with resolved:
+                rows = [
+                    (buckets[place], batch[place].direction, batch[place].purpose) for place in places
+                ]
+                with await self._offload.run(
+                    partial(derive_message_keys, resolved.chain_keys, rows), wipe=SecretBytes.wipe
+                ) as keys:
+                    for row, place in enumerate(places):
+                        verdict = resolved.sessions[row]
+                        results[place] = (
+                            _no_session(verdict, batch[place].sid)
+                            if isinstance(verdict, Refusal)
+                            else keys.take_row(row, MESSAGE_KEY_BYTES)
+                        )
+            return results
+
+
+def derive_message_keys(chain_keys: SecretBytes, rows: Sequence[tuple[int, int, bytes]]) -> SecretBytes:
+    """
+    Derive a message key for each (bucket, direction, purpose), one C call for all rows that agree in them (R2).
+
+    Args:
+        chain_keys: ``n × 64`` bytes, each of its row's bucket.
+        rows: One a chain key.
+
+    Returns:
+        ``n × 64`` bytes, owned by the caller.
+    """
+    keys = SecretBytes.zeros(len(rows) * MESSAGE_KEY_BYTES)
+    groups: dict[tuple[int, int, bytes], list[int]] = {}
+    for position, row in enumerate(rows):
+        groups.setdefault(row, []).append(position)
+    try:
+        for (bucket, direction, purpose), positions in groups.items():
+            with (
+                _rows_of(chain_keys, positions) as chosen,
+                message_keys_many(chosen, bucket, direction, purpose) as made,
+            ):
+                for number, position in enumerate(positions):
+                    keys.row(position, MESSAGE_KEY_BYTES)[:] = made.row(number, MESSAGE_KEY_BYTES)
+    except BaseException:
+        keys.wipe()
+        raise
+    return keys
+
+
+def _open(
+    resolved: Resolved, headers: Sequence[RecordHeader], batch: Sequence[SealedRecord]
+) -> list[OpenedRecord | Refusal]:
+    # Only records of sessions that stand are tried: anybody can send the others, and they may be large.
+    opened: list[OpenedRecord | Refusal] = [
+        session if isinstance(session, Refusal) else Refusal.TAG for session in resolved.sessions
+    ]
+    chosen = [place for place, session in enumerate(resolved.sessions) if isinstance(session, Session)]
+    rows = [(headers[place].bucket, headers[place].direction, headers[place].purpose) for place in chosen]
+    with _rows_of(resolved.chain_keys, chosen) as chain_keys, derive_message_keys(chain_keys, rows) as keys:
+        plaintexts = open_records_many(
+            keys, [batch[place].message for place in chosen], aads=[batch[place].aad for place in chosen]
+        )
+    for place, plaintext in zip(chosen, plaintexts, strict=True):
+        session = resolved.sessions[place]
+        if isinstance(plaintext, SecretBytes) and isinstance(session, Session):
+            opened[place] = OpenedRecord(session, headers[place], plaintext)
+        elif isinstance(plaintext, Refusal):
+            opened[place] = plaintext
+    return opened
+
+
+def _seal(resolved: Resolved, headers: dict[int, RecordHeader], batch: Sequence[PlainRecord]) -> list[bytes]:
+    chosen = list(headers)
+    with _rows_of(resolved.chain_keys, chosen) as chain_keys:
+        ordered = [headers[place] for place in chosen]
+        rows = [(header.bucket, header.direction, header.purpose) for header in ordered]
+        with derive_message_keys(chain_keys, rows) as keys:
+            return seal_records_many(
+                keys,
+                ordered,
+                [batch[place].plaintext for place in chosen],
+                aads=[batch[place].aad for place in chosen],
+            )
+
+
+def _rows_of(chain_keys: SecretBytes, places: Sequence[int]) -> SecretBytes:
+    """Copy the chain keys of *places*, in that order; the caller wipes the copy."""
+    chosen = SecretBytes.zeros(len(places) * CHAIN_KEY_BYTES)
+    for number, place in enumerate(places):
+        chosen.row(number, CHAIN_KEY_BYTES)[:] = chain_keys.row(place, CHAIN_KEY_BYTES)
+    return chosen
+
+
+def _no_session(reason: Refusal, sid: SessionId) -> QflareError:
+    if reason is Refusal.UNKNOWN_SESSION:
+        return KeyNotFoundError(f"no session {sid.hex()}: finish a handshake first")
+    if reason is Refusal.BUCKET:
+        return StaleBucketError(f"session {sid.hex()} does not live in that bucket")
+    if reason is Refusal.SESSION_ENDED:
+        return SessionExpiredError(f"session {sid.hex()} has ended: make a new handshake")
+    return StoreUnavailableError(f"session {sid.hex()}: {reason.value}")
+
+
+def _wipe_opened(opened: Sequence[OpenedRecord | Refusal]) -> None:
+    for item in opened:
+        if isinstance(item, OpenedRecord):
+            item.plaintext.wipe()

@@ -1,0 +1,274 @@
+"""
+Live sessions of one worker: their terms and chain keys, bounded in number, wiped when a bucket ends.
+
+What is held here saves reading; it never decides.  Whether a session still lives is asked of the database each time it
+matters: a record is accepted there, and `resolve(is_fresh=True)` reads the state again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Self
+
+from qflare.manager.buckets import Buckets, Ring
+from qflare.manager.chains import CHAIN_KEY_BYTES, seal_chains, unseal_chains
+from qflare.manager.deadline import Deadline
+from qflare.manager.offload import Offload
+from qflare.manager.settings import ManagerSettings
+from qflare.manager.tenancy import by_tenant
+from qflare.model.ids import SessionId, TenantId
+from qflare.model.ports import SessionStore
+from qflare.model.refusal import Refusal
+from qflare.model.session import SealedChain, Session, SessionState
+from qflare.primitives.kdf import chain_advance_many
+from qflare.secret import SecretBytes
+
+
+@dataclass(slots=True)
+class _Held:
+    """One session in this worker's memory."""
+
+    session: Session
+    keys: dict[int, SecretBytes] = field(default_factory=dict, repr=False)
+
+    def nearest(self, bucket: int) -> int | None:
+        """Return the highest bucket up to *bucket* whose key is held."""
+        return max((held for held in self.keys if held <= bucket), default=None)
+
+    def wipe(self) -> None:
+        """Erase every key."""
+        for key in self.keys.values():
+            key.wipe()
+        self.keys.clear()
+
+
+@dataclass(slots=True)
+class Resolved:
+    """Sessions and chain keys of one batch; owns the copies of the keys."""
+
+    sessions: list[Session | Refusal]
+    """One an item."""
+    chain_keys: SecretBytes
+    """``n × 64`` bytes; the row of a refused item is zero."""
+
+    def __enter__(self) -> Self:
+        """Lend the keys to a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wipe the copies."""
+        self.chain_keys.wipe()
+
+
+class Sessions:
+    """Finds sessions and the chain keys that a batch needs."""
+
+    def __init__(
+        self, *, store: SessionStore, buckets: Buckets, offload: Offload, settings: ManagerSettings
+    ) -> None:
+        """Hold nothing yet."""
+        self._store = store
+        self._offload = offload
+        self._capacity = settings.sessions_cached_max
+        self._deadline = Deadline(settings.store_timeout_s)
+        self._held: OrderedDict[SessionId, _Held] = OrderedDict()
+        buckets.listeners.append(self.forget_before)
+
+    def __len__(self) -> int:
+        """Return how many sessions are held."""
+        return len(self._held)
+
+    async def resolve(
+        self, ring: Ring, wanted: Sequence[tuple[SessionId, int]], *, is_fresh: bool = False
+    ) -> Resolved:
+        """
+        Find each (sid, bucket)'s session and the chain key of that bucket.
+
+        Args:
+            ring: The live buckets; its current bucket bounds what is looked at.
+            wanted: Buckets are inside R1's window already.
+            is_fresh: Read the sessions' state again even where they are held.
+
+        Returns:
+            A session or `Refusal` each, and the keys.
+        """
+        found = await self._find(ring, {sid: None for sid, _ in wanted}, wanted, is_fresh=is_fresh)
+        await self._step(ring, wanted, found)
+        # Nothing is awaited from here to the end: no key can be wiped or evicted in between.
+        sessions: list[Session | Refusal] = []
+        chain_keys = SecretBytes.zeros(len(wanted) * CHAIN_KEY_BYTES)
+        for position, (sid, bucket) in enumerate(wanted):
+            held = found.get(sid)
+            verdict = _verdict(held, bucket)
+            if isinstance(verdict, Refusal) or held is None:
+                sessions.append(verdict if isinstance(verdict, Refusal) else Refusal.UNKNOWN_SESSION)
+                continue
+            with held.keys[bucket].view() as key:
+                chain_keys.row(position, CHAIN_KEY_BYTES)[:] = key
+            sessions.append(verdict)
+        return Resolved(sessions, chain_keys)
+
+    async def find(self, sids: Sequence[SessionId]) -> dict[SessionId, Session]:
+        """Read sessions of any tenant, ended ones too."""
+        tenants = await self._deadline.of(self._store.find_session_tenants(sids))
+        sessions: dict[SessionId, Session] = {}
+        for tenant_id, group in by_tenant(tenants, tenants.__getitem__).items():
+            sessions.update(await self._deadline.of(self._store.find_sessions(tenant_id, group)))
+        return sessions
+
+    def tenant_of(self, sid: SessionId) -> TenantId | None:
+        """Return the tenant of a session that is held, else None."""
+        held = self._held.get(sid)
+        return None if held is None else held.session.tenant_id
+
+    def forget(self, sid: SessionId) -> None:
+        """Erase one session from this worker's memory."""
+        held = self._held.pop(sid, None)
+        if held is not None:
+            held.wipe()
+
+    def forget_device(self, tenant_id: TenantId, ref: bytes) -> None:
+        """Erase a device's sessions from this worker's memory: it was revoked or suspended here."""
+        for sid in [
+            sid
+            for sid, held in self._held.items()
+            if held.session.tenant_id == tenant_id and held.session.ref == ref
+        ]:
+            self.forget(sid)
+
+    def forget_before(self, bucket: int) -> None:
+        """Erase every chain key of buckets below *bucket*: they have ended (R1)."""
+        for sid, held in list(self._held.items()):
+            for old in [index for index in held.keys if index < bucket]:
+                held.keys.pop(old).wipe()
+            if not held.keys:
+                del self._held[sid]
+
+    def wipe(self) -> None:
+        """Erase everything."""
+        for held in self._held.values():
+            held.wipe()
+        self._held.clear()
+
+    # --- finding ------------------------------------------------------------------------------------------------
+
+    async def _find(
+        self,
+        ring: Ring,
+        sids: dict[SessionId, None],
+        wanted: Sequence[tuple[SessionId, int]],
+        *,
+        is_fresh: bool,
+    ) -> dict[SessionId, _Held]:
+        found: dict[SessionId, _Held] = {}
+        for sid in sids:
+            held = self._held.get(sid)
+            if held is not None:
+                self._held.move_to_end(sid)
+                found[sid] = held
+        lacking = {sid for sid, bucket in wanted if sid not in found or found[sid].nearest(bucket) is None}
+        stale = [sid for sid in sids if is_fresh or sid in lacking]
+        if not stale:
+            return found
+        for sid, session in (await self.find(stale)).items():
+            held = found.setdefault(sid, _Held(session))
+            held.session = session
+            if session.state is not SessionState.LIVE:
+                self.forget(sid)
+        alive = [
+            held.session
+            for sid, held in found.items()
+            if sid in lacking and held.session.state is SessionState.LIVE
+        ]
+        await self._load_chains(ring, alive, found)
+        return found
+
+    async def _load_chains(self, ring: Ring, sessions: Sequence[Session], found: dict[SessionId, _Held]) -> None:
+        for tenant_id, group in by_tenant(sessions, lambda session: session.tenant_id).items():
+            chains = await self._deadline.of(
+                self._store.find_chains(
+                    tenant_id, [session.sid for session in group], first=ring.first, last=ring.current + 1
+                )
+            )
+            keys = await self._offload.run(partial(unseal_chains, ring, chains), wipe=_wipe_all)
+            newest: dict[SessionId, int] = {}
+            for chain, key in zip(chains, keys, strict=True):
+                held = found.get(chain.sid)
+                if key is None or held is None:
+                    continue
+                if chain.bucket in held.keys:
+                    key.wipe()
+                else:
+                    held.keys[chain.bucket] = key
+                newest[chain.sid] = max(chain.bucket, newest.get(chain.sid, 0))
+                self._keep(chain.sid, held)
+            # R8, first touch: what no turn has carried into the current bucket yet is carried now.
+            late = [sid for sid, bucket in newest.items() if bucket < ring.current]
+            await self._step(ring, [(sid, ring.current) for sid in late], found)
+            await self._save(ring, [found[sid] for sid in late])
+
+    async def _step(self, ring: Ring, wanted: Sequence[tuple[SessionId, int]], found: dict[SessionId, _Held]) -> None:
+        """Derive missing keys, all that lead to one bucket in one C call."""
+        by_target: dict[int, list[_Held]] = {}
+        for sid, bucket in dict.fromkeys(wanted):
+            held = found.get(sid)
+            if held is None or bucket in held.keys or held.nearest(bucket) is None:
+                continue
+            if not held.session.start <= bucket <= held.session.last_bucket:
+                continue
+            by_target.setdefault(bucket, []).append(held)
+        for bucket, group in by_target.items():
+            sources = [(held, nearest) for held in group if (nearest := held.nearest(bucket)) is not None]
+            with SecretBytes.join([held.keys[nearest] for held, nearest in sources]) as old:
+                sids = b"".join(held.session.sid for held, _ in sources)
+                fresh = await self._offload.run(
+                    partial(chain_advance_many, old, sids, [nearest for _, nearest in sources], bucket),
+                    wipe=SecretBytes.wipe,
+                )
+            with fresh:
+                for row, (held, _) in enumerate(sources):
+                    if bucket not in held.keys:
+                        held.keys[bucket] = fresh.take_row(row, CHAIN_KEY_BYTES)
+
+    async def _save(self, ring: Ring, group: Sequence[_Held]) -> None:
+        bucket = ring.current
+        ready = [held for held in group if bucket in held.keys]
+        if not ready:
+            return
+        with SecretBytes.join([held.keys[bucket] for held in ready]) as chain_keys:
+            owners = [(held.session.tenant_id, held.session.sid, held.session.epoch) for held in ready]
+            sealed: list[SealedChain] = await self._offload.run(
+                partial(seal_chains, ring, bucket, owners, chain_keys)
+            )
+        await self._deadline.of(self._store.save_chains(sealed))
+
+    def _keep(self, sid: SessionId, held: _Held) -> None:
+        self._held[sid] = held
+        self._held.move_to_end(sid)
+        while len(self._held) > self._capacity:
+            # Dropped, not wiped: a batch under way may still use it. The memory is zeroed when its last user lets go.
+            self._held.popitem(last=False)
+
+
+def _verdict(held: _Held | None, bucket: int) -> Session | Refusal:
+    if held is None:
+        return Refusal.UNKNOWN_SESSION
+    session = held.session
+    if session.state is not SessionState.LIVE:
+        return Refusal.SESSION_ENDED
+    if not session.start <= bucket <= session.last_bucket:
+        return Refusal.BUCKET
+    if bucket not in held.keys:
+        # Its state did not outlive a bucket (R8), or the key of that bucket is erased.
+        return Refusal.SESSION_ENDED
+    return session
+
+
+def _wipe_all(keys: Sequence[SecretBytes | None]) -> None:
+    for key in keys:
+        if key is not None:
+            key.wipe()
+
