@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from qflare._native._qflare import ffi, lib
 from qflare._native.border import check, readable, require_count, require_integer, writable
@@ -42,6 +42,19 @@ def kmac256_batch(
         "KMAC256",
     )
     del key_borrowed, borrowed  # SAFETY: both kept what C read from being freed or resized until here
+    return out
+
+
+def kmac256_one(key: Buffer | SecretBytes, data: Buffer | SecretBytes, *, custom: bytes, out_size: int) -> bytearray:
+    """Compute KMAC256 of one message without columns; returns *out_size* secret bytes."""
+    require_count(1, row_bytes=out_size)
+    _require_custom(custom)
+    key_memory, data_memory, out = readable(key), readable(data), bytearray(out_size)
+    columns = ffi.new("qfl_column[2]", ((key_memory, 0, len(key_memory)), (data_memory, 0, len(data_memory))))
+    check(
+        lib.qfl_kmac256_batch(writable(out), columns, columns + 1, readable(custom), out_size, 1, len(custom), 1),
+        "KMAC256",
+    )
     return out
 
 
@@ -88,14 +101,8 @@ def chain_advance_batch(
         raise LengthError("chain_keys", expected=count * CHAIN_KEY_BYTES, actual=len(keys))
     if len(ids) != count * SESSION_ID_BYTES:
         raise LengthError("sids", expected=count * SESSION_ID_BYTES, actual=len(ids))
-    for index, first in enumerate(from_buckets):
-        require_integer(first, name=f"from_buckets[{index}]", first=0, last=U64_MAX)
-        if not 0 <= to_bucket - first <= CHAIN_STEPS_MAX:
-            message = (
-                f"from_buckets[{index}] is {first}: a chain key goes 0 to {CHAIN_STEPS_MAX} buckets forward, "
-                f"not {to_bucket - first}; make a new handshake"
-            )
-            raise BatchError(message)
+    if not _all_reach(from_buckets, to_bucket):
+        _refuse_first_bad(from_buckets, to_bucket)
     out = bytearray(count * CHAIN_KEY_BYTES)
     check(
         lib.qfl_chain_advance_batch(
@@ -143,6 +150,28 @@ def message_key_batch(
         "message keys",
     )
     return out
+
+
+def _all_reach(from_buckets: Sequence[int], to_bucket: int) -> bool:
+    # WHY not row by row: this loop would cost as much as the derivation itself.
+    return not from_buckets or (
+        set(map(type, from_buckets)) == {int}
+        and min(from_buckets) >= 0
+        and max(from_buckets) <= to_bucket <= min(from_buckets) + CHAIN_STEPS_MAX
+    )
+
+
+def _refuse_first_bad(from_buckets: Sequence[int], to_bucket: int) -> NoReturn:
+    for index, first in enumerate(from_buckets):
+        require_integer(first, name=f"from_buckets[{index}]", first=0, last=U64_MAX)
+        if not 0 <= to_bucket - first <= CHAIN_STEPS_MAX:
+            message = (
+                f"from_buckets[{index}] is {first}: a chain key goes 0 to {CHAIN_STEPS_MAX} buckets forward, "
+                f"not {to_bucket - first}; make a new handshake"
+            )
+            raise BatchError(message)
+    message = "from_buckets changed during the call"
+    raise BatchError(message)
 
 
 def _require_custom(custom: bytes) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from qflare._native import hashes, kdf
 from qflare._native.border import OUTPUT_BYTES_MAX, require_count, require_integer
 from qflare.errors import UsageError
-from qflare.primitives.columns import Column, shared
+from qflare.primitives.columns import Column
 from qflare.primitives.rows import as_messages, as_view
 from qflare.secret import SecretBytes, zeroize
 
@@ -86,7 +86,8 @@ def transcript(*parts: Readable) -> bytes:
 
     Source: PROTOCOL N1.
     """
-    return bytes(transcript_var_many((parts,)))
+    views = [as_view(part, name="a part") for part in parts]
+    return bytes(_transcript_of(views, (len(views),)))
 
 
 def transcript_many(count: int, *columns: Column) -> bytearray:
@@ -133,11 +134,7 @@ def transcript_var_many(rows: Sequence[Sequence[Readable]]) -> bytearray:
     if not rows:
         return bytearray()
     views = [as_view(part, name="a part") for parts in rows for part in parts]
-    joined = bytearray().join(views)
-    try:
-        return hashes.transcript_var_batch(joined, [len(view) for view in views], [len(parts) for parts in rows])
-    finally:
-        zeroize(joined)
+    return _transcript_of(views, [len(parts) for parts in rows])
 
 
 def kmac256(key: Readable, data: Readable, length: int, custom: Readable = b"") -> SecretBytes:
@@ -155,7 +152,11 @@ def kmac256(key: Readable, data: Readable, length: int, custom: Readable = b"") 
 
     Source: SP 800-185, section 4.
     """
-    return kmac256_many(1, shared(key), (shared(data),), length, custom)
+    require_integer(length, name="length", first=1, last=OUTPUT_BYTES_MAX)
+    label = bytes(as_view(custom, name="custom"))
+    return SecretBytes(
+        kdf.kmac256_one(as_view(key, name="key"), as_view(data, name="data"), custom=label, out_size=length)
+    )
 
 
 def kmac256_many(
@@ -189,6 +190,14 @@ def kmac256_many(
     return SecretBytes(
         kdf.kmac256_batch(key, columns, custom=bytes(as_view(custom, name="custom")), out_size=length, count=count)
     )
+
+
+def _transcript_of(views: list[memoryview], part_counts: Sequence[int]) -> bytearray:
+    joined = bytearray().join(views)
+    try:
+        return hashes.transcript_var_batch(joined, [len(view) for view in views], part_counts)
+    finally:
+        zeroize(joined)  # a part may be secret, and this copy is ours
 
 
 def _require_columns(columns: Sequence[object], count: int) -> None:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Final
 from qflare._native import kdf
 from qflare._native.border import require_count, require_integer
 from qflare.errors import UsageError
-from qflare.primitives.columns import Column, shared
-from qflare.primitives.hash import kmac256_many
-from qflare.primitives.rows import as_view, count_rows, lent_rows
+from qflare.primitives.hash import kmac256, kmac256_many
+from qflare.primitives.rows import as_view, count_rows, lent_rows, one_row
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qflare.primitives.columns import Column
     from qflare.primitives.rows import Readable, RowsLike
 
 EXTRACT_BYTES: Final = 64
@@ -40,6 +40,7 @@ EXTRACT_LABEL: Final = "extract"
 BUCKET_LABEL: Final = "bucket"
 KEY_LABEL: Final = "key"
 
+_EXTRACT_CUSTOM: Final = CUSTOM_PREFIX + EXTRACT_LABEL.encode()
 _LABEL_MAX: Final = 64
 _U64_MAX: Final = 2**64 - 1
 
@@ -53,7 +54,7 @@ def extract(salt: Readable, ikm: Readable) -> SecretBytes:
 
     Source: PROTOCOL N1.
     """
-    return extract_many(1, shared(salt), shared(ikm))
+    return kmac256(salt, ikm, EXTRACT_BYTES, _EXTRACT_CUSTOM)
 
 
 def extract_many(count: int, salt: Column, ikm: Column) -> SecretBytes:
@@ -68,7 +69,7 @@ def extract_many(count: int, salt: Column, ikm: Column) -> SecretBytes:
 
     Source: PROTOCOL N1.
     """
-    return kmac256_many(count, salt, (ikm,), EXTRACT_BYTES, CUSTOM_PREFIX + EXTRACT_LABEL.encode())
+    return kmac256_many(count, salt, (ikm,), EXTRACT_BYTES, _EXTRACT_CUSTOM)
 
 
 def expand(key: Readable, label: str, context: Readable, length: int) -> SecretBytes:
@@ -86,7 +87,7 @@ def expand(key: Readable, label: str, context: Readable, length: int) -> SecretB
 
     Source: PROTOCOL N1.
     """
-    return expand_many(1, shared(key), label, (shared(context),), length)
+    return kmac256(key, context, length, _custom(label))
 
 
 def expand_many(count: int, key: Column, label: str, context: Sequence[Column], length: int) -> SecretBytes:
@@ -189,7 +190,9 @@ def chain_step_many(chain_keys: RowsLike, sids: RowsLike, bucket: int) -> Secret
 
 def chain_step(chain_key: Readable, sid: Readable, bucket: int) -> SecretBytes:
     """Ratchet one chain key into *bucket*; as `chain_step_many`. Source: PROTOCOL R1."""
-    return chain_step_many(as_view(chain_key), as_view(sid), bucket)
+    return chain_step_many(
+        one_row(chain_key, CHAIN_KEY_BYTES, name="chain_key"), one_row(sid, SESSION_ID_BYTES, name="sid"), bucket
+    )
 
 
 def chain_advance_many(
@@ -225,7 +228,12 @@ def chain_advance_many(
 
 def chain_advance(chain_key: Readable, sid: Readable, from_bucket: int, to_bucket: int) -> SecretBytes:
     """Ratchet one chain key forward; as `chain_advance_many`. Source: PROTOCOL R5."""
-    return chain_advance_many(as_view(chain_key), as_view(sid), (from_bucket,), to_bucket)
+    return chain_advance_many(
+        one_row(chain_key, CHAIN_KEY_BYTES, name="chain_key"),
+        one_row(sid, SESSION_ID_BYTES, name="sid"),
+        (from_bucket,),
+        to_bucket,
+    )
 
 
 def message_keys_many(chain_keys: RowsLike, bucket: int, direction: int, purpose: Readable) -> SecretBytes:
@@ -263,9 +271,7 @@ def message_keys_many(chain_keys: RowsLike, bucket: int, direction: int, purpose
 
 def message_key(chain_key: Readable, bucket: int, direction: int, purpose: Readable) -> SecretBytes:
     """Derive one message key; as `message_keys_many`. Source: PROTOCOL R2."""
-    view = as_view(chain_key, name="chain_key")
-    with lent_rows(view, CHAIN_KEY_BYTES, name="chain_key", count=1) as key:
-        return message_keys_many(key, bucket, direction, purpose)
+    return message_keys_many(one_row(chain_key, CHAIN_KEY_BYTES, name="chain_key"), bucket, direction, purpose)
 
 
 def _custom(label: object) -> bytes:

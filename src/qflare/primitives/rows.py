@@ -7,9 +7,8 @@ A batch is given either as one C-contiguous buffer of ``n x size`` bytes (bytes,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from qflare.errors import BatchError, LengthError, UsageError
 from qflare.secret import SecretBytes, zeroize
@@ -58,8 +57,8 @@ def as_rows(rows: RowsLike, size: int, *, name: str, count: int | None = None) -
     return _gathered(rows, size, name, count)[0]
 
 
-@contextmanager
-def lent_rows(rows: RowsLike, size: int, *, name: str, count: int | None = None) -> Iterator[memoryview]:
+@final
+class lent_rows:  # noqa: N801  # used as a verb: with lent_rows(...) as view
     """
     Lend *rows* as `as_rows` does, and wipe the copy that a sequence needed at the end of the block.
 
@@ -67,12 +66,22 @@ def lent_rows(rows: RowsLike, size: int, *, name: str, count: int | None = None)
         LengthError: as `as_rows`.
         BatchError: as `as_rows`.
     """
-    view, copy = _gathered(rows, size, name, count)
-    try:
-        yield view
-    finally:
-        if copy is not None:
-            zeroize(copy)
+
+    # WHY a class and not a generator: entering a generator costs as much as a derivation.
+    __slots__ = ("_copy", "_view")
+
+    def __init__(self, rows: RowsLike, size: int, *, name: str, count: int | None = None) -> None:
+        """Gather the rows; arguments as `as_rows`."""
+        self._view, self._copy = _gathered(rows, size, name, count)
+
+    def __enter__(self) -> memoryview:
+        """Lend the rows to a block."""
+        return self._view
+
+    def __exit__(self, *_: object) -> None:
+        """Wipe what was copied, however the block ended."""
+        if self._copy is not None:
+            zeroize(self._copy)
 
 
 def count_rows(rows: RowsLike, size: int, *, name: str) -> int:
@@ -103,7 +112,20 @@ def as_messages(messages: Sequence[Readable], *, name: str, count: int | None = 
     if count is not None and len(messages) != count:
         message = f"{name} has {len(messages)} rows, the batch has {count}"
         raise BatchError(message)
-    return [as_view(message, name=f"{name}[{index}]") for index, message in enumerate(messages)]
+    return _views(messages, name)
+
+
+def one_row(buffer: Readable, size: int, *, name: str) -> memoryview:
+    """
+    View *buffer*, which is exactly one row of *size* bytes.
+
+    Raises:
+        LengthError: it has another size.
+    """
+    view = as_view(buffer, name=name)
+    if len(view) != size:
+        raise LengthError(name, expected=size, actual=len(view))
+    return view
 
 
 def row(buffer: Readable, index: int, size: int) -> memoryview:
@@ -125,7 +147,7 @@ def _gathered(rows: RowsLike, size: int, name: str, count: int | None) -> tuple[
     copy: bytearray | None = None
     if view is None:
         parts = _as_sequence(rows, name)
-        views = [as_view(part, name=f"{name}[{index}]") for index, part in enumerate(parts)]
+        views = _views(parts, name)
         for index, part_view in enumerate(views):
             if len(part_view) != size:
                 label = f"{name}[{index}]"
@@ -137,6 +159,13 @@ def _gathered(rows: RowsLike, size: int, name: str, count: int | None) -> tuple[
         message = f"{name} has {found} rows of {size} bytes, the batch has {count}"
         raise BatchError(message)
     return view, copy
+
+
+def _views(parts: Sequence[Readable], name: str) -> list[memoryview]:
+    return [
+        memoryview(part) if type(part) is bytes else as_view(part, name=f"{name}[{index}]")
+        for index, part in enumerate(parts)
+    ]
 
 
 def _whole_rows(view: memoryview, size: int, name: str) -> int:
@@ -154,6 +183,8 @@ def _as_sequence(rows: object, name: str) -> Sequence[Readable]:
 
 
 def _try_view(buffer: object, name: str) -> memoryview | None:
+    if type(buffer) is bytes:
+        return memoryview(buffer)
     if isinstance(buffer, SecretBytes):
         return buffer.view()
     try:
