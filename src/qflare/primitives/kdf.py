@@ -185,7 +185,7 @@ def chain_step_many(chain_keys: RowsLike, sids: RowsLike, bucket: int) -> Secret
     """
     require_integer(bucket, name="bucket", first=1, last=_U64_MAX)
     count = require_count(count_rows(chain_keys, CHAIN_KEY_BYTES, name="chain_keys"))
-    return chain_advance_many(chain_keys, sids, (bucket - 1,) * count, bucket)
+    return chain_advance_many(chain_keys, sids, array("Q", (bucket - 1,)) * count, bucket)
 
 
 def chain_step(chain_key: Readable, sid: Readable, bucket: int) -> SecretBytes:
