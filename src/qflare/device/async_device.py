@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeAlias, TypeVar
 
 from qflare.clock import Clock, SystemClock
 from qflare.device.device import Device
@@ -15,9 +14,13 @@ from qflare.device.flow import Flow, Pause, Send
 from qflare.device.state_file import StateFile
 from qflare.device.transport import AsyncHttpTransport, AsyncTransport
 from qflare.errors import QflareError
-from qflare.protocol.evidence import Evidence
 from qflare.protocol.token import decode_token
-from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qflare.protocol.evidence import Evidence
+    from qflare.secret import SecretBytes
 
 T = TypeVar("T")
 
@@ -122,7 +125,7 @@ def _as_transport(server: str | AsyncTransport) -> AsyncTransport:
 
 async def _run_flow(flow: Flow[T], transport: AsyncTransport) -> T:
     """Drive *flow* over *transport* and return its result; each step of it runs in a worker thread."""
-    wish = await _in_thread(lambda: _step(lambda: next(flow)))
+    wish: _Step[T] = await _in_thread(lambda: _step(flow, lambda: next(flow)))
     while not isinstance(wish, _Ended):
         wish = await _in_thread(await _answer(flow, wish, transport))
     return wish.value
@@ -132,13 +135,13 @@ async def _answer(flow: Flow[T], wish: Send | Pause, transport: AsyncTransport) 
     """Do what the flow wished for, and return its next step with the answer in it."""
     if isinstance(wish, Pause):
         await asyncio.sleep(wish.seconds)
-        return lambda: _step(lambda: flow.send(b""))
+        return lambda: _step(flow, lambda: flow.send(b""))
     try:
         answer = await transport.exchange(wish.step, wish.message)
     except QflareError as error:
         failure = error
-        return lambda: _step(lambda: flow.throw(failure))
-    return lambda: _step(lambda: flow.send(answer))
+        return lambda: _step(flow, lambda: flow.throw(failure))
+    return lambda: _step(flow, lambda: flow.send(answer))
 
 
 class _Ended(Generic[T]):
@@ -151,11 +154,12 @@ class _Ended(Generic[T]):
 _Step: TypeAlias = Send | Pause | _Ended[T]
 
 
-def _step(advance: Callable[[], Send | Pause]) -> _Step[T]:
+def _step(_flow: Flow[T], advance: Callable[[], Send | Pause]) -> _Step[T]:
     try:
         return advance()
     except StopIteration as stop:
-        return _Ended(stop.value)
+        value: T = stop.value
+        return _Ended(value)
 
 
 async def _in_thread(step: Callable[[], T]) -> T:

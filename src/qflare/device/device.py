@@ -5,25 +5,28 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from qflare.clock import Clock, SystemClock
 from qflare.device.engine import ATTEMPTS_DEFAULT, DeviceEngine, Form, SessionTerms
-from qflare.device.enrolling import enrol, load_state, save_state
+from qflare.device.enrolling import enrol, load_state, new_state_file, save_state
 from qflare.device.flow import Flow, Pause
 from qflare.device.state import DeviceState
 from qflare.device.state_file import StateFile
 from qflare.device.transport import HttpTransport, Transport
 from qflare.errors import ConfigError, QflareError
 from qflare.protocol import wire
-from qflare.protocol.device_identity import DeviceIdentity
-from qflare.protocol.evidence import Evidence
 from qflare.protocol.identity import decode_identity
 from qflare.protocol.record import KIND_DATA
 from qflare.protocol.token import decode_token
-from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qflare.protocol.device_identity import DeviceIdentity
+    from qflare.protocol.evidence import Evidence
+    from qflare.secret import SecretBytes
 
 T = TypeVar("T")
 Server = str | Transport
@@ -37,7 +40,9 @@ class Device:
     Close it, or use it as a context manager: closing wipes its secrets from memory and lets go of the state file.
     """
 
-    def __init__(self, state: DeviceState, *, file: StateFile | None, transport: Transport | None, clock: Clock) -> None:
+    def __init__(
+        self, state: DeviceState, *, file: StateFile | None, transport: Transport | None, clock: Clock
+    ) -> None:
         """Use `enrol`, `open` or `from_identity` instead."""
         self._file = file
         self._transport = transport
@@ -119,18 +124,15 @@ class Device:
             identity: What `generate_device_keypair` returned, through its `identity()`.
             served: The server's ``root vk ‖ CERT``, checked against the identity's server_id.
             server: Address or transport, or None.
-            state: A new state file, or None to keep the state in memory alone: then what is pending dies with the process.
+            state: A new state file, or None to keep the state in memory alone, where it ends with the process.
             bucket_mark: No announcement below this bucket is accepted (A5).
             clock: What tells elapsed time; the system's if not given.
         """
         fresh = DeviceState(
             identity=identity, server=decode_identity(served, server_id=identity.server_id), bucket_mark=bucket_mark
         )
-        file = None if state is None else StateFile(Path(state))
+        file = None if state is None else new_state_file(Path(state))
         try:
-            if file is not None and file.exists():
-                message = f"{file.path} holds a device already; use another state file"
-                raise ConfigError(message)
             save_state(file, fresh)
             transport = None if server is None else as_transport(server)
         except BaseException:

@@ -6,13 +6,10 @@ Everything here is synchronous, carries nothing itself, and is driven through `d
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from qflare.clock import Clock
 from qflare.device.flow import Flow, Send, deliver, pause_before
-from qflare.device.state import DeviceState
 from qflare.device.transport import Step
 from qflare.errors import (
     AuthenticationError,
@@ -27,13 +24,19 @@ from qflare.errors import (
 from qflare.protocol import wire
 from qflare.protocol.announcement import Announcement, verify_announcement
 from qflare.protocol.chain import SessionChain
-from qflare.protocol.evidence import Evidence
-from qflare.protocol.hello_device import accept_confirmation, accept_hello, start_hello
+from qflare.protocol.confirm_device import accept_confirmation
+from qflare.protocol.hello_device import accept_hello, start_hello
 from qflare.protocol.identity import decode_identity
-from qflare.protocol.offer_device import accept_offer
-from qflare.protocol.pending import PENDING_OFFERS_MAX, PendingConfirmation
+from qflare.protocol.offer_device import accept_offer, offer_bucket
 from qflare.protocol.record import KIND_DATA, RecordHeader, new_header, open_record, read_header, seal_record
-from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qflare.clock import Clock
+    from qflare.device.state import DeviceState
+    from qflare.protocol.evidence import Evidence
+    from qflare.secret import SecretBytes
 
 Form = Literal["hello", "offer"]
 FORMS: Final[dict[Form, int]] = {"hello": wire.FORM_HELLO, "offer": wire.FORM_OFFER}
@@ -92,25 +95,18 @@ class DeviceEngine:
             return self._check(encoded)
 
     def _check(self, encoded: bytes) -> Announcement:
-        state = self.state
-        announcement = verify_announcement(encoded, state.server.certificate, minimum_bucket=state.bucket_mark)
-        latest = state.announcement
-        if latest is not None and latest.bucket == announcement.bucket and latest.body_hash != announcement.body_hash:
-            # A3: one body a bucket; two are a server that shows different keys to different devices.
-            message = f"the server announced two keys for bucket {announcement.bucket}; tell its operator, this is an alarm"
-            raise RefusedError(message)
-        return announcement
+        state, latest = self.state, self.state.announcement
+        return verify_announcement(
+            encoded,
+            state.server.certificate,
+            minimum_bucket=state.bucket_mark,
+            width_s=None if latest is None else latest.width_s,
+            held=latest,
+        )
 
     def _take_identity(self, served: bytes) -> None:
         state = self.state
-        fresh = decode_identity(served, server_id=state.identity.server_id)
-        known = state.server.certificate
-        if fresh.certificate.serial < known.serial or (
-            fresh.certificate.serial == known.serial and fresh.certificate.encoded != known.encoded
-        ):
-            message = "the server shows an older or a second certificate of one serial; tell its operator, this is an alarm"
-            raise RefusedError(message)
-        state.server = fresh
+        state.server = decode_identity(served, server_id=state.identity.server_id, held=state.server.certificate)
 
     def _turn(self, announcement: Announcement) -> None:
         state = self.state
@@ -184,7 +180,7 @@ class DeviceEngine:
 
     def learn_bucket_of(self, offer: bytes) -> Flow[None]:
         """Fetch the announcement of the bucket an OFFER names, where it is not the latest."""
-        bucket = int.from_bytes(offer[4:12])
+        bucket = offer_bucket(offer)
         latest = self.state.announcement
         if latest is None or bucket > latest.bucket:
             encoded = yield from deliver(Step.ANNOUNCEMENT, str(bucket).encode())
@@ -221,30 +217,16 @@ class DeviceEngine:
         if state.announcement is None:
             message = "fetch an announcement first (refresh)"
             raise UsageError(message)
-        fresh = accept_offer(offer, state.identity, state.announcement)
-        answered = next((kept for kept in state.confirmations if kept.th1 == fresh.th1), None)
-        if answered is not None:
-            answered.replace_ticket(fresh.message[wire.ANSWER_TICKET_AT : wire.ANSWER_CT_AT])
-            fresh.wipe()
-            pending = answered
-        else:
-            self._make_room_for_offer()
-            state.confirmations.append(fresh)
-            pending = fresh
+        offers = {kept.th1: kept for kept in state.confirmations if kept.form == wire.FORM_OFFER}
+        for kept in list(offers.values()):
+            # The server cannot finish an offer whose ticket key is gone (A4): it makes room for the next one.
+            if kept.bucket + 1 < state.announcement.bucket:
+                state.drop_pending(offers.pop(kept.th1))
+        pending = accept_offer(offer, state.identity, state.announcement, pending=offers)
+        if pending.th1 not in offers:
+            state.confirmations.append(pending)
         self._save(state)
         return pending.message
-
-    def _make_room_for_offer(self) -> None:
-        state = self.state
-        latest = state.announcement
-        offers = [kept for kept in state.confirmations if kept.form == wire.FORM_OFFER]
-        for kept in offers:
-            # The server cannot finish an offer of a bucket whose ticket key is gone (A4).
-            if latest is not None and kept.bucket + 1 < latest.bucket:
-                state.drop_pending(kept)
-        if sum(kept.form == wire.FORM_OFFER for kept in state.confirmations) >= PENDING_OFFERS_MAX:
-            message = f"{PENDING_OFFERS_MAX} offers are pending already; new ones are dropped until one ends (O2)"
-            raise RefusedError(message)
 
     def finish(self, m4: bytes) -> SessionTerms:
         """Take M4, check tag, inclusion and signature, and begin the session (H9, H10)."""
@@ -256,21 +238,17 @@ class DeviceEngine:
             raise UnexpectedMessageError(message)
         established = accept_confirmation(pending, m4, state.server, state.identity, log_mark=state.log_mark)
         state.log_mark = established.log_mark
-        # A5: the mark is what an accepted M4 vouches for, one bucket back.
-        state.bucket_mark = max(state.bucket_mark, established.hdr_bucket - 1)
+        state.bucket_mark = max(state.bucket_mark, established.bucket_mark)
         state.take_chain(
             SessionChain.begin(
                 established.chain_key, sid=established.sid, start=established.start, lifetime=established.lifetime
             )
         )
         state.form, state.policy, state.evidence = established.form, established.policy, established.evidence
-        self._drop_all(pending)
+        state.drop_pending(pending)
+        state.drop_hello()
         self._save(state)
         return self.terms()
-
-    def _drop_all(self, finished: PendingConfirmation) -> None:
-        self.state.drop_pending(finished)
-        self.state.drop_hello()
 
     def _forget_handshakes(self, form: int) -> None:
         for pending in [kept for kept in self.state.confirmations if kept.form == form]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from qflare.device.flow import Flow, deliver
 from qflare.device.state import ENROLLED_STAGE, ENROLLING_STAGE, DeviceState, state_from_fields, wipe_fields
-from qflare.device.state_file import Field, StateFile
+from qflare.device.state_file import StateFile
 from qflare.device.transport import Step
 from qflare.errors import AlreadyExistsError, ConfigError, DecodeError
-from qflare.primitives import kem
-from qflare.primitives.sig import SIG44
+from qflare.model.ids import DeviceId
 from qflare.protocol.announcement import verify_announcement
-from qflare.protocol.device_identity import DeviceIdentity
-from qflare.protocol.enrolment import DeviceKeys, accept_enrolled, start_enrolment
-from qflare.protocol.identity import decode_identity, device_ref
-from qflare.protocol.token import EnrolmentToken
+from qflare.protocol.device_keys import DeviceKeys
+from qflare.protocol.enrolment_device import accept_enrolled, start_enrolment
+from qflare.protocol.identity import decode_identity
 from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qflare.device.state_file import Field
+    from qflare.protocol.token import EnrolmentToken
 
 
 def enrol(token: EnrolmentToken, device_id: str, file: StateFile | None) -> Flow[DeviceState]:
@@ -27,30 +33,23 @@ def enrol(token: EnrolmentToken, device_id: str, file: StateFile | None) -> Flow
         AlreadyExistsError: the state file holds an enrolled device.
         RefusedError: the server refused; a token is good once and until it expires.
     """
-    keys = _keys(token, device_id, file)
-    # A1: root and CERT come over the network and are checked against the server_id in the token.
-    served = yield from deliver(Step.IDENTITY, b"")
-    server = decode_identity(served, server_id=token.server_id)
-    encoded = yield from deliver(Step.ANNOUNCEMENT, b"current")
-    announcement = verify_announcement(encoded, server.certificate)
-    with start_enrolment(token, device_id, announcement, keys) as pending:
-        answer = yield from deliver(Step.ENROL, pending.message)
-        enrolled = accept_enrolled(pending, answer)
-    state = DeviceState(
-        identity=DeviceIdentity(
+    with _keys(token, device_id, file) as keys:
+        # A1: root and CERT come over the network and are checked against the server_id in the token.
+        served = yield from deliver(Step.IDENTITY, b"")
+        server = decode_identity(served, server_id=token.server_id)
+        encoded = yield from deliver(Step.ANNOUNCEMENT, b"current")
+        announcement = verify_announcement(encoded, server.certificate)
+        with start_enrolment(token, DeviceId(device_id), announcement, keys) as pending:
+            answer = yield from deliver(Step.ENROL, pending.message)
+            enrolled = accept_enrolled(pending, answer, keys)
+        identity = keys.identity(
             server_id=token.server_id,
             tenant_id=token.tenant_id,
-            device_id=device_id,
-            ref=device_ref(token.tenant_id, device_id),
+            device_id=DeviceId(device_id),
             key_version=enrolled.key_version,
-            signing_key=keys.signing_key,
-            decapsulation_key=keys.decapsulation_key,
-            verification_key=keys.verification_key,
-            encapsulation_key=keys.encapsulation_key,
-        ),
-        server=server,
-        bucket_mark=enrolled.bucket_mark,
-    )
+            psk=None,
+        )
+    state = DeviceState(identity=identity, server=server, bucket_mark=enrolled.bucket_mark)
     # E3: the mark may already be ahead of the announcement that was fetched a moment ago.
     if announcement.bucket >= state.bucket_mark:
         state.announcement = announcement
@@ -72,6 +71,16 @@ def load_state(file: StateFile) -> DeviceState:
     return state_from_fields(fields)
 
 
+def new_state_file(path: Path) -> StateFile:
+    """Lock *path* for a new device; `AlreadyExistsError` where it holds one."""
+    file = StateFile(path)
+    if file.exists():
+        file.close()
+        message = f"{path} holds a device already; use another state file"
+        raise AlreadyExistsError(message)
+    return file
+
+
 def save_state(file: StateFile | None, state: DeviceState) -> None:
     """Make *state* durable; without a file it lives in memory alone."""
     if file is None:
@@ -89,18 +98,12 @@ def _keys(token: EnrolmentToken, device_id: str, file: StateFile | None) -> Devi
         fields = file.read()
         if fields.get("stage") != ENROLLING_STAGE:
             wipe_fields(fields)
-            message = f"{file.path} holds an enrolled device already; use another state file, or remove this one to give it up"
+            message = f"{file.path} holds an enrolled device; use another state file, or remove this one to give it up"
             raise AlreadyExistsError(message)
         if fields.get("token_id") == token.token_id and fields.get("device_id") == device_id:
             return _keys_from_fields(fields)
         wipe_fields(fields)
-    kem_pair, sig_pair = kem.generate(), SIG44.generate()
-    keys = DeviceKeys(
-        verification_key=sig_pair.verification_key,
-        signing_key=sig_pair.signing_key,
-        encapsulation_key=kem_pair.encapsulation_key,
-        decapsulation_key=kem_pair.decapsulation_key,
-    )
+    keys = DeviceKeys.generate()
     if file is not None:
         fields = {
             "stage": ENROLLING_STAGE,

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
-from qflare.device.transport import Step
 from qflare.errors import RefusedError, StoreUnavailableError
 from qflare.primitives.random import random_bytes
 from qflare.protocol import wire
+
+if TYPE_CHECKING:
+    from qflare.device.transport import Step
 
 PAUSE_FIRST_S: Final = 1.0
 PAUSE_MAX_S: Final = 300.0

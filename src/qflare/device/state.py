@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from qflare.device.state_file import Field
 from qflare.errors import DecodeError, QflareError
 from qflare.model.ids import SessionId
 from qflare.protocol.announcement import Announcement, verify_announcement
@@ -16,6 +15,9 @@ from qflare.protocol.identity import ServerIdentity, decode_identity, device_ref
 from qflare.protocol.pending import PENDING_OFFERS_MAX, PendingConfirmation, PendingHello, State
 from qflare.protocol.receipt import LogMark
 from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from qflare.device.state_file import Field
 
 ENROLLED_STAGE: Final = "enrolled"
 ENROLLING_STAGE: Final = "enrolling"
@@ -143,7 +145,7 @@ def state_from_fields(fields: dict[str, Field]) -> DeviceState:
     state = DeviceState(identity=identity, server=server, bucket_mark=reader.number("bucket_mark"))
     if (log_mark := reader.optional_list("log_mark")) is not None:
         size, root = log_mark
-        state.log_mark = LogMark(_number(size), _octets(root))
+        state.log_mark = LogMark(size=_number(size), root=_octets(root))
     if fields.get("announcement") is not None:
         state.announcement = verify_announcement(reader.octets("announcement"), server.certificate)
     if (hello := reader.optional_group("hello")) is not None:

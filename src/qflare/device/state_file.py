@@ -1,9 +1,10 @@
 """
 The device's state file: a small tree of fields in one file that is replaced as a whole.
 
-Layout: ``"QFX1-DEV" ‖ version(u8) ‖ field ‖ SHA3-512 of all before``.  A field is ``kind(u8) ‖ size(u32) ‖ body``:
-``n`` nothing, ``i`` integer (u64), ``s`` UTF-8 text, ``b`` public bytes, ``k`` secret bytes, ``l`` list of fields, ``d``
-list of pairs (text field, field).  Integers are big-endian.
+Layout: ``"QFX1-DEV" ‖ version(u8) ‖ field ‖ SHA3-512 of all before``.
+A field is ``kind(u8) ‖ size(u32) ‖ body``:
+``n`` nothing, ``i`` integer (u64), ``s`` UTF-8 text, ``b`` public bytes, ``k`` secret bytes, ``l`` list of fields,
+``d`` list of pairs (text field, field).  Integers are big-endian.
 
 The checksum finds accidents and cut files; it does not stop somebody who may write the file (docs/security.md).
 Secrets are read from an owned buffer into `SecretBytes`, and the buffer is wiped: no `bytes` of them lingers.
@@ -16,12 +17,14 @@ import fcntl
 import os
 import secrets
 import stat
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qflare.errors import ConfigError, DecodeError, StoreError
 from qflare.primitives.hash import sha3_512
 from qflare.secret import SecretBytes, zeroize
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAGIC: Final = b"QFX1-DEV"
 VERSION: Final = 1
@@ -59,12 +62,16 @@ def decode_state(buffer: bytearray) -> dict[str, Field]:
             message = "this is no QFLARE device state file; enrol the device again with a new token"
             raise DecodeError(message)
         if buffer[len(MAGIC)] != VERSION:
-            message = f"device state has version {buffer[len(MAGIC)]}, this QFLARE reads {VERSION}; use the matching release"
+            message = (
+                f"device state has version {buffer[len(MAGIC)]}, this QFLARE reads {VERSION}; use the matching release"
+            )
             raise DecodeError(message)
         with memoryview(buffer) as view:
             body_end = len(buffer) - _DIGEST_BYTES
             if sha3_512(view[:body_end]) != view[body_end:]:
-                message = "the device state file is cut or altered; restore it or enrol the device again with a new token"
+                message = (
+                    "the device state file is cut or altered; restore it or enrol the device again with a new token"
+                )
                 raise DecodeError(message)
             field, end = _take(view, _HEAD_BYTES, body_end, DEPTH_MAX)
             if end != body_end or not isinstance(field, dict):
@@ -85,7 +92,9 @@ class StateFile:
         try:
             self._lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            message = f"cannot use the device state folder {path.parent}: {os.strerror(error.errno or 0)}; make it writable"
+            message = (
+                f"cannot use the device state folder {path.parent}: {os.strerror(error.errno or 0)}; make it writable"
+            )
             raise ConfigError(message) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -211,42 +220,56 @@ def _put(out: memoryview, at: int, field: Field) -> int:
 
 
 def _take(view: memoryview, at: int, end: int, depth: int) -> tuple[Field, int]:
-    malformed = DecodeError("the device state file is malformed; enrol the device again with a new token")
+    """Read the field at *at* and return it and where it ends; nothing reads beyond *end*."""
     if end - at < _FIELD_BYTES or depth == 0:
-        raise malformed
-    kind = view[at]
-    size = int.from_bytes(view[at + 1 : at + _FIELD_BYTES])
-    start, stop = at + _FIELD_BYTES, at + _FIELD_BYTES + size
+        raise _malformed()
+    kind, start = chr(view[at]), at + _FIELD_BYTES
+    stop = start + int.from_bytes(view[at + 1 : start])
     if stop > end:
-        raise malformed
-    body = view[start:stop]
-    match chr(kind):
-        case "n" if size == 0:
-            return None, stop
-        case "i" if size == _INTEGER_BYTES:
-            return int.from_bytes(body), stop
-        case "s":
+        raise _malformed()
+    if kind == "l":
+        return _take_list(view, start, stop, depth - 1), stop
+    if kind == "d":
+        return _take_pairs(view, start, stop, depth - 1), stop
+    return _leaf(kind, view[start:stop]), stop
+
+
+def _leaf(kind: str, body: memoryview) -> Field:
+    match kind, len(body):
+        case "n", 0:
+            return None
+        case "i", size if size == _INTEGER_BYTES:
+            return int.from_bytes(body)
+        case "s", _:
             try:
-                return str(body, "utf-8"), stop
+                return str(body, "utf-8")
             except UnicodeDecodeError:
-                raise malformed from None
-        case "b":
-            return bytes(body), stop
-        case "k":
-            return SecretBytes(bytearray(body)), stop
-        case "l":
-            items: list[Field] = []
-            while start < stop:
-                item, start = _take(view, start, stop, depth - 1)
-                items.append(item)
-            return items, stop
-        case "d":
-            pairs: dict[str, Field] = {}
-            while start < stop:
-                name, start = _take(view, start, stop, depth - 1)
-                if not isinstance(name, str) or name in pairs:
-                    raise malformed
-                pairs[name], start = _take(view, start, stop, depth - 1)
-            return pairs, stop
+                raise _malformed() from None
+        case "b", _:
+            return bytes(body)
+        case "k", _:
+            return SecretBytes(bytearray(body))
         case _:
-            raise malformed
+            raise _malformed()
+
+
+def _take_list(view: memoryview, at: int, stop: int, depth: int) -> list[Field]:
+    items: list[Field] = []
+    while at < stop:
+        item, at = _take(view, at, stop, depth)
+        items.append(item)
+    return items
+
+
+def _take_pairs(view: memoryview, at: int, stop: int, depth: int) -> dict[str, Field]:
+    pairs: dict[str, Field] = {}
+    while at < stop:
+        name, at = _take(view, at, stop, depth)
+        if not isinstance(name, str) or name in pairs:
+            raise _malformed()
+        pairs[name], at = _take(view, at, stop, depth)
+    return pairs
+
+
+def _malformed() -> DecodeError:
+    return DecodeError("the device state file is malformed; enrol the device again with a new token")

@@ -7,13 +7,14 @@ The protocol does not care who carries its bytes.  A transport of one's own (gRP
 from __future__ import annotations
 
 from enum import StrEnum
-from types import ModuleType
 from typing import TYPE_CHECKING, Final, Protocol
 
 from qflare.errors import ConfigError, MissingExtraError, ProtocolError, StoreUnavailableError
 from qflare.protocol import wire
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import httpx
 
 RESPONSE_BYTES_MAX: Final = 2**30 + 2**20
@@ -65,7 +66,7 @@ class HttpTransport:
     """Speaks to `qflare.Aggregator` with httpx; blocking."""
 
     def __init__(self, url: str, *, timeout_s: float = 30.0) -> None:
-        """Prepare a client for the server at *url* (``http://host:port`` or ``https://…``, a path prefix may follow)."""
+        """Prepare a client for the server at *url* (``http(s)://host:port``, a path prefix may follow)."""
         httpx = _httpx()
         _require_url(url)
         self._unreachable: tuple[type[Exception], ...] = (httpx.TransportError,)
@@ -126,7 +127,7 @@ _HEADERS: Final = {"content-type": "application/octet-stream", "accept": "applic
 
 def _httpx() -> ModuleType:
     try:
-        import httpx  # noqa: PLC0415 - an extra: the device floor must import without it
+        import httpx
     except ImportError:
         raise MissingExtraError(feature="the HTTP transport", extra="http", package="httpx") from None
     return httpx
@@ -172,4 +173,6 @@ def _answer(status: int, body: bytes) -> bytes:
 
 
 def _unreachable(url: str, error: Exception) -> StoreUnavailableError:
-    return StoreUnavailableError(f"cannot reach {url} ({type(error).__name__}); check the address and that the server runs")
+    return StoreUnavailableError(
+        f"cannot reach {url} ({type(error).__name__}); check the address and that the server runs"
+    )
