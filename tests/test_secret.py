@@ -44,6 +44,7 @@ def test_text_forms_show_the_length_only(secret, show):
         pickle.dumps,
         lambda s: pickle.dumps(s, 0),
         lambda s: pickle.dumps([s]),
+        lambda s: s.__reduce__(),
         copy.copy,
         copy.deepcopy,
         lambda s: copy.deepcopy({"key": s}),

@@ -150,6 +150,8 @@ def test_disagreeing_columns_are_refused():
         kdf.chain_advance_many(bytes(64), bytes(32), [1, 1], 2)
     with pytest.raises(LengthError):
         kdf.chain_step_many(bytes(65), bytes(16), 2)
+    with pytest.raises(LengthError, match="sid must be 16 bytes, got 32"):
+        kdf.chain_step(bytes(64), bytes(32), 2)
     with pytest.raises(BatchError):
         kdf.extract_many(2, rows(bytes(128), 64), rows(bytes(16), 16))
 
@@ -171,3 +173,24 @@ def test_numpy_arrays_are_rows():
         numpy.frombuffer(keys, "u1").reshape(4, 64), numpy.frombuffer(sids, "u1").reshape(4, 16), 9
     )
     assert as_arrays.equals(kdf.chain_step_many(keys, sids, 9))
+
+
+def test_ten_thousand_seeded_cases_fold_into_the_pinned_digest():
+    """Golden: 10,000 chain keys of seeded sessions and buckets, stepped and used, never change.
+
+    The digest is that of the same fold over pycryptodome's KMAC256 (reference_step and R2's formula above), which
+    `reference_fold` makes again for the first hundred.
+    """
+    count = 10_000
+    keys, sids = stream("fold keys", count * 64), stream("fold sids", count * 16)
+    stepped = kdf.chain_step_many(keys, sids, 5_700_001)
+    message = kdf.message_keys_many(stepped, 5_700_001, 2, b"qfx.record")
+
+    def reference_fold(rows_used):
+        for i in range(rows_used):
+            key = reference_step(keys[i * 64 :][:64], sids[i * 16 :][:16], 5_700_001)
+            yield kmac(key, (5_700_001).to_bytes(8, "big") + b"\2qfx.record", 64, b"QFX1 key")
+
+    assert message.view()[: 100 * 64] == b"".join(reference_fold(100))
+    digest = hashlib.sha256(message.view()).hexdigest()
+    assert digest == "5c61185c5a258a0c2128b09222c6fd70d40e15dbac7be4e5972bf151eb01323a"
