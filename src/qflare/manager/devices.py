@@ -23,6 +23,7 @@ from qflare.primitives import kem
 from qflare.primitives.sig import SIG44
 from qflare.protocol.credential import DeviceCredential
 from qflare.protocol.device_identity import DeviceIdentity
+from qflare.protocol.device_keys import DeviceKeys
 from qflare.protocol.identity import device_ref
 from qflare.protocol.leaf import JsonValue, new_event
 from qflare.secret import SecretBytes
@@ -92,37 +93,26 @@ class DeviceKeypair:
         self.wipe()
 
 
-@dataclass(frozen=True, slots=True)
-class MadeKeys:
-    """Fresh keys of n devices: public rows and secrets, which their owner wipes."""
-
-    kem: kem.KemKeyPairs
-    encapsulation_keys: list[bytes]
-    verification_keys: list[bytes]
-    signing_keys: SecretBytes
-    status: list[int]
-
-    def wipe(self) -> None:
-        """Destroy the private halves."""
-        self.kem.decapsulation_keys.wipe()
-        self.signing_keys.wipe()
-
-
-def make_keys(count: int) -> MadeKeys:
-    """Make both pairs for *count* devices in two C calls; `status[i]` other than 0 marks a failed row."""
-    pairs = kem.generate_many(count)
-    signing = SIG44.generate_many(count)
-    return MadeKeys(
-        kem=pairs,
-        encapsulation_keys=[
-            bytes(pairs.encapsulation_keys[i * kem.EK_BYTES : (i + 1) * kem.EK_BYTES]) for i in range(count)
-        ],
-        verification_keys=[
-            bytes(signing.verification_keys[i * SIG44.PK_BYTES : (i + 1) * SIG44.PK_BYTES]) for i in range(count)
-        ],
-        signing_keys=signing.signing_keys,
-        status=[pairs.status[i] | signing.status[i] for i in range(count)],
-    )
+def keypairs_of(
+    made: Sequence[DeviceKeys], device_ids: Sequence[DeviceId], *, tenant_id: TenantId, server_id: bytes, key_version: int
+) -> list[DeviceKeypair]:
+    """Name fresh keys after their devices; the secrets go over to the result."""
+    return [
+        DeviceKeypair(
+            tenant_id=tenant_id,
+            device_id=device_id,
+            ref=device_ref(tenant_id, device_id),
+            server_id=server_id,
+            key_version=key_version,
+            algorithm=KEM_STANDARD,
+            signature_algorithm=SIGNATURE_STANDARD,
+            encapsulation_key=keys.encapsulation_key,
+            verification_key=keys.verification_key,
+            decapsulation_key=keys.decapsulation_key,
+            signing_key=keys.signing_key,
+        )
+        for keys, device_id in zip(made, device_ids, strict=True)
+    ]
 
 
 class Devices:

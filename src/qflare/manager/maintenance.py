@@ -1,0 +1,146 @@
+"""
+What the manager does by itself: look at the clock, turn buckets, sweep, clean up.
+
+Every worker does all of it.  Each step is safe to do twice or at the same time elsewhere: keys are destroyed by number,
+chains are inserted where absent, rows are deleted below a bucket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from qflare.clock import Clock
+from qflare.errors import QflareError
+from qflare.manager.background import Background
+from qflare.manager.buckets import Buckets
+from qflare.manager.chains import Turns
+from qflare.manager.deadline import Deadline
+from qflare.manager.log import Log
+from qflare.manager.offload import Offload
+from qflare.manager.settings import ManagerSettings
+from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.model.ids import DEFAULT_TENANT
+from qflare.model.ports import Keeper, Store
+from qflare.protocol.leaf import new_event
+
+_log = logging.getLogger("qflare.manager")
+
+_LAST_TENTH: Final = 0.1
+"""The second sweep of a bucket runs in its last tenth: what began late is carried on before its KEK dies."""
+_BACKOFF_MAX_S: Final = 30.0
+_JITTER: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanupReport:
+    """What a clean-up found to remove."""
+
+    bucket: int
+    """The server's bucket."""
+    bucket_rows: int
+    """Bucket keys whose rows were deleted, with the handshakes, streams and chain states of their buckets."""
+    bucket_keys_destroyed: int
+    """KEK_b destroyed in the keeper."""
+    sessions_expired: int
+
+
+class Maintenance:
+    """The worker's own loop, and the same steps for callers who want them now."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        keeper: Keeper,
+        buckets: Buckets,
+        turns: Turns,
+        log: Log,
+        offload: Offload,
+        clock: Clock,
+        settings: ManagerSettings,
+    ) -> None:
+        """Do nothing yet; `run` is the loop."""
+        self._store = store
+        self._keeper = keeper
+        self._buckets = buckets
+        self._turns = turns
+        self._log = log
+        self._offload = offload
+        self._clock = clock
+        self._settings = settings
+        self._deadline = Deadline(settings.store_timeout_s)
+        self._swept = -1
+        self._swept_late = -1
+        self._cleaned = -1
+        self._lock = asyncio.Lock()
+
+    async def run(self, background: Background) -> None:
+        """Work until the manager closes; after a failure wait longer and longer, then try again."""
+        failures = 0
+        while not background.stop.is_set():
+            try:
+                await self.step()
+                failures = 0
+            except QflareError as failure:
+                failures += 1
+                _log.warning("maintenance failed (%s) and will be tried again", type(failure).__name__)
+            pause_s = self._pause_s() if not failures else min(_BACKOFF_MAX_S, 0.25 * 2 ** min(failures, 10))
+            await background.pause(pause_s)
+
+    async def step(self) -> int:
+        """Look at the clock, do what is due, and return the server's bucket."""
+        bucket = await self._buckets.refresh()
+        async with self._lock:
+            if self._swept != bucket:
+                await self._turns.sweep()
+                self._swept = bucket
+            if self._swept_late != bucket and self._is_late():
+                await self._turns.sweep()
+                self._swept_late = bucket
+            alarms = self._buckets.take_alarms()
+            if alarms:
+                await self._log.append(DEFAULT_TENANT, alarms)
+            if self._cleaned != bucket:
+                await self._clean(bucket)
+                self._cleaned = bucket
+        return bucket
+
+    async def clean(self) -> CleanupReport:
+        """Remove what is over, now."""
+        bucket = await self._buckets.refresh()
+        async with self._lock:
+            return await self._clean(bucket)
+
+    async def _clean(self, bucket: int) -> CleanupReport:
+        destroyed = await self._offload.run(partial(self._keeper.destroy_bucket_keys, before=bucket - 1))
+        event = new_event(
+            SecurityEventType.BUCKET_TURN,
+            EventSeverity.INFO,
+            {"bucket": bucket, "destroyed_before": bucket - 1},
+            tenant_id=DEFAULT_TENANT,
+            occurred_at_ms=self._clock.now_ms(),
+        )
+        rows = await self._deadline.of(self._store.drop_buckets(before=bucket - 1, event=event))
+        # R1: records of the bucket before the current one are still read, so its last sessions still live.
+        expired = await self._deadline.of(self._store.expire_sessions(before_bucket=bucket - 1))
+        return CleanupReport(
+            bucket=bucket, bucket_rows=rows, bucket_keys_destroyed=destroyed, sessions_expired=expired
+        )
+
+    def _is_late(self) -> bool:
+        return self._buckets.seconds_left() <= self._settings.bucket_width_s * _LAST_TENTH
+
+    def _pause_s(self) -> float:
+        left_s = self._buckets.seconds_left()
+        width_s = self._settings.bucket_width_s
+        late_in_s = left_s - width_s * _LAST_TENTH
+        # To the last tenth, to the next bucket, or to the next look at the clock, whichever comes first. Workers are
+        # spread by up to a twentieth of a bucket, so that not all of them turn in the same instant.
+        due_s = late_in_s if late_in_s > 0 else left_s
+        jitter_s = secrets.randbelow(_JITTER) / _JITTER * min(0.25, width_s / 20)
+        return min(self._settings.tick_max_s, max(0.02, due_s)) + jitter_s

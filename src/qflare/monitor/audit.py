@@ -1,0 +1,189 @@
+"""
+The check of the whole log: every row read again, every leaf, node, root and signature computed again.
+
+What it finds: an edit of any column that a leaf covers, a row deleted, swapped, doubled, inserted or cut off at either
+end, and, against receipts that devices hold, a whole older copy.  The first bad index is named.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from qflare.errors import AuthenticationError, DecodeError, EvidenceError
+from qflare.model.event import AuditEntry, LogHead, SignedCheckpoint
+from qflare.model.ports import LogStore
+from qflare.monitor.event_log import Runner
+from qflare.monitor.proof import check_entry
+from qflare.protocol.checkpoint import verify_checkpoint
+from qflare.protocol.identity import Certificate
+from qflare.protocol.log import Frontier, Node
+from qflare.protocol.receipt import Receipt, decode_receipt, verify_receipt
+
+PAGE: Final = 1000
+"""Rows read and hashed at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldReceipt:
+    """A receipt that somebody outside holds, and the leaf that it is about."""
+
+    leaf_hash: bytes
+    """32 bytes; a device computes it itself (PROTOCOL H9)."""
+    receipt: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogReport:
+    """What a check of the whole log found to be in order."""
+
+    size: int
+    root: bytes
+    checkpoint: SignedCheckpoint | None
+    """The largest signed head that was stored; None in a log that was never signed."""
+    entries: dict[str, int]
+    """How many entries of each event type."""
+    tenants: int
+    receipts: int
+    """Receipts from outside that hold."""
+
+
+class _Pass:
+    """One pass over the log in order; pure."""
+
+    def __init__(self, wanted_sizes: Iterable[int]) -> None:
+        self.frontier = Frontier()
+        self.roots: dict[int, bytes] = {0: self.frontier.root()}
+        self.leaves: dict[int, bytes] = {}
+        self.kinds: Counter[str] = Counter()
+        self.tenants: set[bytes] = set()
+        self._wanted = set(wanted_sizes)
+
+    def read(self, page: Sequence[AuditEntry]) -> list[tuple[Node, bytes]]:
+        """Take the next rows; return every node that became complete."""
+        nodes: list[tuple[Node, bytes]] = []
+        for entry in page:
+            index = self.frontier.size
+            if entry.index != index:
+                raise EvidenceError(f"entry {index} is missing: the next one stored is {entry.index}", index=index)
+            check_entry(entry)
+            self.frontier, made = self.frontier.append([entry.leaf_hash])
+            nodes.extend(((level, position), node) for level, position, node in made)
+            self.kinds[entry.event_type.value] += 1
+            self.tenants.add(entry.tenant_id)
+            if self.frontier.size in self._wanted:
+                self.roots[self.frontier.size] = self.frontier.root()
+        return nodes
+
+
+async def verify_log(
+    *,
+    store: LogStore,
+    certificate: Certificate,
+    runner: Runner,
+    receipts: Sequence[HeldReceipt] = (),
+    is_deep: bool = True,
+) -> LogReport:
+    """
+    Check the whole log.
+
+    Args:
+        store: Opened for an auditor: it reads all tenants.
+        certificate: Holds the log's key and origin.
+        runner: Where the hashing runs.
+        receipts: What devices hold; each must lead to the log as it is now.
+        is_deep: Also compare every stored node of the tree, from which receipts are put together.
+
+    Raises:
+        EvidenceError: the log does not hold; `index` is the first bad entry where one is known.
+    """
+    head = await store.log_head()
+    checkpoint = await store.latest_checkpoint()
+    decoded = [_decode(held) for held in receipts]
+    sizes = {receipt.size for receipt in decoded} | ({checkpoint.size} if checkpoint is not None else set())
+    walk = _Pass(sizes | {head.size})
+    while True:
+        page = await store.list_entries(None, first=walk.frontier.size, limit=PAGE)
+        if not page:
+            break
+        first = walk.frontier.size
+        nodes = await runner.run(partial(walk.read, page))
+        if is_deep:
+            await _compare_nodes(store, nodes, first)
+    await runner.run(partial(_check_heads, walk, head, checkpoint, certificate))
+    await runner.run(partial(_check_receipts, walk, receipts, decoded, certificate))
+    return LogReport(
+        size=walk.frontier.size,
+        root=walk.frontier.root(),
+        checkpoint=checkpoint,
+        entries=dict(walk.kinds),
+        tenants=len(walk.tenants),
+        receipts=len(decoded),
+    )
+
+
+async def _compare_nodes(store: LogStore, nodes: Sequence[tuple[Node, bytes]], first: int) -> None:
+    stored = await store.find_nodes([node for node, _ in nodes])
+    for (level, position), node in nodes:
+        if stored.get((level, position)) != node:
+            # A node above the leaves covers several entries; the first of them in this page is named.
+            index = max(position << level, first if level else 0)
+            raise EvidenceError(
+                f"the stored hash at level {level}, index {position} is not that of the entries below it", index=index
+            )
+
+
+def _check_heads(walk: _Pass, head: LogHead, checkpoint: SignedCheckpoint | None, certificate: Certificate) -> None:
+    size = walk.frontier.size
+    if size < head.size:
+        raise EvidenceError(f"the log says it has {head.size} entries, {size} are stored", index=size)
+    if size > head.size and walk.roots.get(head.size) is None:
+        raise EvidenceError("entries were added while the log was checked and its older head is not among them", index=size)
+    if Frontier(head.size, head.frontier).root() != walk.roots[head.size]:
+        raise EvidenceError("the stored head is not the root of the stored entries", index=None)
+    if checkpoint is None:
+        return
+    if checkpoint.size > size:
+        raise EvidenceError(f"a head of {checkpoint.size} entries was signed, {size} are stored", index=size)
+    try:
+        verify_checkpoint(certificate.log_key, certificate.log_origin, checkpoint)
+    except AuthenticationError:
+        raise EvidenceError("the signature of the latest checkpoint does not hold") from None
+    if walk.roots[checkpoint.size] != checkpoint.root:
+        raise EvidenceError(
+            f"the entries are not those of the head of {checkpoint.size} entries that was signed: they were rewritten "
+            "together with their hashes"
+        )
+
+
+def _check_receipts(
+    walk: _Pass, held: Sequence[HeldReceipt], decoded: Sequence[Receipt], certificate: Certificate
+) -> None:
+    for mine, receipt in zip(held, decoded, strict=True):
+        try:
+            mark = verify_receipt(
+                receipt, mine.leaf_hash, log_key=certificate.log_key, origin=certificate.log_origin
+            )
+        except AuthenticationError:
+            raise EvidenceError(f"a receipt for entry {receipt.index} does not hold", index=receipt.index) from None
+        root = walk.roots.get(mark.size)
+        if root is None:
+            raise EvidenceError(
+                f"a receipt shows {mark.size} entries, the log has {walk.frontier.size}: it was cut, or is an older copy",
+                index=walk.frontier.size,
+            )
+        if root != mark.root:
+            raise EvidenceError(
+                f"a receipt of entry {receipt.index} shows another history of the first {mark.size} entries",
+                index=receipt.index,
+            )
+
+
+def _decode(held: HeldReceipt) -> Receipt:
+    try:
+        return decode_receipt(held.receipt)
+    except DecodeError:
+        raise EvidenceError("a receipt cannot be read") from None

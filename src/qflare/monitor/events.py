@@ -1,0 +1,77 @@
+"""Security events on their way in: what may be said in one, and what must never be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from qflare.clock import Clock
+from qflare.errors import UsageError
+from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
+from qflare.model.ids import DeviceId, TenantId
+from qflare.protocol.leaf import JsonValue, new_event
+from qflare.secret import SecretBytes
+
+DATA_BYTES_MAX: Final = 16 * 1024
+"""Most bytes of an event's canonical JSON."""
+
+_SECRET_KEY: Final = re.compile(
+    r"(^|[_\-. ])(secret|password|passwd|passphrase|private|psk|token|seed|credential|chain_key|session_key|signing_key"
+    r"|decapsulation_key|api_key|dk|sk)($|[_\-. ])",
+    re.IGNORECASE,
+)
+_HARMLESS_KEY: Final = re.compile(r"(^|_)(id|hash|count|name|kind|version|type|state|public)$", re.IGNORECASE)
+"""`token_id` or `secret_hash` name something, they do not hold it."""
+
+
+def security_event(
+    event_type: SecurityEventType,
+    severity: EventSeverity,
+    data: Mapping[str, JsonValue],
+    *,
+    tenant_id: TenantId,
+    device_id: DeviceId | None,
+    clock: Clock,
+) -> NewEvent:
+    """
+    Check an event from a caller and make it ready for the log.
+
+    Args:
+        event_type: What it is about.
+        severity: How much an operator should care.
+        data: A dict of text, integers, booleans, None, lists and dicts; at most 16 KiB as JSON.
+        tenant_id: In whose log it stands.
+        device_id: The device it is about, or None.
+        clock: Says when it is logged.
+
+    Raises:
+        UsageError: a type, key or value cannot stand in a log that is kept for ever; the message names the key.
+    """
+    if not isinstance(event_type, SecurityEventType) or not isinstance(severity, EventSeverity):
+        raise UsageError("event_type is a SecurityEventType and severity an EventSeverity")
+    if not isinstance(data, Mapping):
+        raise UsageError(f"event data must be a dict, got {type(data).__name__}")
+    _refuse_secrets(data, path="data", depth=0)
+    event = new_event(
+        event_type, severity, data, tenant_id=tenant_id, device_id=device_id, occurred_at_ms=clock.now_ms()
+    )
+    if len(event.data) > DATA_BYTES_MAX:
+        raise UsageError(f"event data is {len(event.data)} bytes of JSON, at most {DATA_BYTES_MAX}: log a digest instead")
+    return event
+
+
+def _refuse_secrets(value: object, *, path: str, depth: int) -> None:
+    # The canonical encoding refuses what is nested too deep; this only must not recurse without end.
+    if depth > 16:  # noqa: PLR2004 - twice what the encoding takes
+        raise UsageError(f"{path} is nested too deep")
+    if isinstance(value, SecretBytes | bytes | bytearray | memoryview):
+        raise UsageError(f"{path} holds bytes: the log is kept for ever, so write a name, a count or a public digest in hex")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if isinstance(key, str) and _SECRET_KEY.search(key) and not _HARMLESS_KEY.search(key):
+                raise UsageError(f"{path}.{key} sounds like a secret, and the log is kept for ever: leave it out")
+            _refuse_secrets(item, path=f"{path}.{key}", depth=depth + 1)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _refuse_secrets(item, path=f"{path}[{number}]", depth=depth + 1)

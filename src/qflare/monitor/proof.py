@@ -1,0 +1,143 @@
+"""The proof that one entry stands in the log, unaltered, under a signed head (docs/audit.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qflare.errors import AuthenticationError, DecodeError, EvidenceError, KeyNotFoundError
+from qflare.model.event import (
+    EVENT_ENTRY,
+    SESSION_ENTRY,
+    AuditEntry,
+    LoggedEvent,
+    SignedCheckpoint,
+)
+from qflare.model.ids import TenantId
+from qflare.model.ports import LogStore
+from qflare.monitor.event_log import EventLog
+from qflare.protocol.checkpoint import verify_checkpoint
+from qflare.protocol.identity import Certificate
+from qflare.protocol.labels import MAGIC_LEAF
+from qflare.protocol.leaf import decode_event_leaf
+from qflare.protocol.log import hash_leaf, inclusion_path, nodes_for_path, verify_inclusion
+from qflare.protocol.receipt import decode_receipt, verify_receipt
+from qflare.protocol.wire import LEAF_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventProof:
+    """Everything that shows an entry's place; anyone with the log's key can check it again."""
+
+    entry: AuditEntry
+    checkpoint: SignedCheckpoint
+    path: tuple[bytes, ...]
+    """Inclusion hashes from the leaf's sibling upwards."""
+
+    @property
+    def index(self) -> int:
+        """Zero-based index of the entry."""
+        return self.entry.index
+
+    @property
+    def leaf_hash(self) -> bytes:
+        """RFC 9162 leaf hash, 32 bytes."""
+        return self.entry.leaf_hash
+
+
+async def prove_event(
+    event: int | LoggedEvent,
+    *,
+    tenant_id: TenantId,
+    store: LogStore,
+    log: EventLog,
+    certificate: Certificate,
+) -> EventProof:
+    """
+    Prove an entry of one tenant against the log's signed head.
+
+    Args:
+        event: Its index, or what `log_security_event` returned: then its receipt is checked too.
+        tenant_id: Whose entry it is.
+        store: Where the log is kept.
+        log: Signs the head as it stands.
+        certificate: Holds the log's key and origin.
+
+    Raises:
+        EvidenceError: the entry, its leaf, the tree or a signature does not hold; `index` is the entry's.
+        KeyNotFoundError: there is no such entry in this tenant, and nothing says that there was.
+    """
+    index = event.index if isinstance(event, LoggedEvent) else event
+    entry = await store.find_entry(tenant_id, index)
+    if entry is None:
+        if isinstance(event, LoggedEvent):
+            raise EvidenceError(f"entry {index} was logged and is gone", index=index)
+        raise KeyNotFoundError(f"no entry {index} in this tenant's log")
+    check_entry(entry)
+    if isinstance(event, LoggedEvent):
+        _check_logged(event, entry, certificate)
+    checkpoint = await log.checkpoint()
+    if checkpoint.size <= index:
+        raise EvidenceError(f"the log's head covers {checkpoint.size} entries, entry {index} is beyond it", index=index)
+    nodes = await store.find_nodes(nodes_for_path(index, checkpoint.size))
+    path = inclusion_path(index, checkpoint.size, nodes)
+    try:
+        verify_inclusion(entry.leaf_hash, index, checkpoint.size, path, checkpoint.root)
+        verify_checkpoint(certificate.log_key, certificate.log_origin, checkpoint)
+    except AuthenticationError:
+        raise EvidenceError(f"entry {index} does not lead to the signed head", index=index) from None
+    return EventProof(entry=entry, checkpoint=checkpoint, path=path)
+
+
+def check_entry(entry: AuditEntry) -> None:
+    """
+    Check that a row's columns, its leaf data and its leaf hash say the same.
+
+    Raises:
+        EvidenceError: they do not; `index` is the row's.
+    """
+    problem = _problem_of(entry)
+    if problem is not None:
+        raise EvidenceError(f"entry {entry.index} was altered: {problem}", index=entry.index)
+
+
+def _problem_of(entry: AuditEntry) -> str | None:
+    if hash_leaf(entry.leaf_data) != entry.leaf_hash:
+        return "its leaf hash is not that of its leaf data"
+    if entry.entry_type == SESSION_ENTRY:
+        # The leaf of a session names nobody; what the columns add is not covered by it, and is empty.
+        head = MAGIC_LEAF + bytes((SESSION_ENTRY,))
+        if len(entry.leaf_data) != LEAF_BYTES or not entry.leaf_data.startswith(head):
+            return "it is marked as a session's, its leaf is not"
+        return None
+    if entry.entry_type != EVENT_ENTRY:
+        return f"there is no entry type {entry.entry_type}"
+    try:
+        leaf = decode_event_leaf(entry.leaf_data)
+    except DecodeError:
+        return "its leaf data is no event's"
+    for name, stated, stored in (
+        ("tenant", leaf.tenant_id, entry.tenant_id),
+        ("event type", leaf.event_type, entry.event_type),
+        ("severity", leaf.severity, entry.severity),
+        ("device", leaf.device_id, entry.device_id),
+        ("data", leaf.data, entry.data),
+    ):
+        if stated != stored:
+            return f"its column {name!r} is not what its leaf says"
+    return None
+
+
+def _check_logged(event: LoggedEvent, entry: AuditEntry, certificate: Certificate) -> None:
+    index = event.index
+    if entry.leaf_hash != event.leaf_hash:
+        raise EvidenceError(f"entry {index} is another one than was logged there", index=index)
+    try:
+        receipt = decode_receipt(event.receipt)
+        verify_receipt(
+            receipt, event.leaf_hash, log_key=certificate.log_key, origin=certificate.log_origin
+        )
+    except (AuthenticationError, DecodeError):
+        raise EvidenceError(f"the receipt of entry {index} does not hold", index=index) from None
+    if receipt.index != index:
+        raise EvidenceError(f"the receipt is of entry {receipt.index}, not {index}", index=index)
+
