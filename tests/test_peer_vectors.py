@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from peer import agreement as h9
-from peer import hello, notation, offer, record, ticket
+from peer import enrol, hello, notation, offer, record, ticket
 from peer.identity import Bucket, Device, Server, check_announcement
 from peer.notation import KemKey, SigKey, expand, extract, h, u16, u32, u64
 from vectors import make
@@ -212,6 +212,31 @@ def check_end(case: dict, device: Device, agreement: h9.Agreement) -> None:
     assert device.mark == case.get("hdr_b", case["server_bucket"]) - 1
     assert h9.make_m4(agreement, case["M4"][50:]) == case["M4"]
     assert agreement.chain_key == case["CK_start"]
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_enrolment_comes_out_the_same_on_both_sides(number: int) -> None:
+    """Token to ENROLLED: the peer reads, opens and derives every value of the run."""
+    case = cases("enrol.json")[number]
+    device, live = device_of(case), tuple(server().buckets)
+    token = enrol.read_token(case["token"])
+    assert token.text() == case["token"]
+    wanted = (case["tenant_id"], case["token_id"], case["secret"], server().server_id)
+    assert (token.tenant_id, token.token_id, token.secret, token.server_id) == wanted
+    assert h(token.secret) == case["H_secret"]
+    opened = enrol.open_enrol(server(), case["ENROL"], live=live)
+    assert case["ENROL"][:12] == bytes((9, 1)) + u16(1) + u64(case["hdr_b"])
+    enrol.verify_enrol(opened, secret_hash=case["H_secret"], device_id=case["device_id"])
+    assert (opened.th1, opened.ck1) == (case["th1"], case["ck1"])
+    assert (opened.vk, opened.ek) == (device.signing.vk, device.kem.ek)
+    assert expand(case["ck1"], "enr", case["th1"], 32) == case["enr_key"]
+    assert notation.unseal(case["enr_key"], case["ENROL"][1580:], case["th1"]) == case["c1_plaintext"]
+    begin = case["tenant_id"] + case["token_id"] + case["secret"] + device.signing.vk + device.kem.ek
+    assert case["c1_plaintext"][:-2420] == begin
+    assert device.kem.decaps(case["ENROLLED"][2:1570]) == case["ss_D"]
+    assert expand(extract(case["ck1"], case["ss_D"]), "enr d", case["th1"], 32) == case["enr_d_key"]
+    enrol.take_enrolled(device, enrol.PendingEnrolment(case["ENROL"], case["th1"], case["ck1"]), case["ENROLLED"])
+    assert (device.key_version, device.mark) == (case["key_version"], case["mark"])
 
 
 def test_chain_and_message_keys_come_out_the_same() -> None:
