@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from tests.protocol.parties import BUCKET, Server, make_device, make_server
 
 from qflare.clock import SystemClock
 from qflare.device import AsyncDevice, Device, Step
@@ -22,15 +22,20 @@ from qflare.errors import (
     StoreUnavailableError,
     UnexpectedMessageError,
 )
-from qflare.model.ids import SessionId
 from qflare.model.refusal import Refusal
 from qflare.protocol import wire
 from qflare.protocol.chain import SessionChain
 from qflare.protocol.confirm import Confirmation
-from qflare.protocol.device_identity import DeviceIdentity
+from qflare.protocol.envelope import encode_envelope, split_envelope
 from qflare.protocol.evidence import Evidence, verify_evidence
 from qflare.protocol.record import new_header, open_record, read_header, seal_record
-from tests.protocol.parties import BUCKET, Server, make_device, make_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from qflare.model.ids import SessionId
+    from qflare.protocol.device_identity import DeviceIdentity
 
 
 @dataclass
@@ -85,16 +90,17 @@ class Wire:
         )
         return m4
 
-    def _echo(self, record: bytes) -> bytes:
+    def _echo(self, message: bytes) -> bytes:
+        aad, record = split_envelope(message)
         header = read_header(record)
         assert not isinstance(header, Refusal)
         chain = self.chains[header.sid]
         with chain.message_key(header.bucket, direction=header.direction, purpose=header.purpose) as key:
             try:
-                plaintext = open_record(key, record)
+                plaintext = open_record(key, record, aad=aad)
             except AuthenticationError:
                 return wire.REFUSED
-        return self.reply(header.sid, plaintext.view().tobytes().upper())
+        return encode_envelope(b"", self.reply(header.sid, plaintext.view().tobytes().upper()))
 
     def reply(self, sid: SessionId, plaintext: bytes, *, bucket: int | None = None) -> bytes:
         """Seal a record to the device."""
@@ -150,12 +156,12 @@ def test_connect_agrees_with_the_server_on_every_key(edge: Device, link: Wire, f
     terms = edge.connect(form)
     chain = link.chains[terms.sid]
     assert form == terms.form
-    assert (BUCKET, 12) == (terms.start, terms.lifetime)
+    assert (terms.start, terms.lifetime) == (BUCKET, 12)
     with edge.derive_session_key("encryption") as ours, chain.derive_session_key("encryption") as theirs:
         assert ours.equals(theirs)
-    reply = edge.exchange(b"an update")
+    reply = edge.exchange(b"an update", aad=b"round 1")
     assert reply is not None
-    assert reply.equals(b"AN UPDATE")
+    assert reply.plaintext.equals(b"AN UPDATE")
 
 
 @pytest.mark.parametrize("form", ["hello", "offer"])
@@ -180,7 +186,7 @@ def test_a_session_survives_a_restart(edge: Device, link: Wire, tmp_path: Path) 
             again.open_record(record)
         reply = again.exchange(b"still here")
         assert reply is not None
-        assert reply.equals(b"STILL HERE")
+        assert reply.plaintext.equals(b"STILL HERE")
 
 
 @pytest.mark.parametrize("step", [Step.HELLO, Step.CONFIRM])
@@ -243,10 +249,10 @@ def test_a_record_follows_the_bucket_turn(edge: Device, link: Wire) -> None:
     terms = edge.connect("hello")
     late = link.reply(terms.sid, b"late")
     link.server.bucket = BUCKET + 1
-    assert BUCKET + 1 == edge.refresh()
+    assert edge.refresh() == BUCKET + 1
     header = read_header(edge.seal(b""))
     assert not isinstance(header, Refusal)
-    assert BUCKET + 1 == header.bucket
+    assert header.bucket == BUCKET + 1
     assert edge.open_record(late).equals(b"late")
 
 
@@ -319,7 +325,7 @@ async def test_async_device_runs_the_same_flows(link: Wire, tmp_path: Path) -> N
             assert form == terms.form
         reply = await device.exchange(b"ping")
         assert reply is not None
-        assert reply.equals(b"PING")
+        assert reply.plaintext.equals(b"PING")
 
 
 async def test_async_cancellation_leaves_a_usable_device(link: Wire, tmp_path: Path) -> None:

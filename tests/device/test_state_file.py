@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from qflare.device.state_file import Field, StateFile, decode_state, encode_state
 from qflare.errors import ConfigError, DecodeError, StoreError
 from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def sample() -> dict[str, Field]:
@@ -124,6 +127,6 @@ def test_failed_write_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(StoreError, match="free some space"):
         file.write({"number": 2})
     monkeypatch.undo()
-    assert {"number": 1} == file.read()
+    assert file.read() == {"number": 1}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edge.state", "edge.state.lock"]
     file.close()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from qflare.device.async_device import AsyncDevice
     from qflare.device.device import Device
-    from qflare.device.engine import SessionTerms
+    from qflare.device.engine import Reply, SessionTerms
     from qflare.device.transport import AsyncHttpTransport, AsyncTransport, HttpTransport, Step, Transport
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "AsyncTransport",
     "Device",
     "HttpTransport",
+    "Reply",
     "SessionTerms",
     "Step",
     "Transport",
@@ -32,6 +33,7 @@ _MODULES: Final = {
     "AsyncTransport": "qflare.device.transport",
     "Device": "qflare.device.device",
     "HttpTransport": "qflare.device.transport",
+    "Reply": "qflare.device.engine",
     "SessionTerms": "qflare.device.engine",
     "Step": "qflare.device.transport",
     "Transport": "qflare.device.transport",

@@ -90,7 +90,7 @@ class AsyncDevice:
         self, plaintext: bytes | bytearray | memoryview, *, aad: bytes = b"", reply_aad: bytes = b""
     ) -> SecretBytes | None:
         """Send one record and return the server's reply, or None; see `Device.exchange`."""
-        return await self._run(lambda: self._device.engine.exchange(plaintext, aad=aad, reply_aad=reply_aad))
+        return await self._run(lambda: self._device.engine.exchange(plaintext, aad=aad))
 
     async def derive_session_key(self, purpose: str, *, bucket: int | None = None) -> SecretBytes:
         """Return the session's key for *purpose*, 64 bytes; see `Device.derive_session_key`."""

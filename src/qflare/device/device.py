@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from qflare.clock import Clock, SystemClock
-from qflare.device.engine import ATTEMPTS_DEFAULT, DeviceEngine, Form, SessionTerms
+from qflare.device.engine import ATTEMPTS_DEFAULT, DeviceEngine, Form, Reply, SessionTerms
 from qflare.device.enrolling import enrol, load_state, new_state_file, save_state
 from qflare.device.flow import Flow, Pause
 from qflare.device.state import DeviceState
@@ -193,9 +193,7 @@ class Device:
         """Fetch and verify the current announcement, turn the session to it, and return its bucket."""
         return self._run(lambda engine: engine.refresh()).bucket
 
-    def exchange(
-        self, plaintext: bytes | bytearray | memoryview, *, aad: bytes = b"", reply_aad: bytes = b""
-    ) -> SecretBytes | None:
+    def exchange(self, plaintext: bytes | bytearray | memoryview, *, aad: bytes = b"") -> Reply | None:
         """
         Send one record and return the server's reply, or None if it has none; the caller wipes it.
 
@@ -203,7 +201,7 @@ class Device:
             RefusedError: the server refused the record.
             StoreUnavailableError: no answer came; the record may have been taken, so it was not sent twice.
         """
-        return self._run(lambda engine: engine.exchange(plaintext, aad=aad, reply_aad=reply_aad))
+        return self._run(lambda engine: engine.exchange(plaintext, aad=aad))
 
     # --- carrying the messages oneself ------------------------------------------------------------------------------
 

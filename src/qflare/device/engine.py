@@ -25,6 +25,7 @@ from qflare.protocol import wire
 from qflare.protocol.announcement import Announcement, verify_announcement
 from qflare.protocol.chain import SessionChain
 from qflare.protocol.confirm_device import accept_confirmation
+from qflare.protocol.envelope import encode_envelope, split_envelope
 from qflare.protocol.hello_device import accept_hello, start_hello
 from qflare.protocol.identity import decode_identity
 from qflare.protocol.offer_device import accept_offer, offer_bucket
@@ -56,6 +57,15 @@ class SessionTerms:
     policy: int
     bucket: int
     """The bucket the device writes under now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What the server answered to a record; the caller wipes the plaintext."""
+
+    plaintext: SecretBytes
+    aad: bytes
+    """The associated data that came with it, authentic since it is bound into the record."""
 
 
 class DeviceEngine:
@@ -330,9 +340,7 @@ class DeviceEngine:
             raise
         return plaintext
 
-    def exchange(
-        self, plaintext: bytes | bytearray | memoryview, *, aad: bytes, reply_aad: bytes
-    ) -> Flow[SecretBytes | None]:
+    def exchange(self, plaintext: bytes | bytearray | memoryview, *, aad: bytes) -> Flow[Reply | None]:
         """
         Send one record and open the server's reply; None where the server has nothing to say.
 
@@ -350,10 +358,13 @@ class DeviceEngine:
             if after.bucket == before.bucket:
                 raise
             answer = yield from self._send_record(plaintext, aad)
-        return self.open(answer, aad=reply_aad) if answer else None
+        if not answer:
+            return None
+        reply_aad, record = split_envelope(answer)
+        return Reply(plaintext=self.open(record, aad=reply_aad), aad=reply_aad)
 
     def _send_record(self, plaintext: bytes | bytearray | memoryview, aad: bytes) -> Flow[bytes]:
-        answer = yield Send(Step.RECORD, self.seal(plaintext, aad=aad))
+        answer = yield Send(Step.RECORD, encode_envelope(aad, self.seal(plaintext, aad=aad)))
         if answer == wire.REFUSED:
             message = "the server refused the record; it tells no reason, its operator's log does"
             raise RefusedError(message)
