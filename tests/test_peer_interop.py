@@ -8,9 +8,9 @@ from itertools import count
 import pytest
 
 from peer import agreement as h9
-from peer import enrol, hello, offer, record
-from peer.identity import Announcement, Bucket, Device, Server
-from peer.notation import NO_PSK, KemKey, Refused, SigKey, h
+from peer import enrol, hello, mapping, offer, record
+from peer.identity import Announcement, Bucket, Device, Server, check_cert
+from peer.notation import NO_PSK, KemKey, Refused, SigKey, h, u8, u16, u32, u64
 from qflare.errors import AuthenticationError, DecodeError
 from qflare.model.ids import StreamId, TenantId, TokenId
 from qflare.model.refusal import Refusal
@@ -25,10 +25,12 @@ from qflare.protocol.enrolment_device import accept_enrolled, start_enrolment
 from qflare.protocol.hello import answer_hellos, open_hellos
 from qflare.protocol.hello_device import accept_hello, start_hello
 from qflare.protocol.log import Frontier, hash_leaf, inclusion_paths
+from qflare.protocol.mapping import MappingSigner, accept_mapping, create_mappings
 from qflare.protocol.offer import OfferTarget, confirm_answers, make_offers, open_answers
 from qflare.protocol.offer_device import accept_offer
 from qflare.protocol.receipt import encode_receipt
 from qflare.protocol.record import RecordHeader, decode_header, new_header, open_record, seal_record
+from qflare.protocol.rotation import Rotation, check_rotations, make_rotation
 from qflare.protocol.seen import SeenHellos
 from qflare.protocol.token import EnrolmentToken, decode_token
 from qflare.secret import SecretBytes
@@ -231,6 +233,76 @@ def test_our_device_enrols_with_their_server(ours: fixed.World, theirs: Server) 
             enrol.verify_enrol(opened, secret_hash=h(token.secret), device_id="sensor ss")
         enrolled = accept_enrolled(pending, enrol.make_enrolled(opened, key_version=4, mark=B + 1), keys)
     assert (enrolled.key_version, enrolled.bucket_mark) == (4, B + 1)
+
+
+def test_our_device_s_evidence_convinces_a_third_party(ours: fixed.World, theirs: Server) -> None:
+    """Evidence and CERT are enough to recompute who, leaf and receipt; another device's name does not fit."""
+    with DeviceKeys.generate() as keys:
+        device = keys.identity(
+            server_id=ours.server_id, tenant_id=TenantId(bytes(16)), device_id="x", key_version=1, psk=None
+        )
+    made = offer.make_offer(
+        theirs, ek_d=device.encapsulation_key, tenant_id=bytes(16), ref=device.ref, key_version=1, bucket=B
+    )
+    waiting = accept_offer(made, device, ours.keyring[B].announcement)
+    agreement = offer.take_answer(theirs, waiting.message, now=NOW)
+    session = accept_confirmation(waiting, their_m4(theirs, agreement), ours.identity, device, log_mark=None)
+    kept, cert = session.evidence, check_cert(ours.identity.served, ours.server_id)
+    for ref, is_true in ((kept.ref, True), (bytes(32), False)):
+        who = h("who", kept.tenant_id, ref, u32(kept.key_version), kept.who_key)[:32]
+        terms = u8(1) + u8(kept.form) + u16(kept.suite) + kept.server_id + kept.sid + u64(kept.start)
+        entry = b"QFX1 LEAF" + terms + kept.th3_hash + who
+        if is_true:
+            h9.check_receipt(kept.m4[50:], entry, log_vk=cert.log_vk, origin=cert.log_origin)
+        else:
+            with pytest.raises(Refused, match="receipt"):
+                h9.check_receipt(kept.m4[50:], entry, log_vk=cert.log_vk, origin=cert.log_origin)
+
+
+def test_rotation_passes_both_ways(ours: fixed.World) -> None:
+    """A ROTATE of either implementation's device is taken by the other's server."""
+    device, signing, kem = their_device(ours), SigKey(), KemKey()
+    credential = DeviceCredential(
+        key_version=9, is_accepted=True, verification_key=device.signing.vk, encapsulation_key=device.kem.ek
+    )
+    body = enrol.make_rotate(device, signing, kem)
+    [found] = check_rotations([body], server_id=ours.server_id, refs=[device.ref], devices=[credential])
+    assert isinstance(found, Rotation)
+    assert (found.key_version, found.verification_key, found.encapsulation_key) == (10, signing.vk, kem.ek)
+    with DeviceKeys.generate() as keys, DeviceKeys.generate() as new:
+        our_device = keys.identity(
+            server_id=ours.server_id, tenant_id=TenantId(bytes(16)), device_id="x", key_version=1, psk=None
+        )
+        body = make_rotation(our_device, new)
+        terms = {"server_id": ours.server_id, "ref": our_device.ref, "key_version": 1}
+        taken = enrol.take_rotate(body, vk=keys.verification_key, **terms)
+        assert taken == (2, new.verification_key, new.encapsulation_key)
+
+
+def test_mappings_of_either_server_are_taken_by_the_other_device() -> None:
+    """Both sides of a mapping derive the same keys, whichever implementation made the descriptor."""
+    kem, ref, server_key = KemKey(), bytes(range(32)), SigKey()
+    with MappingSigner.generate() as signer, DeviceKeys.generate() as keys:
+        [made] = create_mappings(signer, [kem.ek], refs=[ref], bucket=B, width_s=60)
+        taken = mapping.take_mapping(made.descriptor, kem=kem, ref=ref, server_vk=signer.verification_key)
+        assert made.mapping.derive_key("model", bucket=B + 300).equals(taken.key(B + 300, "model"))
+        descriptor, theirs = mapping.make_mapping(ek_d=keys.encapsulation_key, ref=ref, server=server_key, b=B)
+        accepted = accept_mapping(
+            descriptor,
+            ref=ref,
+            encapsulation_key=keys.encapsulation_key,
+            decapsulation_key=keys.decapsulation_key,
+            server_key=server_key.vk,
+        )
+        assert accepted.derive_key("a", bucket=B + 1).equals(theirs.key(B + 1, "a"))
+        with pytest.raises(AuthenticationError):
+            accept_mapping(
+                descriptor,
+                ref=ref,
+                encapsulation_key=keys.encapsulation_key,
+                decapsulation_key=keys.decapsulation_key,
+                server_key=signer.verification_key,
+            )
 
 
 def test_record_glued_to_their_m3_is_split_off(ours: fixed.World) -> None:

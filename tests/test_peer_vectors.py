@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from peer import agreement as h9
-from peer import enrol, hello, notation, offer, record, ticket
+from peer import enrol, hello, mapping, notation, offer, record, ticket
 from peer.identity import Bucket, Device, Server, check_announcement
 from peer.notation import KemKey, SigKey, expand, extract, h, u16, u32, u64
 from vectors import make
@@ -237,6 +237,12 @@ def test_enrolment_comes_out_the_same_on_both_sides(number: int) -> None:
     assert expand(extract(case["ck1"], case["ss_D"]), "enr d", case["th1"], 32) == case["enr_d_key"]
     enrol.take_enrolled(device, enrol.PendingEnrolment(case["ENROL"], case["th1"], case["ck1"]), case["ENROLLED"])
     assert (device.key_version, device.mark) == (case["key_version"], case["mark"])
+    # ROTATE
+    new_vk, new_ek = SigKey(case["new_signing_seed"]).vk, KemKey(case["new_kem_seed"]).ek
+    terms = {"server_id": device.server_id, "ref": device.ref, "key_version": device.key_version}
+    rotated = enrol.take_rotate(case["ROTATE"], vk=device.signing.vk, **terms)
+    assert rotated == (device.key_version + 1, new_vk, new_ek)
+    assert case["ROTATED"] == bytes([4]) + u32(device.key_version + 1)
 
 
 def test_chain_and_message_keys_come_out_the_same() -> None:
@@ -267,6 +273,28 @@ def test_records_come_out_the_same() -> None:
             assert sealed[:112] == one["record_begins"]
             assert hashlib.sha256(sealed).digest() == one["record_sha256"]
         assert reader.open(sealed, one["aad"]) == plaintext
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_mapping_comes_out_the_same_on_both_sides(number: int) -> None:
+    """Descriptor, chain key and communication keys agree."""
+    case = cases("mapping.json")[number]
+    kem, server_vk = KemKey(case["device_kem_seed"]), SigKey(case["server_signing_seed"]).vk
+    ref = notation.ref_of(case["tenant_id"], case["device_id"])
+    found = mapping.take_mapping(case["descriptor"], kem=kem, ref=ref, server_vk=server_vk)
+    assert kem.decaps(case["descriptor"][138:1706]) == case["ss"]
+    assert h(case["descriptor"][:1706]) == case["H_desc"]
+    assert found == mapping.Mapping(case["mapping_id"], case["generation"], case["b"], case["width"], case["CK_b"])
+    for one in case["keys"]:
+        assert found.key(one["b"], one["purpose"]) == one["key"]
+
+
+def test_a_rotated_mapping_keeps_its_id_and_counts() -> None:
+    """The second mapping is the next generation of the first, with other keys."""
+    first, second = cases("mapping.json")
+    assert first["mapping_id"] == second["mapping_id"]
+    assert second["generation"] == first["generation"] + 1 == 2
+    assert first["CK_b"] != second["CK_b"]
 
 
 def test_receipts_verify() -> None:

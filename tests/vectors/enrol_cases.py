@@ -1,19 +1,20 @@
-"""enrol.json: token, ENROL, ENROLLED."""
+"""enrol.json: token, ENROL, ENROLLED, ROTATE."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qflare.model.ids import DeviceId, TenantId, TokenId
+from qflare.model.ids import DeviceId, DeviceRef, TenantId, TokenId
 from qflare.primitives import kem
 from qflare.primitives.kdf import expand, extract
 from qflare.primitives.sig import SIG44
 from qflare.protocol.device_keys import DeviceKeys
 from qflare.protocol.enrolment import answer_enrolments, check_enrolments, open_enrolments
 from qflare.protocol.enrolment_device import accept_enrolled, start_enrolment
+from qflare.protocol.rotation import Rotation, check_rotations, encode_rotated, make_rotation
 from qflare.protocol.token import EnrolmentToken, decode_token
 
-from .device import DEVICE_ID, TENANT_ID
+from .device import DEVICE_ID, TENANT_ID, make_credential
 from .handshake_cases import opened_with
 from .stream import draw, drawing, seed
 from .world import BUCKET, make_world
@@ -39,8 +40,23 @@ def device_keys(name: str) -> DeviceKeys:
     )
 
 
+def rotate(keys: DeviceKeys, new: DeviceKeys, name: str, *, key_version: int) -> bytes:
+    """The body of ROTATE from *keys* to *new*."""
+    server_id, tenant_id = make_world().server_id, TenantId(TENANT_ID)
+    device = keys.identity(
+        server_id=server_id, tenant_id=tenant_id, device_id=DeviceId(DEVICE_ID), key_version=key_version, psk=None
+    )
+    with drawing(f"{name} ROTATE"):
+        body = make_rotation(device, new)
+    [checked] = check_rotations(
+        [body], server_id=server_id, refs=[DeviceRef(device.ref)], devices=[make_credential(device)]
+    )
+    assert isinstance(checked, Rotation)
+    return body
+
+
 def enrol_case(hdr_b: int, *, key_version: int) -> Value:
-    """Token to ENROLLED."""
+    """Token to ENROLLED, and the rotation of the keys that were enrolled."""
     world, name = make_world(), f"enrol {hdr_b}"
     keys = device_keys(name)
     text = EnrolmentToken(
@@ -80,4 +96,8 @@ def enrol_case(hdr_b: int, *, key_version: int) -> Value:
         "key_version": key_version,
         "mark": BUCKET,
         "ENROLLED": enrolled,
+        "new_signing_seed": draw(f"{name} new signing", 32),
+        "new_kem_seed": draw(f"{name} new kem", 64),
+        "ROTATE": rotate(keys, device_keys(f"{name} new"), name, key_version=key_version),
+        "ROTATED": encode_rotated(key_version + 1),
     }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .enrol_cases import enrol_cases
 from .handshake_cases import hello_cases, offer_cases
 from .identity_cases import identity_cases, notation_cases
+from .mapping_cases import mapping_cases
 from .receipt_cases import receipt_cases
 from .record_cases import record_cases
 from .stream import plain
@@ -29,7 +30,8 @@ FILES: dict[str, tuple[str, str, Callable[[], list[Value]]]] = {
     "identity.json": ("server_id, CERT, announcements, ref", "A1, A3, H2", identity_cases),
     "hello.json": ("M1 to M4 with every intermediate value", "H1 to H10", hello_cases),
     "offer.json": ("OFFER, ANSWER and M4 with every intermediate value", "O1 to O3, H8 to H10", offer_cases),
-    "enrol.json": ("token, ENROL and ENROLLED with every intermediate value", "E1 to E3", enrol_cases),
+    "enrol.json": ("token, ENROL, ENROLLED and ROTATE with every intermediate value", "E1 to E4", enrol_cases),
+    "mapping.json": ("a mapping and its next generation", "K1 to K3", mapping_cases),
     "records.json": ("chain keys, message keys and records of one session", "R1, R2, R3", record_cases),
     "receipts.json": ("inclusion, cosigned message and receipt", "H9", receipt_cases),
 }
