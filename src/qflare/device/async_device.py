@@ -86,9 +86,7 @@ class AsyncDevice:
         """Fetch and verify the current announcement, turn the session to it, and return its bucket."""
         return (await self._run(self._device.engine.refresh)).bucket
 
-    async def exchange(
-        self, plaintext: bytes | bytearray | memoryview, *, aad: bytes = b"", reply_aad: bytes = b""
-    ) -> SecretBytes | None:
+    async def exchange(self, plaintext: bytes | bytearray | memoryview, *, aad: bytes = b"") -> Reply | None:
         """Send one record and return the server's reply, or None; see `Device.exchange`."""
         return await self._run(lambda: self._device.engine.exchange(plaintext, aad=aad))
 
