@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeAlias, TypeVar
 
 from qflare.clock import Clock, SystemClock
 from qflare.device.device import Device
-from qflare.device.engine import ATTEMPTS_DEFAULT, Form, SessionTerms
+from qflare.device.engine import ATTEMPTS_DEFAULT, Form, Reply, SessionTerms
 from qflare.device.enrolling import enrol
 from qflare.device.flow import Flow, Pause, Send
 from qflare.device.state_file import StateFile
