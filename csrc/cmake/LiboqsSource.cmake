@@ -138,7 +138,7 @@ function(qflare_build_liboqs out)
 
     # Same source, options and compiler: same library.
     string(JOIN "|" key "${QFLARE_OQS_TREE_SHA256}" "${QFLARE_OQS_OPTIONS}" "${CMAKE_C_COMPILER_ID}" "${CMAKE_C_COMPILER_VERSION}"
-        "${CMAKE_C_COMPILER}" "${CMAKE_SYSTEM_NAME}" "${CMAKE_SYSTEM_PROCESSOR}" "${CMAKE_C_COMPILER_TARGET}"
+        "${CMAKE_SYSTEM_NAME}" "${CMAKE_SYSTEM_PROCESSOR}" "${CMAKE_C_COMPILER_TARGET}"
         "$ENV{CFLAGS}" "${QFLARE_OQS_EXTRA_OPTIONS}")
     string(SHA256 key "${key}")
     string(SUBSTRING "${key}" 0 16 key)
