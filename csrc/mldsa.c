@@ -15,26 +15,44 @@ _Static_assert(QFL_MLDSA87_PK_BYTES == OQS_SIG_ml_dsa_87_length_public_key, "pk 
 _Static_assert(QFL_MLDSA87_SK_BYTES == OQS_SIG_ml_dsa_87_length_secret_key, "sk size");
 _Static_assert(QFL_MLDSA87_SIG_BYTES == OQS_SIG_ml_dsa_87_length_signature, "signature size");
 
-/* One parameter set: its sizes and liboqs's calls. */
+/* One parameter set: its sizes, its constants of FIPS 204, Table 1, and liboqs's calls. */
 typedef struct parameter_set {
     size_t pk_size;
     size_t sk_size;
     size_t sig_size;
+    size_t c_tilde_size;
+    size_t z_count;      /* coefficients of z: 256 * l */
+    unsigned gamma1_log; /* gamma1 is 2^gamma1_log; a coefficient of z takes one bit more */
+    uint32_t beta;
     OQS_STATUS (*keypair)(uint8_t *, uint8_t *);
     OQS_STATUS (*sign)(uint8_t *, size_t *, const uint8_t *, size_t, const uint8_t *, size_t, const uint8_t *);
     OQS_STATUS (*verify)(const uint8_t *, size_t, const uint8_t *, size_t, const uint8_t *, size_t, const uint8_t *);
 } parameter_set;
 
 static const parameter_set SET_44 = {
-    QFL_MLDSA44_PK_BYTES,     QFL_MLDSA44_SK_BYTES,
-    QFL_MLDSA44_SIG_BYTES,    OQS_SIG_ml_dsa_44_keypair,
-    OQS_SIG_ml_dsa_44_sign_with_ctx_str, OQS_SIG_ml_dsa_44_verify_with_ctx_str,
+    .pk_size = QFL_MLDSA44_PK_BYTES,
+    .sk_size = QFL_MLDSA44_SK_BYTES,
+    .sig_size = QFL_MLDSA44_SIG_BYTES,
+    .c_tilde_size = 32,
+    .z_count = 256 * 4,
+    .gamma1_log = 17,
+    .beta = 78,
+    .keypair = OQS_SIG_ml_dsa_44_keypair,
+    .sign = OQS_SIG_ml_dsa_44_sign_with_ctx_str,
+    .verify = OQS_SIG_ml_dsa_44_verify_with_ctx_str,
 };
 
 static const parameter_set SET_87 = {
-    QFL_MLDSA87_PK_BYTES,     QFL_MLDSA87_SK_BYTES,
-    QFL_MLDSA87_SIG_BYTES,    OQS_SIG_ml_dsa_87_keypair,
-    OQS_SIG_ml_dsa_87_sign_with_ctx_str, OQS_SIG_ml_dsa_87_verify_with_ctx_str,
+    .pk_size = QFL_MLDSA87_PK_BYTES,
+    .sk_size = QFL_MLDSA87_SK_BYTES,
+    .sig_size = QFL_MLDSA87_SIG_BYTES,
+    .c_tilde_size = 64,
+    .z_count = 256 * 7,
+    .gamma1_log = 19,
+    .beta = 120,
+    .keypair = OQS_SIG_ml_dsa_87_keypair,
+    .sign = OQS_SIG_ml_dsa_87_sign_with_ctx_str,
+    .verify = OQS_SIG_ml_dsa_87_verify_with_ctx_str,
 };
 
 static const parameter_set *find_set(int set)
@@ -170,6 +188,28 @@ qfl_status qfl_mldsa_sign_batch(uint8_t *sig, uint8_t *status, const uint8_t *sk
     return QFL_OK;
 }
 
+/* FIPS 204, Algorithm 8, step 13: 1 if every coefficient of z is below gamma1 - beta.  Public data.
+ *
+ * WHY: the AVX2 verification in liboqs 0.13 leaves this check out ("shortness follows from
+ * unpacking", which gives gamma1 only), so it accepts signatures that the standard refuses. */
+static int z_is_short(const uint8_t *sig, const parameter_set *set)
+{
+    const unsigned bits = set->gamma1_log + 1;
+    const uint32_t mask = (UINT32_C(1) << bits) - 1;
+    /* Packed is gamma1 - z, so |z| < gamma1 - beta says: beta < packed < 2 gamma1 - beta. */
+    const uint32_t first = set->beta + 1;
+    const uint32_t range = mask - 2 * set->beta; /* 2 gamma1 - 2 beta - 1 values from `first` on */
+    const uint8_t *const z = sig + set->c_tilde_size;
+    uint32_t outside = 0;
+    for (size_t at = 0; at < set->z_count; at++) {
+        /* Four bytes hold any coefficient with its shift; the last load ends among the hints. */
+        const uint8_t *const byte = z + at * bits / 8;
+        const uint32_t word = (uint32_t)byte[0] | (uint32_t)byte[1] << 8 | (uint32_t)byte[2] << 16 | (uint32_t)byte[3] << 24;
+        outside |= ((word >> (at * bits % 8) & mask) - first) >= range;
+    }
+    return outside == 0;
+}
+
 qfl_status qfl_mldsa_verify_batch(uint8_t *status, const uint8_t *pk, const uint8_t *messages,
                                   const uint64_t *sizes, const uint8_t *sig, const uint8_t *context, int set,
                                   size_t count, size_t pk_count, size_t messages_size, size_t context_size)
@@ -189,11 +229,13 @@ qfl_status qfl_mldsa_verify_batch(uint8_t *status, const uint8_t *pk, const uint
     const size_t pk_stride = pk_count == 1 ? 0 : parameters->pk_size;
     const uint8_t *message = messages == NULL ? &nothing : messages;
     for (size_t row = 0; row < count; row++) {
-        const OQS_STATUS result = parameters->verify(
-            message, (size_t)sizes[row], sig + row * parameters->sig_size, parameters->sig_size,
-            context == NULL ? &nothing : context, context_size, pk + row * pk_stride);
+        const uint8_t *const row_sig = sig + row * parameters->sig_size;
+        const int good = z_is_short(row_sig, parameters) &&
+                         parameters->verify(message, (size_t)sizes[row], row_sig, parameters->sig_size,
+                                            context == NULL ? &nothing : context, context_size,
+                                            pk + row * pk_stride) == OQS_SUCCESS;
         message += sizes[row];
-        status[row] = (uint8_t)(result == OQS_SUCCESS ? QFL_OK : QFL_ERR_SIGNATURE);
+        status[row] = (uint8_t)(good ? QFL_OK : QFL_ERR_SIGNATURE);
     }
     return QFL_OK;
 }
