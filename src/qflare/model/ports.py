@@ -100,7 +100,12 @@ class SessionStore(Protocol):
     async def confirm_sessions(
         self, tenant_id: TenantId, claims: Sequence[SessionClaim], *, now_s: int, live_bucket: int
     ) -> tuple[tuple[ClaimOutcome, ...], LogAppend | None]:
-        """Run H8 for each claim: device row FOR SHARE, handshake row, session, sealed state, audit entry; at most 4 live."""
+        """
+        Run H8 for each claim: device row locked, handshake row, session, sealed state, audit entry; at most 4 live.
+
+        A bucket lives while its row of `save_bucket` stands.  *live_bucket* is the lowest live one: claims of buckets
+        below it, or of buckets without a row, are `ClaimResult.EXPIRED`, and sessions that end below it are over.
+        """
 
     async def find_session_tenants(self, sids: Sequence[SessionId]) -> dict[SessionId, TenantId]:
         """Return which tenant each known session belongs to."""

@@ -52,6 +52,8 @@ class ClaimResult(StrEnum):
     REPEATED = "repeated"
     """Same H(th3) and a live session: the same M4 is due again."""
     CONFLICT = "conflict"
+    EXPIRED = "expired"
+    """The ticket's bucket, or the one its state is for, lives no more."""
     UNKNOWN_DEVICE = "unknown-device"
     DEVICE_STATE = "device-state"
     KEY_VERSION = "key-version"

@@ -1,0 +1,43 @@
+-- name: add_devices :one
+-- Register devices and write the events of those that were new.
+-- $1 tenant_id uuid, $2 refs bytea[], $3 device_ids text[], $4 signature algorithms text[], $5 verification keys bytea[],
+-- $6 KEM algorithms text[], $7 encapsulation keys bytea[], $8 KEM key states text[], $9 to $14 events
+SELECT r.added, r.first_index, r.old_frontier
+  FROM qflare.add_devices($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS r;
+
+-- name: find_devices :many
+-- Roster rows with their current keys.
+-- $1 tenant_id uuid, $2 refs bytea[]
+SELECT d.ref, d.device_id, d.state, d.key_version, d.verification_key, d.encapsulation_key, d.kem_state,
+       d.registered_at, d.sealed_psk
+  FROM qflare.find_devices($1, $2) AS d;
+
+-- name: list_device_refs :many
+-- A page of the roster in order of name; inside a transaction that entered the tenant.
+-- $1 tenant_id uuid, $2 after text or null, $3 limit bigint
+SELECT d.ref
+  FROM qflare.device AS d
+ WHERE d.tenant_id = $1
+   AND ($2::text IS NULL OR d.device_id > $2)
+ ORDER BY d.device_id
+ LIMIT $3;
+
+-- name: set_device_state :one
+-- Move a device, end its sessions unless it becomes active, write the event; false if there is no such device.
+-- $1 tenant_id uuid, $2 ref bytea, $3 state text, $4 reason text, $5 to $10 events
+SELECT qflare.set_device_state($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS is_known;
+
+-- name: rotate_device_keys :one
+-- Make new keys current; 'rotated' or what stands in the way.
+-- $1 tenant_id uuid, $2 ref bytea, $3 key_version bigint, $4 signature algorithm text, $5 verification key bytea,
+-- $6 KEM algorithm text, $7 encapsulation key bytea, $8 KEM key state text, $9 to $14 events
+SELECT qflare.rotate_device_keys($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS result;
+
+-- name: set_device_psk :one
+-- Store or remove a sealed pre-shared key; no row if there is no such device. Inside a tenant's transaction.
+-- $1 tenant_id uuid, $2 ref bytea, $3 sealed_psk bytea or null
+UPDATE qflare.device AS d
+   SET sealed_psk = $3
+ WHERE d.tenant_id = $1
+   AND d.ref = $2
+RETURNING d.ref;

@@ -1,0 +1,78 @@
+-- name: append_events :one
+-- Append events of one tenant in order.
+-- $1 tenant_id uuid, $2 types text[], $3 severities text[], $4 device_ids text[], $5 data bytea[], $6 leaves bytea[],
+-- $7 occurred_ms bigint[]
+SELECT w.first_index, w.old_frontier
+  FROM qflare.append_events($1, $2, $3, $4, $5, $6, $7) AS w;
+
+-- name: write_events :one
+-- The same inside a transaction that entered the tenant; only those with $2 true.
+-- $1 tenant_id uuid, $2 keep boolean[], $3 to $8 as $2 to $7 of append_events
+SELECT w.first_index, w.old_frontier
+  FROM qflare.write_events($1, $2, $3, $4, $5, $6, $7, $8) AS w;
+
+-- name: log_head :one
+-- Size and frontier as committed.
+SELECT h.size, h.frontier
+  FROM qflare.log_head AS h;
+
+-- name: list_entries :many
+-- A tenant's entries from an index on; inside a tenant's transaction.
+-- $1 tenant_id uuid, $2 first bigint, $3 limit bigint
+SELECT e.log_index, e.entry_type, e.tenant_id, e.leaf_hash, e.leaf_data, e.event_type, e.severity, e.device_id, e.data,
+       e.recorded_at
+  FROM qflare.audit_entry AS e
+ WHERE e.tenant_id = $1
+   AND e.log_index >= $2
+ ORDER BY e.log_index
+ LIMIT $3;
+
+-- name: become_auditor :exec
+-- Act as the auditor until the transaction ends.
+SELECT set_config('role', 'qflare_auditor', true);
+
+-- name: list_all_entries :many
+-- Every tenant's entries from an index on; in the auditor's transaction.
+-- $1 first bigint, $2 limit bigint
+SELECT e.log_index, e.entry_type, e.tenant_id, e.leaf_hash, e.leaf_data, e.event_type, e.severity, e.device_id, e.data,
+       e.recorded_at
+  FROM qflare.audit_entry AS e
+ WHERE e.log_index >= $1
+ ORDER BY e.log_index
+ LIMIT $2;
+
+-- name: find_nodes :many
+-- Complete subtrees above the leaves.
+-- $1 levels smallint[], $2 indexes bigint[]
+SELECT n.level, n.node_index, n.hash
+  FROM unnest($1::smallint[], $2::bigint[]) AS w (level, node_index)
+  JOIN qflare.log_node AS n ON n.level = w.level AND n.node_index = w.node_index;
+
+-- name: find_leaves :many
+-- Leaf hashes by index, whoever they belong to.
+-- $1 indexes bigint[]
+SELECT l.log_index, l.leaf_hash
+  FROM qflare.find_leaves($1) AS l;
+
+-- name: save_checkpoint :exec
+-- Store a signed head; the same size again keeps the first.
+-- $1 size bigint, $2 root bytea, $3 time_s bigint, $4 signature bytea
+INSERT INTO qflare.checkpoint (size, root, time_s, signature)
+VALUES ($1, $2, $3, $4)
+ON CONFLICT DO NOTHING;
+
+-- name: latest_checkpoint :one
+-- The signed head of the largest size.
+SELECT c.size, c.root, c.time_s, c.signature
+  FROM qflare.checkpoint AS c
+ ORDER BY c.size DESC
+ LIMIT 1;
+
+-- name: count_events :many
+-- Entries by type and severity since a time; inside a tenant's transaction.
+-- $1 tenant_id uuid, $2 since timestamptz
+SELECT e.event_type, e.severity, count(*) AS events
+  FROM qflare.audit_entry AS e
+ WHERE e.tenant_id = $1
+   AND e.recorded_at >= $2
+ GROUP BY e.event_type, e.severity;

@@ -1,0 +1,46 @@
+-- name: confirm_sessions :one
+-- H8 for a batch of claims of one tenant.
+-- $1 tenant_id uuid, $2 forms smallint[], $3 ticket buckets bigint[], $4 sids uuid[], $5 refs bytea[],
+-- $6 key versions bigint[], $7 starts bigint[], $8 lifetimes integer[], $9 policies bigint[], $10 th3 hashes bytea[],
+-- $11 leaf hashes bytea[], $12 leaves bytea[], $13 state buckets bigint[], $14 sealed chain keys bytea[],
+-- $15 proves_kem boolean[], $16 now timestamptz, $17 lowest live bucket bigint
+SELECT r.results, r.log_indexes, r.first_index, r.old_frontier
+  FROM qflare.confirm_sessions($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) AS r;
+
+-- name: find_session_tenants :many
+-- Which tenant each known session belongs to.
+-- $1 sids uuid[]
+SELECT r.sid, r.tenant_id
+  FROM qflare.find_session_tenants($1) AS r;
+
+-- name: find_sessions :many
+-- The terms of sessions.
+-- $1 tenant_id uuid, $2 sids uuid[]
+SELECT s.sid, s.device_id, s.ref, s.key_version, s.form, s.start_bucket, s.last_bucket, s.policy, s.state, s.epoch,
+       s.created_at, s.log_index
+  FROM qflare.find_sessions($1, $2) AS s;
+
+-- name: end_sessions :one
+-- End live sessions and write the events; how many were live.
+-- $1 tenant_id uuid, $2 sids uuid[], $3 state text, $4 to $9 events
+SELECT qflare.end_sessions($1, $2, $3, $4, $5, $6, $7, $8, $9) AS ended;
+
+-- name: lock_expired_before :one
+-- The bucket below which sessions are over, held until the transaction ends.
+SELECT m.expired_before
+  FROM qflare.bucket_mark AS m
+   FOR UPDATE;
+
+-- name: set_expired_before :exec
+-- $1 bucket bigint
+UPDATE qflare.bucket_mark AS m
+   SET expired_before = $1;
+
+-- name: count_expired :one
+-- Live sessions of all tenants that end in buckets $1 to $2, the last one exclusive.
+-- $1 first bigint, $2 before bigint
+SELECT qflare.count_expired($1, $2) AS sessions;
+
+-- name: empty_session_slots :one
+-- Empty the groups of sessions that are all over; how many groups were emptied.
+SELECT qflare.empty_session_slots() AS slots;

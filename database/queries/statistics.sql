@@ -1,0 +1,25 @@
+-- name: count_keys :one
+-- The figures of one tenant; inside its transaction.
+-- $1 tenant_id uuid, $2 bucket bigint
+SELECT d.devices_total, d.devices_active, d.devices_revoked, k.device_keys_total, s.sessions_live, s.sessions_total,
+       h.handshakes_recent, m.bucket, b.oldest_live_bucket, l.size AS log_size
+  FROM (SELECT count(*) AS devices_total,
+               count(*) FILTER (WHERE state = 'active') AS devices_active,
+               count(*) FILTER (WHERE state IN ('deactivated', 'compromised', 'destroyed')) AS devices_revoked
+          FROM qflare.device WHERE tenant_id = $1) AS d
+ CROSS JOIN (SELECT count(*) AS device_keys_total FROM qflare.device_key WHERE tenant_id = $1) AS k
+ CROSS JOIN (SELECT coalesce(sum(live) FILTER (WHERE last_bucket >= $2), 0)::bigint AS sessions_live,
+                    coalesce(sum(total), 0)::bigint AS sessions_total
+               FROM qflare.session_count WHERE tenant_id = $1) AS s
+ CROSS JOIN (SELECT count(*) AS handshakes_recent
+               FROM qflare.bucket_key AS p
+               JOIN qflare.handshake AS q ON q.ticket_bucket = p.bucket AND q.slot = p.bucket % 8
+              WHERE q.tenant_id = $1) AS h
+ CROSS JOIN (SELECT bucket FROM qflare.bucket_mark) AS m
+ CROSS JOIN (SELECT coalesce(min(bucket), 0) AS oldest_live_bucket FROM qflare.bucket_key) AS b
+ CROSS JOIN (SELECT size FROM qflare.log_head) AS l;
+
+-- name: schema_version :one
+-- The newest version that was installed.
+SELECT max(v.version) AS version
+  FROM qflare.schema_version AS v;

@@ -1,0 +1,20 @@
+-- name: insert_token :exec
+-- $1 tenant_id uuid, $2 token_id uuid, $3 device_id text, $4 secret_hash bytea, $5 expires_at timestamptz
+INSERT INTO qflare.enrolment_token (tenant_id, token_id, device_id, secret_hash, expires_at)
+VALUES ($1, $2, $3, $4, $5);
+
+-- name: find_tokens :many
+-- Tokens by id; inside a tenant's transaction.
+-- $1 tenant_id uuid, $2 token_ids uuid[]
+SELECT t.token_id, t.device_id, t.secret_hash, t.expires_at, t.used_at, t.used_key_hash
+  FROM qflare.enrolment_token AS t
+ WHERE t.tenant_id = $1
+   AND t.token_id = ANY ($2);
+
+-- name: enrol_devices :one
+-- Consume tokens and register their devices, each by itself.
+-- $1 tenant_id uuid, $2 token_ids uuid[], $3 key hashes bytea[], $4 refs bytea[], $5 device_ids text[],
+-- $6 signature algorithms text[], $7 verification keys bytea[], $8 KEM algorithms text[], $9 encapsulation keys bytea[],
+-- $10 KEM key states text[], $11 to $16 events, $17 now timestamptz
+SELECT r.results, r.key_versions, r.first_index, r.old_frontier
+  FROM qflare.enrol_devices($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) AS r;

@@ -1,0 +1,75 @@
+"""Between records and columns: identifiers, times, events and what an append returns."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from asyncpg.pgproto.pgproto import UUID
+
+from qflare.errors import LengthError
+from qflare.model.event import LogAppend
+from qflare.model.ids import ID_BYTES
+from qflare.protocol.log import HASH_BYTES, hash_leaf
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import asyncpg
+
+    from qflare.model.event import NewEvent
+
+BIGINT_MAX: Final = 2**63 - 1
+
+
+def as_uuid(identifier: bytes) -> UUID:
+    """Return 16 bytes as PostgreSQL's uuid, which is any 128 bits."""
+    if len(identifier) != ID_BYTES:
+        raise LengthError("identifier", expected=ID_BYTES, actual=len(identifier))
+    return UUID(identifier)
+
+
+def as_uuids(identifiers: Sequence[bytes]) -> list[UUID]:
+    """Return identifiers of 16 bytes as uuids."""
+    return [as_uuid(identifier) for identifier in identifiers]
+
+
+def as_time(seconds: int) -> datetime:
+    """Return Unix seconds as the aware time that timestamptz takes."""
+    return datetime.fromtimestamp(seconds, tz=UTC)
+
+
+EventColumns = tuple[list[str], list[str], list[str | None], list[bytes], list[bytes], list[int]]
+
+
+def event_columns(events: Sequence[NewEvent]) -> EventColumns:
+    """Return types, severities, device ids, data, leaves and times (ms), as the functions take them."""
+    return (
+        [event.event_type.value for event in events],
+        [event.severity.value for event in events],
+        [event.device_id for event in events],
+        [event.data for event in events],
+        [event.leaf_data for event in events],
+        [event.occurred_at_ms for event in events],
+    )
+
+
+def split_frontier(frontier: bytes) -> tuple[bytes, ...]:
+    """Return the hashes of a frontier, largest subtree first."""
+    return tuple(frontier[at : at + HASH_BYTES] for at in range(0, len(frontier), HASH_BYTES))
+
+
+def log_append(row: asyncpg.Record | None, leaves: Sequence[bytes]) -> LogAppend | None:
+    """Return what an append of *leaves* (their data) left, or None where nothing was appended."""
+    return hashed_append(row, [hash_leaf(leaf) for leaf in leaves])
+
+
+def hashed_append(row: asyncpg.Record | None, leaf_hashes: Sequence[bytes]) -> LogAppend | None:
+    """Return what an append of leaves with these hashes left, or None where nothing was appended."""
+    if row is None or row["first_index"] is None:
+        return None
+    return LogAppend(
+        first_index=row["first_index"],
+        old_frontier=split_frontier(row["old_frontier"]),
+        leaf_hashes=tuple(leaf_hashes),
+    )

@@ -1,0 +1,99 @@
+"""Connections: named queries over a pool, alone or in a tenant's transaction, with a timeout on each."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from qflare.model.ids import DEFAULT_TENANT
+from qflare.stores.postgres.columns import as_uuid, event_columns, log_append
+from qflare.stores.postgres.definition import queries
+from qflare.stores.postgres.failures import translated
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    import asyncpg
+    from asyncpg.pool import PoolConnectionProxy
+
+    from qflare.model.event import LogAppend, NewEvent
+    from qflare.model.ids import TenantId
+
+
+class Transaction:
+    """One transaction of one tenant; it lives inside `Connections.transaction`."""
+
+    def __init__(self, connection: PoolConnectionProxy, tenant_id: TenantId, *, timeout_s: float) -> None:
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self.tenant_id = as_uuid(tenant_id)
+
+    async def fetch(self, name: str, *arguments: object) -> list[asyncpg.Record]:
+        """Run the named query and return its rows."""
+        return await self._connection.fetch(queries()[name].text, *arguments, timeout=self._timeout_s)
+
+    async def fetch_row(self, name: str, *arguments: object) -> asyncpg.Record | None:
+        """Run the named query and return its row, if any."""
+        return await self._connection.fetchrow(queries()[name].text, *arguments, timeout=self._timeout_s)
+
+    async def execute(self, name: str, *arguments: object) -> None:
+        """Run the named query for its effect."""
+        # fetch, not execute: with arguments both prepare, without any execute would not.
+        await self._connection.fetch(queries()[name].text, *arguments, timeout=self._timeout_s)
+
+    async def write_events(self, events: Sequence[NewEvent]) -> LogAppend | None:
+        """Append *events*; the last statement of the transaction, since it locks the log's head."""
+        row = await self.fetch_row("write_events", self.tenant_id, [True] * len(events), *event_columns(events))
+        return log_append(row, [event.leaf_data for event in events])
+
+
+class Connections:
+    """A pool and its timeouts."""
+
+    def __init__(self, pool: asyncpg.Pool, *, acquire_timeout_s: float, command_timeout_s: float) -> None:
+        self._pool = pool
+        self._acquire_timeout_s = acquire_timeout_s
+        self._command_timeout_s = command_timeout_s
+
+    async def fetch(self, name: str, *arguments: object) -> list[asyncpg.Record]:
+        """Run the named query by itself, one round trip and one transaction, and return its rows."""
+        with translated():
+            async with self._pool.acquire(timeout=self._acquire_timeout_s) as connection:
+                return await connection.fetch(queries()[name].text, *arguments, timeout=self._command_timeout_s)
+
+    async def fetch_row(self, name: str, *arguments: object) -> asyncpg.Record | None:
+        """Run the named query by itself and return its row, if any."""
+        with translated():
+            async with self._pool.acquire(timeout=self._acquire_timeout_s) as connection:
+                return await connection.fetchrow(queries()[name].text, *arguments, timeout=self._command_timeout_s)
+
+    async def get_row(self, name: str, *arguments: object) -> asyncpg.Record:
+        """Run a named query that always has a row."""
+        row = await self.fetch_row(name, *arguments)
+        if row is None:
+            # A function with OUT columns or an aggregate: PostgreSQL cannot answer it without a row.
+            raise AssertionError(name)
+        return row
+
+    @asynccontextmanager
+    async def transaction(self, tenant_id: TenantId = DEFAULT_TENANT) -> AsyncIterator[Transaction]:
+        """
+        Open a transaction that acts as the application's role inside *tenant_id*.
+
+        Three round trips beyond its statements: rare paths only. What happens often is one function call.
+        """
+        with translated():
+            async with (
+                self._pool.acquire(timeout=self._acquire_timeout_s) as connection,
+                connection.transaction(),
+            ):
+                transaction = Transaction(connection, tenant_id, timeout_s=self._command_timeout_s)
+                await transaction.execute("enter", transaction.tenant_id)
+                yield transaction
+
+
+class Connected:
+    """What the parts of the store have in common: their connections."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections

@@ -1,0 +1,150 @@
+"""Tenants and the roster in PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qflare.errors import BatchError, ConflictError, KeyNotFoundError, KeyRevokedError
+from qflare.model.device import Device, KeyState, NewDevice
+from qflare.model.ids import DeviceId, DeviceRef, TenantId
+from qflare.protocol.log import hash_leaf
+from qflare.stores.postgres.columns import as_uuid, event_columns, hashed_append
+from qflare.stores.postgres.connections import Connected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import asyncpg
+
+    from qflare.model.event import LogAppend, NewEvent
+
+
+def kem_state_of(device: NewDevice) -> str:
+    """Return the state in which a device's KEM key begins (PROTOCOL E3)."""
+    return (KeyState.ACTIVE if device.is_kem_proven else KeyState.PRE_ACTIVE).value
+
+
+class Tenants(Connected):
+    """Table tenant."""
+
+    async def save_tenant(self, tenant_id: TenantId, name: str, *, event: NewEvent) -> None:
+        """Insert a tenant; `AlreadyExistsError` if the id or name is taken."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            await transaction.execute("insert_tenant", transaction.tenant_id, name)
+            await transaction.write_events([event])
+
+    async def list_tenants(self) -> tuple[tuple[TenantId, str], ...]:
+        """Return every tenant's id and name."""
+        rows = await self._connections.fetch("list_tenants")
+        return tuple((TenantId(row["tenant_id"].bytes), row["name"]) for row in rows)
+
+
+class Devices(Connected):
+    """Tables device and device_key."""
+
+    async def add_devices(
+        self, tenant_id: TenantId, devices: Sequence[NewDevice], *, events: Sequence[NewEvent]
+    ) -> tuple[tuple[bool, ...], LogAppend | None]:
+        """Register devices; True where one was added, False where the name exists. One event per added device."""
+        if len(events) != len(devices):
+            raise BatchError(f"{len(devices)} devices need as many events, got {len(events)}")
+        if not devices:
+            return (), None
+        row = await self._connections.get_row(
+            "add_devices",
+            as_uuid(tenant_id),
+            [device.ref for device in devices],
+            [device.device_id for device in devices],
+            [device.sig_algorithm for device in devices],
+            [device.verification_key for device in devices],
+            [device.kem_algorithm for device in devices],
+            [device.encapsulation_key for device in devices],
+            [kem_state_of(device) for device in devices],
+            *event_columns(events),
+        )
+        added = tuple(row["added"])
+        hashes = [hash_leaf(event.leaf_data) for event, is_added in zip(events, added, strict=True) if is_added]
+        return added, hashed_append(row, hashes)
+
+    async def find_devices(self, tenant_id: TenantId, refs: Sequence[DeviceRef]) -> dict[DeviceRef, Device]:
+        """Return the rows found among *refs*."""
+        if not refs:
+            return {}
+        rows = await self._connections.fetch("find_devices", as_uuid(tenant_id), list(refs))
+        return {DeviceRef(row["ref"]): _device(row, tenant_id) for row in rows}
+
+    async def list_devices(
+        self, tenant_id: TenantId, *, limit: int, after: DeviceId | None = None
+    ) -> tuple[Device, ...]:
+        """Return up to *limit* devices in order of name."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            page = await transaction.fetch("list_device_refs", transaction.tenant_id, after, limit)
+            rows = await transaction.fetch("find_devices", transaction.tenant_id, [row["ref"] for row in page])
+        return tuple(sorted((_device(row, tenant_id) for row in rows), key=lambda device: device.device_id.encode()))
+
+    async def set_device_state(
+        self, tenant_id: TenantId, ref: DeviceRef, state: KeyState, *, reason: str, event: NewEvent
+    ) -> Device:
+        """Change a device's state and end its sessions unless it becomes active."""
+        row = await self._connections.get_row(
+            "set_device_state", as_uuid(tenant_id), ref, state.value, reason, *event_columns([event])
+        )
+        if not row["is_known"]:
+            raise KeyNotFoundError("no such device; register it first")
+        return await self._get_device(tenant_id, ref)
+
+    async def rotate_device_keys(
+        self, tenant_id: TenantId, device: NewDevice, *, key_version: int, event: NewEvent
+    ) -> Device:
+        """Make *device*'s keys current as *key_version*; the old become deactivated (E4)."""
+        row = await self._connections.get_row(
+            "rotate_device_keys",
+            as_uuid(tenant_id),
+            device.ref,
+            key_version,
+            device.sig_algorithm,
+            device.verification_key,
+            device.kem_algorithm,
+            device.encapsulation_key,
+            kem_state_of(device),
+            *event_columns([event]),
+        )
+        match row["result"]:
+            case "rotated":
+                return await self._get_device(tenant_id, device.ref)
+            case "unknown-device":
+                raise KeyNotFoundError("no such device; register it first")
+            case "device-state":
+                raise KeyRevokedError("the device is not active; its keys cannot be rotated")
+            case _:
+                raise ConflictError(f"key version {key_version} does not follow the device's current one; read it anew")
+
+    async def set_device_psk(
+        self, tenant_id: TenantId, ref: DeviceRef, sealed_psk: bytes | None, *, event: NewEvent
+    ) -> None:
+        """Store or remove a device's sealed pre-shared key."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            if await transaction.fetch_row("set_device_psk", transaction.tenant_id, ref, sealed_psk) is None:
+                raise KeyNotFoundError("no such device; register it first")
+            await transaction.write_events([event])
+
+    async def _get_device(self, tenant_id: TenantId, ref: DeviceRef) -> Device:
+        found = await self.find_devices(tenant_id, [ref])
+        if ref not in found:
+            raise KeyNotFoundError("no such device; register it first")
+        return found[ref]
+
+
+def _device(row: asyncpg.Record, tenant_id: TenantId) -> Device:
+    return Device(
+        tenant_id=tenant_id,
+        device_id=DeviceId(row["device_id"]),
+        ref=DeviceRef(row["ref"]),
+        state=KeyState(row["state"]),
+        key_version=row["key_version"],
+        verification_key=row["verification_key"],
+        encapsulation_key=row["encapsulation_key"],
+        kem_state=KeyState(row["kem_state"]),
+        registered_at=row["registered_at"],
+        sealed_psk=row["sealed_psk"],
+    )

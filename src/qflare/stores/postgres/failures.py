@@ -1,0 +1,127 @@
+"""
+From asyncpg's errors to ours: by SQLSTATE and constraint name, and without the row that PostgreSQL puts into DETAIL.
+
+Every error is raised `from None`: the original would carry the row into tracebacks and logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import asyncpg
+
+from qflare.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    IllegalTransitionError,
+    KeyNotFoundError,
+    QflareError,
+    SchemaMismatchError,
+    StoreError,
+    StoreUnavailableError,
+    UsageError,
+)
+
+_INSTALL: Final = "set it up with  psql DBNAME < database/schema.sql"
+
+_EXISTS: Final = {
+    "tenant_pkey": "a tenant of that id exists already",
+    "tenant_name_once": "a tenant of that name exists already",
+    "device_pkey": "a device of that name exists already",
+    "device_id_once": "a device of that name exists already",
+    "enrolment_token_pkey": "a token of that id exists already",
+}
+_ABSENT: Final = {
+    "device_of_tenant": "no such tenant; create it first",
+    "enrolment_token_of_tenant": "no such tenant; create it first",
+    "device_key_of_device": "no such device; register it first",
+}
+_MOVES: Final = ("device_state_move", "device_key_state_move")
+
+# 08 connection, 53 resources, 57P admin shutdown or crash recovery, 58 system, XX internal; the rest by name.
+_UNAVAILABLE_CLASSES: Final = ("08", "53", "57P", "58", "XX")
+_UNAVAILABLE: Final = {
+    "55P03": "a lock was not free in time",
+    "57014": "a statement ran out of time",
+    "40001": "the transaction met another one",
+    "40P01": "the transaction met another one",
+    "25006": "the database is read-only",
+    "25P03": "the transaction was idle for too long",
+}
+_SCHEMA: Final = ("3F000", "42P01", "42883", "42703", "42704", "QF001")
+_LOGIN: Final = ("28000", "28P01", "3D000")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """
+    Turn what the driver raises inside the block into a `StoreError`, `KeyStateError` or `UsageError`.
+
+    Raises:
+        StoreUnavailableError: no connection, no answer in time, or a passing conflict; a retry may help.
+        SchemaMismatchError: a table or function is missing.
+        AlreadyExistsError, KeyNotFoundError, IllegalTransitionError, ConflictError: a named constraint refused.
+        StoreError: anything else; with SQLSTATE and constraint where known.
+    """
+    failure: Exception
+    try:
+        yield
+        return
+    except QflareError:
+        raise
+    except asyncpg.PostgresError as error:
+        failure = _from_server(error)
+    except asyncpg.InternalClientError:
+        failure = StoreUnavailableError("the database driver lost its connection; retry")
+    except asyncpg.InterfaceError as error:
+        failure = _from_driver(error)
+    except TimeoutError:
+        failure = StoreUnavailableError("the database did not answer in time; retry, or raise the timeout")
+    except (OSError, EOFError):
+        failure = StoreUnavailableError("the database cannot be reached; check that it runs and that the dsn is right")
+    raise failure from None
+
+
+def _from_driver(error: asyncpg.InterfaceError) -> Exception:
+    if isinstance(error, ValueError):
+        # DataError and configuration errors quote the value, which may be a key: the argument's place must do.
+        return UsageError("a value does not fit its column's type; check types and ranges")
+    return StoreUnavailableError("the database connection is closed; retry")
+
+
+def _from_server(error: asyncpg.PostgresError) -> Exception:
+    sqlstate = error.sqlstate or ""
+    constraint = getattr(error, "constraint_name", None)
+    if constraint in _EXISTS and sqlstate == "23505":
+        return AlreadyExistsError(_EXISTS[constraint])
+    if constraint in _ABSENT:
+        return KeyNotFoundError(_ABSENT[constraint])
+    if constraint in _MOVES:
+        return IllegalTransitionError("the device or key cannot go into that state from its present one")
+    if sqlstate.startswith("23"):
+        return ConflictError(
+            f"the database refused the change ({constraint or 'unnamed constraint'})",
+            sqlstate=sqlstate,
+            constraint=constraint,
+        )
+    if sqlstate in _UNAVAILABLE:
+        return StoreUnavailableError(f"{_UNAVAILABLE[sqlstate]}; retry", sqlstate=sqlstate)
+    if sqlstate in _SCHEMA:
+        return SchemaMismatchError(f"the database has no fitting schema 'qflare'; {_INSTALL}", sqlstate=sqlstate)
+    if sqlstate in _LOGIN:
+        return StoreError(
+            "the database refused the login or does not exist; check user, password and database in the dsn",
+            sqlstate=sqlstate,
+        )
+    if sqlstate == "42501":
+        return StoreError(
+            "the login lacks a privilege; grant it qflare_app (and qflare_auditor to read across tenants)",
+            sqlstate=sqlstate,
+        )
+    if sqlstate.startswith("22"):
+        return UsageError("a value does not fit its column; check types and ranges")
+    if sqlstate.startswith(_UNAVAILABLE_CLASSES):
+        return StoreUnavailableError("the database is not available; retry", sqlstate=sqlstate)
+    return StoreError(f"the database refused the statement (SQLSTATE {sqlstate})", sqlstate=sqlstate)

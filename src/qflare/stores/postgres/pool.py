@@ -1,0 +1,96 @@
+"""The connection pool: its limits, and the timeouts that every statement has on both sides of the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from qflare.errors import ConfigError
+from qflare.stores.postgres.failures import translated
+
+APPLICATION_NAME: Final = "qflare"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """
+    Limits of a pool.
+
+    Behind PgBouncer in transaction mode set `statement_cache_size` to 0: prepared statements belong to one server
+    connection, and the next transaction may run on another.  No other setting lives longer than a transaction.
+    """
+
+    min_size: int = 1
+    max_size: int = 8
+    acquire_timeout_s: float = 5.0
+    connect_timeout_s: float = 5.0
+    command_timeout_s: float = 10.0
+    """Client side; a little above the server's, so that the server's error is the one that is seen."""
+    statement_timeout_s: float = 9.0
+    lock_timeout_s: float = 5.0
+    idle_in_transaction_timeout_s: float = 30.0
+    statement_cache_size: int = 100
+
+    def __post_init__(self) -> None:
+        """Refuse limits that cannot work."""
+        if not 1 <= self.min_size <= self.max_size <= 1000:
+            raise ConfigError(
+                f"pool sizes must satisfy 1 <= min <= max <= 1000, got {self.min_size} and {self.max_size}"
+            )
+        timeouts = (
+            self.acquire_timeout_s,
+            self.connect_timeout_s,
+            self.command_timeout_s,
+            self.statement_timeout_s,
+            self.lock_timeout_s,
+            self.idle_in_transaction_timeout_s,
+        )
+        if min(timeouts) <= 0:
+            raise ConfigError("every timeout of the pool must be above 0 seconds")
+        if self.statement_cache_size < 0:
+            raise ConfigError("statement_cache_size must be 0 (behind PgBouncer) or more")
+
+
+async def open_pool(dsn: str, settings: PoolSettings | None = None) -> asyncpg.Pool:
+    """
+    Open a pool; the caller closes it.
+
+    Args:
+        dsn: ``postgresql://…`` as libpq takes it.
+        settings: Limits; the defaults suit one worker.
+
+    Raises:
+        ConfigError: the dsn cannot be read.
+        StoreUnavailableError: the database does not answer.
+        StoreError: it refuses the login.
+    """
+    limits = settings or PoolSettings()
+    if not dsn.startswith(("postgresql://", "postgres://")):
+        raise ConfigError("a dsn begins with postgresql://")
+    with translated():
+        try:
+            return await asyncpg.create_pool(
+                dsn,
+                min_size=limits.min_size,
+                max_size=limits.max_size,
+                timeout=limits.connect_timeout_s,
+                command_timeout=limits.command_timeout_s,
+                statement_cache_size=limits.statement_cache_size,
+                server_settings={
+                    "application_name": APPLICATION_NAME,
+                    "statement_timeout": _milliseconds(limits.statement_timeout_s),
+                    "lock_timeout": _milliseconds(limits.lock_timeout_s),
+                    "idle_in_transaction_session_timeout": _milliseconds(limits.idle_in_transaction_timeout_s),
+                    # Just-in-time compiling costs more than any statement here takes.
+                    "jit": "off",
+                },
+            )
+        except (ValueError, TypeError):
+            # Not the text of the dsn: it may hold a password.
+            raise ConfigError("the dsn cannot be read; write postgresql://user:password@host:port/database") from None
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{max(1, round(seconds * 1000))}ms"

@@ -1,0 +1,133 @@
+"""Sessions in PostgreSQL: H8, lookups, ends and expiry."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from qflare.errors import StoreUnavailableError, UsageError
+from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId
+from qflare.model.session import ClaimOutcome, ClaimResult, Session, SessionClaim, SessionState
+from qflare.stores.postgres.buckets import EMPTYING_LOCK_TIMEOUT
+from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, hashed_append
+from qflare.stores.postgres.connections import Connected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import asyncpg
+
+    from qflare.model.event import LogAppend, NewEvent
+
+_log = logging.getLogger(__name__)
+
+
+class Sessions(Connected):
+    """Tables handshake, session, session_route and session_count."""
+
+    async def confirm_sessions(
+        self, tenant_id: TenantId, claims: Sequence[SessionClaim], *, now_s: int, live_bucket: int
+    ) -> tuple[tuple[ClaimOutcome, ...], LogAppend | None]:
+        """Run H8 for each claim: one statement, one transaction; `LogAppend` lists the created ones in order."""
+        if not claims:
+            return (), None
+        if any(claim.tenant_id != tenant_id for claim in claims):
+            raise UsageError("every claim of a batch must be of the batch's tenant; make one batch a tenant")
+        row = await self._connections.get_row(
+            "confirm_sessions",
+            as_uuid(tenant_id),
+            [claim.form for claim in claims],
+            [claim.ticket_bucket for claim in claims],
+            as_uuids([claim.sid for claim in claims]),
+            [claim.ref for claim in claims],
+            [claim.key_version for claim in claims],
+            [claim.start for claim in claims],
+            [claim.lifetime for claim in claims],
+            [claim.policy for claim in claims],
+            [claim.th3_hash for claim in claims],
+            [claim.leaf_hash for claim in claims],
+            [claim.leaf_data for claim in claims],
+            [claim.state_bucket for claim in claims],
+            [claim.sealed_chain_key for claim in claims],
+            [claim.proves_kem for claim in claims],
+            as_time(now_s),
+            live_bucket,
+        )
+        outcomes = tuple(
+            ClaimOutcome(result=ClaimResult(result), log_index=log_index)
+            for result, log_index in zip(row["results"], row["log_indexes"], strict=True)
+        )
+        hashes = [
+            claim.leaf_hash
+            for claim, outcome in zip(claims, outcomes, strict=True)
+            if outcome.result is ClaimResult.CREATED
+        ]
+        return outcomes, hashed_append(row, hashes)
+
+    async def find_session_tenants(self, sids: Sequence[SessionId]) -> dict[SessionId, TenantId]:
+        """Return which tenant each known session belongs to."""
+        if not sids:
+            return {}
+        rows = await self._connections.fetch("find_session_tenants", as_uuids(sids))
+        return {SessionId(row["sid"].bytes): TenantId(row["tenant_id"].bytes) for row in rows}
+
+    async def find_sessions(self, tenant_id: TenantId, sids: Sequence[SessionId]) -> dict[SessionId, Session]:
+        """Return the sessions found among *sids*, ended ones too until their group is emptied."""
+        if not sids:
+            return {}
+        rows = await self._connections.fetch("find_sessions", as_uuid(tenant_id), as_uuids(sids))
+        return {SessionId(row["sid"].bytes): _session(row, tenant_id) for row in rows}
+
+    async def end_sessions(
+        self, tenant_id: TenantId, sids: Sequence[SessionId], state: SessionState, *, events: Sequence[NewEvent]
+    ) -> int:
+        """End live sessions; return how many were live. Without any live one, no event is written."""
+        if state in {SessionState.LIVE, SessionState.EXPIRED}:
+            raise UsageError(f"a session is not ended by calling it {state.value!r}; use ended, revoked or superseded")
+        if not sids:
+            return 0
+        row = await self._connections.get_row(
+            "end_sessions", as_uuid(tenant_id), as_uuids(sids), state.value, *event_columns(events)
+        )
+        ended: int = row["ended"]
+        return ended
+
+    async def expire_sessions(self, *, before_bucket: int) -> int:
+        """
+        Count and mark as expired the live sessions whose last bucket is below *before_bucket*, of every tenant.
+
+        The mark is one row (`bucket_mark.expired_before`), so that the cost does not grow with the sessions. Groups
+        of sessions that are all over are emptied afterwards.
+        """
+        count = 0
+        async with self._connections.transaction() as transaction:
+            mark = await transaction.fetch_row("lock_expired_before")
+            if mark is not None and mark["expired_before"] < before_bucket:
+                row = await transaction.fetch_row("count_expired", mark["expired_before"], before_bucket)
+                count = 0 if row is None else int(row["sessions"])
+                await transaction.execute("set_expired_before", before_bucket)
+        try:
+            async with self._connections.transaction() as transaction:
+                await transaction.execute("set_lock_timeout", EMPTYING_LOCK_TIMEOUT)
+                await transaction.execute("empty_session_slots")
+        except StoreUnavailableError as error:
+            _log.info("partitions of expired sessions stay until the next turn: %s", error)
+        return count
+
+
+def _session(row: asyncpg.Record, tenant_id: TenantId) -> Session:
+    return Session(
+        sid=SessionId(row["sid"].bytes),
+        tenant_id=tenant_id,
+        device_id=DeviceId(row["device_id"]),
+        ref=DeviceRef(row["ref"]),
+        key_version=row["key_version"],
+        form=row["form"],
+        start=row["start_bucket"],
+        lifetime=row["last_bucket"] - row["start_bucket"] + 1,
+        policy=row["policy"],
+        state=SessionState(row["state"]),
+        epoch=row["epoch"],
+        created_at=row["created_at"],
+        log_index=row["log_index"],
+    )

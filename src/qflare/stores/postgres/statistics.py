@@ -1,0 +1,24 @@
+"""Figures from PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qflare.errors import SchemaMismatchError
+from qflare.model.statistics import KeyStatistics
+from qflare.stores.postgres.connections import Connected
+
+if TYPE_CHECKING:
+    from qflare.model.ids import TenantId
+
+
+class Statistics(Connected):
+    """Counts; sessions from session_count, the rest from the tables."""
+
+    async def count_keys(self, tenant_id: TenantId, *, bucket: int) -> KeyStatistics:
+        """Return the figures of `get_key_statistics` for one tenant; live are sessions that reach *bucket*."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            row = await transaction.fetch_row("count_keys", transaction.tenant_id, bucket)
+        if row is None:
+            raise SchemaMismatchError("the rows of bucket_mark and log_head are missing; run database/schema.sql again")
+        return KeyStatistics(**dict(row.items()))

@@ -1,0 +1,88 @@
+"""Enrolment tokens in PostgreSQL (PROTOCOL E1, E3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qflare.errors import BatchError
+from qflare.model.ids import DeviceId, TenantId, TokenId
+from qflare.model.token import EnrolmentClaim, EnrolmentOutcome, EnrolmentResult, TokenRecord
+from qflare.protocol.log import hash_leaf
+from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, hashed_append
+from qflare.stores.postgres.connections import Connected
+from qflare.stores.postgres.devices import kem_state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.model.event import LogAppend, NewEvent
+
+
+class Tokens(Connected):
+    """Table enrolment_token."""
+
+    async def add_token(self, token: TokenRecord, *, event: NewEvent) -> None:
+        """Store a token; `AlreadyExistsError` if its id is taken."""
+        async with self._connections.transaction(token.tenant_id) as transaction:
+            await transaction.execute(
+                "insert_token",
+                transaction.tenant_id,
+                as_uuid(token.token_id),
+                token.device_id,
+                token.secret_hash,
+                token.expires_at,
+            )
+            await transaction.write_events([event])
+
+    async def find_tokens(self, tenant_id: TenantId, token_ids: Sequence[TokenId]) -> dict[TokenId, TokenRecord]:
+        """Return the tokens found among *token_ids*."""
+        if not token_ids:
+            return {}
+        async with self._connections.transaction(tenant_id) as transaction:
+            rows = await transaction.fetch("find_tokens", transaction.tenant_id, as_uuids(token_ids))
+        return {
+            TokenId(row["token_id"].bytes): TokenRecord(
+                token_id=TokenId(row["token_id"].bytes),
+                tenant_id=tenant_id,
+                device_id=DeviceId(row["device_id"]),
+                secret_hash=row["secret_hash"],
+                expires_at=row["expires_at"],
+                used_at=row["used_at"],
+                used_key_hash=row["used_key_hash"],
+            )
+            for row in rows
+        }
+
+    async def enrol_devices(
+        self, tenant_id: TenantId, claims: Sequence[EnrolmentClaim], *, events: Sequence[NewEvent], now_s: int
+    ) -> tuple[tuple[EnrolmentOutcome, ...], LogAppend | None]:
+        """Consume tokens and register devices; each claim ends by itself (E3). `events[i]` is written if it enrols."""
+        if len(events) != len(claims):
+            raise BatchError(f"{len(claims)} enrolments need as many events, got {len(events)}")
+        if not claims:
+            return (), None
+        row = await self._connections.get_row(
+            "enrol_devices",
+            as_uuid(tenant_id),
+            as_uuids([claim.token_id for claim in claims]),
+            [claim.key_hash for claim in claims],
+            [claim.device.ref for claim in claims],
+            [claim.device.device_id for claim in claims],
+            [claim.device.sig_algorithm for claim in claims],
+            [claim.device.verification_key for claim in claims],
+            [claim.device.kem_algorithm for claim in claims],
+            [claim.device.encapsulation_key for claim in claims],
+            [kem_state_of(claim.device) for claim in claims],
+            *event_columns(events),
+            as_time(now_s),
+        )
+        outcomes = tuple(
+            EnrolmentOutcome(result=EnrolmentResult(result), key_version=key_version)
+            for result, key_version in zip(row["results"], row["key_versions"], strict=True)
+        )
+        hashes = [
+            hash_leaf(event.leaf_data)
+            for event, outcome in zip(events, outcomes, strict=True)
+            if outcome.result is EnrolmentResult.ENROLLED
+        ]
+        return outcomes, hashed_append(row, hashes)
