@@ -38,7 +38,7 @@ def _require(name: str, names: tuple[str, ...], standard: str, family: str) -> s
     if name in names:
         return standard
     reason = ""
-    if isinstance(name, str) and name.endswith(_ROUND_3) and name.startswith(family):
+    if str(name).endswith(_ROUND_3) and str(name).startswith(family):
         # Keys of the round-3 submissions have the standard's sizes but are other keys: refused by name (N4).
         reason = f"the round-3 submission is not the standard: make new keys of {standard}"
     raise UnsupportedAlgorithmError(str(name), names, reason=reason)

@@ -102,7 +102,16 @@ class Batcher(Generic[Item, Result]):
             for future in futures:
                 self._abandon(future)
             raise
-        return [_outcome(future) for future in futures]
+        outcomes: list[Result | QflareError] = []
+        for future in futures:
+            failure = future.exception()
+            if failure is None:
+                outcomes.append(future.result())
+            elif isinstance(failure, QflareError):
+                outcomes.append(failure)
+            else:
+                raise failure
+        return outcomes
 
     async def close(self, timeout_s: float) -> None:
         """Take nothing more, let what was accepted end within *timeout_s*, and fail the rest."""
@@ -207,11 +216,3 @@ class Batcher(Generic[Item, Result]):
         if self._discard is not None and not isinstance(result, QflareError):
             self._discard(result)
 
-
-def _outcome(future: asyncio.Future[Result]) -> Result | QflareError:
-    failure = future.exception()
-    if failure is None:
-        return future.result()
-    if isinstance(failure, QflareError):
-        return failure
-    raise failure

@@ -68,7 +68,7 @@ class Enrolments:
         Raises:
             UsageError: the name or *valid_s* is out of range.
         """
-        if not isinstance(valid_s, int) or isinstance(valid_s, bool) or not 1 <= valid_s <= VALID_S_MAX:
+        if type(valid_s) is not int or not 1 <= valid_s <= VALID_S_MAX:
             raise UsageError(f"valid_s must be 1 to {VALID_S_MAX} whole seconds, got {valid_s!r}")
         ref = device_ref(tenant_id, device_id)
         now_s = self._clock.now_s()
@@ -170,11 +170,11 @@ class Enrolments:
             results, _ = await self._deadline.of(
                 self._store.enrol_devices(tenant_id, claims, events=events, now_s=self._clock.now_s())
             )
-            for claim, places, outcome in zip(claims, by_token.values(), results, strict=True):
+            for wanted, places, outcome in zip(claims, by_token.values(), results, strict=True):
                 for place in places:
                     request = opened.claims[place]
                     # Another request with the same token in this batch: the same keys get the same answer, others none.
-                    is_same = isinstance(request, EnrolmentRequest) and request.key_hash == claim.key_hash
+                    is_same = isinstance(request, EnrolmentRequest) and request.key_hash == wanted.key_hash
                     outcomes[place] = outcome if is_same else EnrolmentOutcome(result=EnrolmentResult.TOKEN_USED)
                     key_version = outcomes[place].key_version
                     stands = outcomes[place].result in (EnrolmentResult.ENROLLED, EnrolmentResult.REPEATED)

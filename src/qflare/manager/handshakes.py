@@ -100,13 +100,20 @@ class Handshakes:
         self._lifetime = settings.lifetime
         self._deadline = Deadline(settings.store_timeout_s)
         self._seen = SeenHellos(settings.seen_max)
-        bounds = {
-            "items_max": settings.batch_max,
-            "waiting_max": settings.waiting_max,
-            "flights_max": settings.flights_max,
-        }
-        self.hellos: Batcher[bytes, bytes] = Batcher("hello", self._answer_batch, **bounds)
-        self.finishes: Batcher[Finish, Confirmed] = Batcher("confirm", self._confirm_batch, **bounds)
+        self.hellos: Batcher[bytes, bytes] = Batcher(
+            "hello",
+            self._answer_batch,
+            items_max=settings.batch_max,
+            waiting_max=settings.waiting_max,
+            flights_max=settings.flights_max,
+        )
+        self.finishes: Batcher[Finish, Confirmed] = Batcher(
+            "confirm",
+            self._confirm_batch,
+            items_max=settings.batch_max,
+            waiting_max=settings.waiting_max,
+            flights_max=settings.flights_max,
+        )
 
     def finish(self, message: bytes, *, expected_sid: SessionId | None = None) -> Finish:
         """

@@ -1,0 +1,88 @@
+"""Opening at the first await: who opens, who waits, who closes, and a warning for who forgets."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Generic, TypeVar
+
+from qflare.errors import KeyStateError, UsageError
+
+T = TypeVar("T")
+
+
+class Opening(Generic[T]):
+    """
+    A resource that opens itself when it is first needed, once, in one event loop.
+
+    Whoever made it closes it.  Cancelling a caller that waits for the opening does not undo it for the others.
+    """
+
+    def __init__(self, name: str, opener: Callable[[], AbstractAsyncContextManager[T]]) -> None:
+        """Open nothing yet."""
+        self._name = name
+        self._opener = opener
+        self._stack: AsyncExitStack | None = None
+        self._value: T | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[T] | None = None
+        self._is_closed = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has been opened and not closed."""
+        return self._value is not None and not self._is_closed
+
+    @property
+    def value(self) -> T | None:
+        """What was opened, None before and after."""
+        return None if self._is_closed else self._value
+
+    async def get(self) -> T:
+        """
+        Return what is open, opening it first if need be.
+
+        Raises:
+            KeyStateError: it was closed.
+            UsageError: it was opened in another event loop.
+        """
+        if self._is_closed:
+            raise KeyStateError(f"this {self._name} is closed: make a new one")
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            raise UsageError(f"this {self._name} was opened in another event loop: make one for each loop")
+        if self._value is not None:
+            return self._value
+        if self._task is None:
+            self._loop = loop
+            self._task = loop.create_task(self._open(), name=f"qflare-open-{self._name}")
+        try:
+            return await asyncio.shield(self._task)
+        except BaseException:
+            if self._task is not None and self._task.done():
+                # A failed opening may be tried again.
+                self._task = None
+            raise
+
+    async def close(self) -> None:
+        """Close what was opened; safe to call twice, or before anything was opened."""
+        self._is_closed = True
+        if self._task is not None:
+            await asyncio.wait({self._task})
+        stack, self._stack, self._value, self._task = self._stack, None, None, None
+        if stack is not None:
+            await stack.aclose()
+
+    def warn_if_forgotten(self, owner: object) -> None:
+        """Warn that *owner* is collected while it is open; called from its `__del__`."""
+        if self.is_open:
+            warnings.warn(f"unclosed {owner!r}: use async with, or await close()", ResourceWarning, source=owner, stacklevel=3)
+
+    async def _open(self) -> T:
+        async with AsyncExitStack() as stack:
+            value = await stack.enter_async_context(self._opener())
+            self._stack = stack.pop_all()
+        self._value = value
+        return value
