@@ -1,0 +1,49 @@
+"""`/healthz` and `/readyz`: whether the process lives, and whether it can do its work; no secret in either."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from qflare.errors import QflareError
+from qflare.service.aggregator.answer import Answer, report
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+    from qflare.service.key_manager import QuantumKeyManager
+
+
+class Health:
+    """The state of one worker."""
+
+    def __init__(self, manager: QuantumKeyManager, *, timeout_s: float) -> None:
+        """Look at *manager*, *timeout_s* seconds at most."""
+        self._manager = manager
+        self._timeout_s = timeout_s
+        self.is_draining = False
+        """Whether the worker is about to end and wants no new requests."""
+
+    async def alive(self, _scope: Scope) -> Answer:
+        """Say that the process lives and its loop turns."""
+        return report(200, {"status": "alive"})
+
+    async def ready(self, _scope: Scope) -> Answer:
+        """Say whether database, bucket key and keeper can be used, and which cannot."""
+        if self.is_draining:
+            return report(503, {"status": "draining"})
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                readiness = await self._manager.readiness()
+        except TimeoutError:
+            return report(503, {"status": "not ready", "database": f"did not answer within {self._timeout_s:g} s"})
+        except QflareError as failure:
+            return report(503, {"status": "not ready", "manager": type(failure).__name__})
+        checks = {
+            "database": readiness.database,
+            "bucket": readiness.bucket,
+            "keeper": readiness.keeper,
+        }
+        is_ready = readiness.is_ready
+        status = {"status": "ready" if is_ready else "not ready"}
+        return report(200 if is_ready else 503, status | {name: problem or "ok" for name, problem in checks.items()})
