@@ -1,1 +1,1 @@
-"""Stores: what keeps rows and sealing keys; PostgreSQL behind `model.ports.Store`, files behind `model.ports.Keeper`."""
+"""Stores: PostgreSQL behind `model.ports.Store`, files of sealing keys behind `model.ports.Keeper`."""

@@ -6,9 +6,8 @@ Every error is raised `from None`: the original would carry the row into traceba
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
@@ -23,6 +22,9 @@ from qflare.errors import (
     StoreUnavailableError,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _INSTALL: Final = "set it up with  psql DBNAME < database/schema.sql"
 
@@ -51,7 +53,13 @@ _UNAVAILABLE: Final = {
     "25P03": "the transaction was idle for too long",
 }
 _SCHEMA: Final = ("3F000", "42P01", "42883", "42703", "42704", "QF001")
-_LOGIN: Final = ("28000", "28P01", "3D000")
+_LOGIN: Final = "the database refused the login or does not exist; check user, password and database in the dsn"
+_REMEDIES: Final = {
+    "28000": _LOGIN,
+    "28P01": _LOGIN,
+    "3D000": _LOGIN,
+    "42501": "the login lacks a privilege; grant it qflare_app (and qflare_auditor to read across tenants)",
+}
 
 
 @contextmanager
@@ -68,7 +76,6 @@ def translated() -> Iterator[None]:
     failure: Exception
     try:
         yield
-        return
     except QflareError:
         raise
     except asyncpg.PostgresError as error:
@@ -81,6 +88,8 @@ def translated() -> Iterator[None]:
         failure = StoreUnavailableError("the database did not answer in time; retry, or raise the timeout")
     except (OSError, EOFError):
         failure = StoreUnavailableError("the database cannot be reached; check that it runs and that the dsn is right")
+    else:
+        return
     raise failure from None
 
 
@@ -93,35 +102,35 @@ def _from_driver(error: asyncpg.InterfaceError) -> Exception:
 
 def _from_server(error: asyncpg.PostgresError) -> Exception:
     sqlstate = error.sqlstate or ""
-    constraint = getattr(error, "constraint_name", None)
-    if constraint in _EXISTS and sqlstate == "23505":
+    constraint: str | None = getattr(error, "constraint_name", None)
+    return _by_constraint(sqlstate, constraint) or _by_sqlstate(sqlstate)
+
+
+def _by_constraint(sqlstate: str, constraint: str | None) -> QflareError | None:
+    if not sqlstate.startswith("23"):
+        return None
+    if constraint in _EXISTS:
         return AlreadyExistsError(_EXISTS[constraint])
     if constraint in _ABSENT:
         return KeyNotFoundError(_ABSENT[constraint])
     if constraint in _MOVES:
         return IllegalTransitionError("the device or key cannot go into that state from its present one")
-    if sqlstate.startswith("23"):
-        return ConflictError(
-            f"the database refused the change ({constraint or 'unnamed constraint'})",
-            sqlstate=sqlstate,
-            constraint=constraint,
-        )
-    if sqlstate in _UNAVAILABLE:
-        return StoreUnavailableError(f"{_UNAVAILABLE[sqlstate]}; retry", sqlstate=sqlstate)
+    return ConflictError(
+        f"the database refused the change ({constraint or 'unnamed constraint'})",
+        sqlstate=sqlstate,
+        constraint=constraint,
+    )
+
+
+def _by_sqlstate(sqlstate: str) -> QflareError:
     if sqlstate in _SCHEMA:
         return SchemaMismatchError(f"the database has no fitting schema 'qflare'; {_INSTALL}", sqlstate=sqlstate)
-    if sqlstate in _LOGIN:
-        return StoreError(
-            "the database refused the login or does not exist; check user, password and database in the dsn",
-            sqlstate=sqlstate,
-        )
-    if sqlstate == "42501":
-        return StoreError(
-            "the login lacks a privilege; grant it qflare_app (and qflare_auditor to read across tenants)",
-            sqlstate=sqlstate,
-        )
+    if sqlstate in _REMEDIES:
+        return StoreError(_REMEDIES[sqlstate], sqlstate=sqlstate)
     if sqlstate.startswith("22"):
         return UsageError("a value does not fit its column; check types and ranges")
+    if sqlstate in _UNAVAILABLE:
+        return StoreUnavailableError(f"{_UNAVAILABLE[sqlstate]}; retry", sqlstate=sqlstate)
     if sqlstate.startswith(_UNAVAILABLE_CLASSES):
         return StoreUnavailableError("the database is not available; retry", sqlstate=sqlstate)
     return StoreError(f"the database refused the statement (SQLSTATE {sqlstate})", sqlstate=sqlstate)

@@ -11,6 +11,7 @@ from qflare.errors import ConfigError
 from qflare.stores.postgres.failures import translated
 
 APPLICATION_NAME: Final = "qflare"
+CONNECTIONS_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +36,9 @@ class PoolSettings:
 
     def __post_init__(self) -> None:
         """Refuse limits that cannot work."""
-        if not 1 <= self.min_size <= self.max_size <= 1000:
+        if not 1 <= self.min_size <= self.max_size <= CONNECTIONS_MAX:
             raise ConfigError(
-                f"pool sizes must satisfy 1 <= min <= max <= 1000, got {self.min_size} and {self.max_size}"
+                f"pool sizes must satisfy 1 <= min <= max <= {CONNECTIONS_MAX}, got {self.min_size} and {self.max_size}"
             )
         timeouts = (
             self.acquire_timeout_s,
