@@ -81,11 +81,15 @@ class BucketMark:
         elapsed = self._anchor_bucket + (self._anchor_ns + monotonic_ns - self._anchor_at_ns) // (self._width_s * _NS)
         # A2: one bucket of slack, for a wall clock may run ahead of the monotonic one across a boundary.
         highest = max(self._mark, elapsed, self._wall_accepted) + 1
-        if self._mark <= wall <= highest:
+        if self._mark < wall <= highest:
             self._mark = wall
             self._anchor(now_s, monotonic_ns)
-            return BucketTick(bucket=wall, is_behind=False, held_buckets=0)
-        self._mark = max(self._mark, elapsed)
+        elif wall == self._mark and elapsed > wall + 1:
+            # A clock that stands still, or is set back again and again inside one bucket, would keep its keys alive.
+            self._mark += 1
+            self._anchor(now_s, monotonic_ns)
+        elif wall != self._mark:
+            self._mark = max(self._mark, elapsed)
         return BucketTick(bucket=self._mark, is_behind=wall < self._mark, held_buckets=max(0, wall - self._mark))
 
     def accept_jump(self, bucket: int) -> None:
@@ -99,7 +103,7 @@ class BucketMark:
             self._anchor_bucket, self._anchor_ns, self._anchor_at_ns = mark, 0, monotonic_ns
 
     def _anchor(self, now_s: int, monotonic_ns: int) -> None:
-        # Elapsed time is counted from here: inside the bucket if the wall clock is in it, from its start otherwise.
+        # Elapsed time is counted from where a bucket began: inside it if the wall clock is in it, else from its start.
         self._anchor_bucket = self._mark
         offset_s = now_s - self._mark * self._width_s
         self._anchor_ns = offset_s * _NS if 0 <= offset_s < self._width_s else 0
