@@ -23,7 +23,8 @@ class NistDrbg:
         first = self._counter + 1
         self._counter += count
         counters = b"".join((value % 2**128).to_bytes(16, "big") for value in range(first, first + count))
-        return Cipher(AES256(self._key), ECB()).encryptor().update(counters)
+        encryptor = Cipher(AES256(self._key), ECB()).encryptor()  # noqa: S305  # the generator is built of it
+        return encryptor.update(counters)
 
     def _update(self, provided: bytes) -> None:
         fresh = bytes(a ^ b for a, b in zip(self._blocks(3), provided, strict=True))

@@ -2,9 +2,10 @@
 
 import random
 
-import numpy
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey, MLKEM1024PublicKey
+
 from qflare.errors import BatchError, EntropyError, KeyCheckError, LengthError, UsageError
 from qflare.primitives import kem
 from qflare.primitives.random import drawing_from
@@ -166,8 +167,8 @@ def test_every_kind_of_buffer_is_accepted():
     """bytes, bytearray, memoryview, numpy arrays of any shape and sequences of buffers all give the same."""
     pairs = kem.generate_from_seeds_many(random.Random(1).randbytes(64 * 4))
     eks = bytes(pairs.encapsulation_keys)
-    array = numpy.frombuffer(eks, dtype=numpy.uint8).reshape(4, kem.EK_BYTES)
-    forms = [eks, bytearray(eks), memoryview(eks), array, array.view(numpy.uint64), list(array), rows_of(eks, 1568)]
+    array = np.frombuffer(eks, dtype=np.uint8).reshape(4, kem.EK_BYTES)
+    forms = [eks, bytearray(eks), memoryview(eks), array, array.view(np.uint64), list(array), rows_of(eks, 1568)]
     m = bytes(32 * 4)
     expected = None
     for form in forms:
@@ -176,7 +177,7 @@ def test_every_kind_of_buffer_is_accepted():
         expected = expected or made.ciphertexts
         assert expected == made.ciphertexts
     with pytest.raises(UsageError, match="contiguous"):
-        kem.encapsulate_many(numpy.zeros((4, kem.EK_BYTES * 2), dtype=numpy.uint8)[:, ::2])
+        kem.encapsulate_many(np.zeros((4, kem.EK_BYTES * 2), dtype=np.uint8)[:, ::2])
     rows = [SecretBytes(bytearray(row)) for row in rows_of(pairs.decapsulation_keys, kem.DK_BYTES)]
     assert kem.decapsulate_many(rows, expected).shared_secrets.equals(made.shared_secrets)
 

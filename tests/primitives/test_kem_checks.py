@@ -3,6 +3,7 @@
 import hashlib
 
 import pytest
+
 from qflare.errors import KeyCheckError
 from qflare.primitives import kem
 

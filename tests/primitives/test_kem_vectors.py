@@ -3,6 +3,7 @@
 import hashlib
 
 import pytest
+
 import vector_sets
 from nist_drbg import NistDrbg
 from qflare.primitives import kem
@@ -17,11 +18,13 @@ def acvp_cases(release, mode, function=None):
     """Join prompt and expected results of the ML-KEM-1024 groups."""
     prompt = vector_sets.vector_json(f"acvp/acvp_v{release}_{mode}_prompt.json")
     expected = vector_sets.vector_json(f"acvp/acvp_v{release}_{mode}_expectedResults.json")
-    results = {
-        (group["tgId"], test["tcId"]): test for group in expected["testGroups"] for test in group["tests"]
-    }
+    results = {(group["tgId"], test["tcId"]): test for group in expected["testGroups"] for test in group["tests"]}
     return [
-        {**{key: value for key, value in group.items() if key in {"dk", "ek"}}, **test, **results[group["tgId"], test["tcId"]]}
+        {
+            **{key: value for key, value in group.items() if key in {"dk", "ek"}},
+            **test,
+            **results[group["tgId"], test["tcId"]],
+        }
         for group in prompt["testGroups"]
         if group["parameterSet"] == "ML-KEM-1024" and group.get("function") == function
         for test in group["tests"]

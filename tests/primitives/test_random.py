@@ -5,6 +5,7 @@ import sys
 import threading
 
 import pytest
+
 from qflare._native.random import failing_source_of_thread
 from qflare.errors import EntropyError, UsageError
 from qflare.primitives import kem

@@ -3,6 +3,7 @@
 import hashlib
 
 import pytest
+
 import vector_sets
 from nist_drbg import NistDrbg
 from qflare.errors import AuthenticationError, LengthError
