@@ -57,6 +57,8 @@ SET LOCAL ROLE qflare_owner;
 SET LOCAL client_min_messages = warning;
 
 -- Tables ------------------------------------------------------------------------------------------------------------
+-- Keys of several columns begin with the one that tells most (a random id, never the tenant): then every query has one
+-- index that fits, and is planned right while a table has no statistics yet (decision 0022).
 
 -- Which versions of the schema were installed when; every worker reads it at its start.
 CREATE TABLE IF NOT EXISTS qflare.schema_version (
@@ -87,8 +89,8 @@ CREATE TABLE IF NOT EXISTS qflare.device (
     key_version      bigint      NOT NULL,
     sealed_psk       bytea,
     registered_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT device_pkey PRIMARY KEY (tenant_id, ref),
-    CONSTRAINT device_id_once UNIQUE (tenant_id, device_id),
+    CONSTRAINT device_pkey PRIMARY KEY (ref, tenant_id),
+    CONSTRAINT device_id_once UNIQUE (device_id, tenant_id),
     CONSTRAINT device_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
     CONSTRAINT device_ref_size CHECK (octet_length(ref) = 32),
     CONSTRAINT device_id_size CHECK (octet_length(device_id) BETWEEN 1 AND 255),
@@ -111,8 +113,8 @@ CREATE TABLE IF NOT EXISTS qflare.device_key (
     state       text        NOT NULL,
     created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     ended_at    timestamptz,
-    CONSTRAINT device_key_pkey PRIMARY KEY (tenant_id, ref, key_version, kind),
-    CONSTRAINT device_key_of_device FOREIGN KEY (tenant_id, ref) REFERENCES qflare.device (tenant_id, ref),
+    CONSTRAINT device_key_pkey PRIMARY KEY (ref, key_version, kind, tenant_id),
+    CONSTRAINT device_key_of_device FOREIGN KEY (ref, tenant_id) REFERENCES qflare.device (ref, tenant_id),
     CONSTRAINT device_key_version_range CHECK (key_version BETWEEN 1 AND 4294967295),
     CONSTRAINT device_key_kind_known CHECK (kind IN ('kem', 'signature')),
     CONSTRAINT device_key_algorithm_known CHECK (algorithm IN ('ML-KEM-1024', 'ML-DSA-44')),
@@ -189,7 +191,7 @@ CREATE TABLE IF NOT EXISTS qflare.handshake (
     sid           uuid     NOT NULL,
     slot          smallint NOT NULL,
     th3_hash      bytea    NOT NULL,
-    CONSTRAINT handshake_once PRIMARY KEY (tenant_id, ticket_bucket, sid, slot),
+    CONSTRAINT handshake_once PRIMARY KEY (sid, ticket_bucket, tenant_id, slot),
     CONSTRAINT handshake_slot_of_bucket CHECK (slot = ticket_bucket % 8),
     CONSTRAINT handshake_th3_hash_size CHECK (octet_length(th3_hash) = 64)
 ) PARTITION BY LIST (slot);
@@ -211,7 +213,7 @@ CREATE TABLE IF NOT EXISTS qflare.session (
     created_at   timestamptz NOT NULL,
     carried_at   timestamptz,
     ended_at     timestamptz,
-    CONSTRAINT session_pkey PRIMARY KEY (tenant_id, sid, slot),
+    CONSTRAINT session_pkey PRIMARY KEY (sid, tenant_id, slot),
     CONSTRAINT session_slot_of_last_bucket CHECK (slot = last_bucket / 192 % 4),
     CONSTRAINT session_ref_size CHECK (octet_length(ref) = 32),
     CONSTRAINT session_key_version_range CHECK (key_version BETWEEN 1 AND 4294967295),
@@ -255,7 +257,7 @@ CREATE TABLE IF NOT EXISTS qflare.stream (
     bucket    bigint   NOT NULL,
     direction smallint NOT NULL,
     slot      smallint NOT NULL,
-    CONSTRAINT stream_once PRIMARY KEY (tenant_id, sid, stream_id, direction, bucket, slot),
+    CONSTRAINT stream_once PRIMARY KEY (stream_id, sid, direction, bucket, tenant_id, slot),
     CONSTRAINT stream_slot_of_bucket CHECK (slot = bucket % 8),
     CONSTRAINT stream_direction_known CHECK (direction IN (1, 2))
 ) PARTITION BY LIST (slot);
@@ -280,7 +282,7 @@ CREATE TABLE IF NOT EXISTS qflare.enrolment_token (
     used_at       timestamptz,
     used_key_hash bytea,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT enrolment_token_pkey PRIMARY KEY (tenant_id, token_id),
+    CONSTRAINT enrolment_token_pkey PRIMARY KEY (token_id, tenant_id),
     CONSTRAINT enrolment_token_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
     CONSTRAINT enrolment_token_device_id_size CHECK (octet_length(device_id) BETWEEN 1 AND 255),
     CONSTRAINT enrolment_token_secret_hash_size CHECK (octet_length(secret_hash) = 64),
@@ -356,7 +358,7 @@ ALTER TABLE qflare.checkpoint ALTER COLUMN signature SET STORAGE EXTERNAL;
 -- Indexes beyond the keys ----------------------------------------------------------------------------------------------
 
 -- Read by confirm_sessions (at most four live sessions a device) and by the end of a device's sessions.
-CREATE INDEX IF NOT EXISTS session_live_by_device ON qflare.session (tenant_id, ref) WHERE state = 'live';
+CREATE INDEX IF NOT EXISTS session_live_by_device ON qflare.session (ref, tenant_id) WHERE state = 'live';
 -- Read by a tenant's listing of its own entries.
 CREATE INDEX IF NOT EXISTS audit_entry_by_tenant ON qflare.audit_entry (tenant_id, log_index);
 -- Read by the dashboard's counts; entries come in order of time, so a summary of pages is enough.
@@ -467,7 +469,9 @@ CREATE OR REPLACE TRIGGER device_key_state_move BEFORE UPDATE OF state ON qflare
 CREATE OR REPLACE FUNCTION qflare.enter(p_tenant uuid) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM set_config('role', 'qflare_app', true), set_config('qflare.tenant', p_tenant::text, true);
+    PERFORM set_config('role', 'qflare_app', true), set_config('qflare.tenant', p_tenant::text, true),
+            -- A plan made while a table was empty outlives that by a minute or more: never one that reads it whole.
+            set_config('enable_seqscan', 'off', true);
 END
 $$;
 
@@ -670,10 +674,15 @@ BEGIN
     SELECT d.ref, d.device_id, d.state, d.key_version, v.public_key, k.public_key, k.state, d.registered_at,
            d.sealed_psk
       FROM qflare.device AS d
-      JOIN qflare.device_key AS v ON v.tenant_id = d.tenant_id AND v.ref = d.ref
-                                 AND v.key_version = d.key_version AND v.kind = 'signature'
-      JOIN qflare.device_key AS k ON k.tenant_id = d.tenant_id AND k.ref = d.ref
-                                 AND k.key_version = d.key_version AND k.kind = 'kem'
+     -- LIMIT keeps each look-up a walk down the key's index, whatever the planner believes of the table.
+     CROSS JOIN LATERAL (
+           SELECT e.public_key FROM qflare.device_key AS e
+            WHERE e.tenant_id = p_tenant AND e.ref = d.ref AND e.key_version = d.key_version
+              AND e.kind = 'signature' LIMIT 1) AS v
+     CROSS JOIN LATERAL (
+           SELECT e.public_key, e.state FROM qflare.device_key AS e
+            WHERE e.tenant_id = p_tenant AND e.ref = d.ref AND e.key_version = d.key_version
+              AND e.kind = 'kem' LIMIT 1) AS k
      WHERE d.tenant_id = p_tenant
        AND d.ref = ANY (p_refs);
 END
@@ -840,12 +849,14 @@ BEGIN
           INTO results, log_indexes
           FROM unnest(results, log_indexes, p_ticket_buckets, p_sids, p_refs, p_th3_hashes) WITH ORDINALITY
                AS c (result, log_index, ticket_bucket, sid, ref, th3_hash, place)
-          LEFT JOIN qflare.handshake AS h
-            ON c.result IS NULL AND h.tenant_id = p_tenant AND h.ticket_bucket = c.ticket_bucket AND h.sid = c.sid
-           AND h.slot = c.ticket_bucket % 8 AND h.th3_hash = c.th3_hash
-          LEFT JOIN qflare.session AS s
-            ON s.tenant_id = p_tenant AND s.sid = h.sid AND s.ref = c.ref AND s.state = 'live'
-           AND s.last_bucket >= p_live_bucket;
+          LEFT JOIN LATERAL (
+               SELECT e.sid FROM qflare.handshake AS e
+                WHERE c.result IS NULL AND e.slot = c.ticket_bucket % 8 AND e.ticket_bucket = c.ticket_bucket
+                  AND e.sid = c.sid AND e.tenant_id = p_tenant AND e.th3_hash = c.th3_hash LIMIT 1) AS h ON true
+          LEFT JOIN LATERAL (
+               SELECT e.sid, e.log_index FROM qflare.session AS e
+                WHERE e.sid = h.sid AND e.tenant_id = p_tenant AND e.ref = c.ref AND e.state = 'live'
+                  AND e.last_bucket >= p_live_bucket LIMIT 1) AS s ON true;
     END IF;
 END
 $$;
@@ -863,7 +874,8 @@ BEGIN
                 THEN 'expired' ELSE s.state END,
            s.epoch, s.created_at, s.log_index
       FROM qflare.session AS s
-      JOIN qflare.device AS d ON d.tenant_id = s.tenant_id AND d.ref = s.ref
+     CROSS JOIN LATERAL (
+           SELECT e.device_id FROM qflare.device AS e WHERE e.tenant_id = p_tenant AND e.ref = s.ref LIMIT 1) AS d
      WHERE s.tenant_id = p_tenant
        AND s.sid = ANY (p_sids);
 END
@@ -875,14 +887,16 @@ RETURNS TABLE (sid uuid, bucket bigint, epoch bigint, sealed_chain_key bytea)
 LANGUAGE plpgsql ROWS 64 AS $$
 BEGIN
     PERFORM qflare.enter(p_tenant);
-    -- A range of more than eight buckets touches every slot; the live ones are at most a handful of rows.
+    -- Only live buckets, of which there are a handful.
     RETURN QUERY
     SELECT c.sid, c.bucket, c.epoch, c.sealed_chain_key
       FROM qflare.bucket_key AS k
-      JOIN qflare.session_state AS c ON c.bucket = k.bucket AND c.slot = k.bucket % 8
+     CROSS JOIN unnest(p_sids) AS w (sid)
+     CROSS JOIN LATERAL (
+           SELECT e.sid, e.bucket, e.epoch, e.sealed_chain_key FROM qflare.session_state AS e
+            WHERE e.slot = k.bucket % 8 AND e.bucket = k.bucket AND e.sid = w.sid AND e.tenant_id = p_tenant
+            LIMIT 1) AS c
      WHERE k.bucket BETWEEN p_first AND p_last
-       AND c.tenant_id = p_tenant
-       AND c.sid = ANY (p_sids)
      ORDER BY c.sid, c.bucket;
 END
 $$;
@@ -1062,7 +1076,8 @@ SET LOCAL ROLE qflare_maintenance;
 -- find_session_tenants: which tenant each known session belongs to; a record names its session alone.
 CREATE OR REPLACE FUNCTION qflare.find_session_tenants(p_sids uuid[])
 RETURNS TABLE (sid uuid, tenant_id uuid)
-LANGUAGE plpgsql STABLE ROWS 64 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE ROWS 64 SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     RETURN QUERY SELECT r.sid, r.tenant_id FROM qflare.session_route AS r WHERE r.sid = ANY (p_sids);
 END
@@ -1071,15 +1086,19 @@ $$;
 -- list_chains: live sessions' chain keys of one bucket in order of sid, a page at a time: what a turn steps.
 CREATE OR REPLACE FUNCTION qflare.list_chains(p_bucket bigint, p_limit bigint, p_after uuid)
 RETURNS TABLE (tenant_id uuid, sid uuid, bucket bigint, epoch bigint, sealed_chain_key bytea)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
+    -- Bounds of the whole range, so that every page begins where the last one ended.
     RETURN QUERY
     SELECT c.tenant_id, c.sid, c.bucket, c.epoch, c.sealed_chain_key
       FROM qflare.session_state AS c
-      JOIN qflare.session AS s ON s.tenant_id = c.tenant_id AND s.sid = c.sid
+     CROSS JOIN LATERAL (
+           SELECT FROM qflare.session AS e
+            WHERE e.sid = c.sid AND e.tenant_id = c.tenant_id AND e.state = 'live' LIMIT 1) AS s
      WHERE c.slot = p_bucket % 8 AND c.bucket = p_bucket
-       AND c.sid > coalesce(p_after, '00000000-0000-0000-0000-000000000000')
-       AND s.state = 'live'
+       AND c.sid >= coalesce(p_after, '00000000-0000-0000-0000-000000000000')
+       AND c.sid IS DISTINCT FROM p_after
      ORDER BY c.sid
      LIMIT p_limit;
 END
@@ -1089,7 +1108,8 @@ $$;
 CREATE OR REPLACE FUNCTION qflare.save_chains(
     p_tenants uuid[], p_sids uuid[], p_buckets bigint[], p_epochs bigint[], p_chain_keys bytea[])
 RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     v_live  bigint[] := qflare.hold_buckets(p_buckets);
     v_saved bigint;
@@ -1097,10 +1117,11 @@ BEGIN
     INSERT INTO qflare.session_state (bucket, sid, tenant_id, slot, epoch, sealed_chain_key)
     SELECT c.bucket, c.sid, c.tenant_id, c.bucket % 8, c.epoch, c.chain_key
       FROM unnest(p_tenants, p_sids, p_buckets, p_epochs, p_chain_keys) AS c (tenant_id, sid, bucket, epoch, chain_key)
-      JOIN qflare.session AS s ON s.tenant_id = c.tenant_id AND s.sid = c.sid
+     CROSS JOIN LATERAL (
+           SELECT FROM qflare.session AS e
+            WHERE e.sid = c.sid AND e.tenant_id = c.tenant_id AND e.state = 'live'
+              AND c.bucket BETWEEN e.start_bucket AND e.last_bucket LIMIT 1) AS s
      WHERE c.bucket = ANY (v_live)
-       AND s.state = 'live'
-       AND c.bucket BETWEEN s.start_bucket AND s.last_bucket
      ORDER BY c.sid
     ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS v_saved = ROW_COUNT;
@@ -1110,7 +1131,8 @@ $$;
 
 -- list_tenants: every tenant, for the operator.
 CREATE OR REPLACE FUNCTION qflare.list_tenants() RETURNS TABLE (tenant_id uuid, name text)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     RETURN QUERY SELECT t.tenant_id, t.name FROM qflare.tenant AS t ORDER BY t.name;
 END
@@ -1118,7 +1140,8 @@ $$;
 
 -- find_leaves: leaf hashes by index for proofs, which pass over every tenant's leaves; hashes only.
 CREATE OR REPLACE FUNCTION qflare.find_leaves(p_indexes bigint[]) RETURNS TABLE (log_index bigint, leaf_hash bytea)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     RETURN QUERY SELECT e.log_index, e.leaf_hash FROM qflare.audit_entry AS e WHERE e.log_index = ANY (p_indexes);
 END
@@ -1126,7 +1149,8 @@ $$;
 
 -- count_expired: how many live sessions of all tenants end in these buckets, last one exclusive.
 CREATE OR REPLACE FUNCTION qflare.count_expired(p_first bigint, p_before bigint) RETURNS bigint
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     RETURN (SELECT coalesce(sum(c.live), 0) FROM qflare.session_count AS c
              WHERE c.last_bucket >= p_first AND c.last_bucket < p_before);
@@ -1141,7 +1165,8 @@ REVOKE CREATE ON SCHEMA qflare FROM qflare_maintenance;
 -- empty_slots: empty the partitions of buckets that live no more; constant time, no row is read or deleted.
 -- A slot is held against writers first, and skipped while it cannot be had at once.
 CREATE OR REPLACE FUNCTION qflare.empty_slots() RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     v_slot    integer;
     v_table   text;
@@ -1165,7 +1190,8 @@ $$;
 
 -- empty_session_slots: empty the groups of sessions that are all over; a group is 192 buckets by last bucket.
 CREATE OR REPLACE FUNCTION qflare.empty_session_slots() RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     v_slot    integer;
     v_first   bigint;

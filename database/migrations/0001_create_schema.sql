@@ -1,0 +1,1222 @@
+-- Version 1: everything.  Forward only, one transaction; a later file begins where this one ends.
+-- Run it as a superuser, or as a role with CREATEROLE that may create schemas in the database.  Everything is one
+-- transaction.  An older schema is refused here: database/migrations bring it up to date.
+--
+-- Order of locks, everywhere:  bucket slot (advisory)  ->  device  ->  session  ->  log_head  ->  session_count.
+
+BEGIN;
+
+-- Two first starts at once: the second waits here and then finds everything in place.
+DO $$
+DECLARE
+    v_found integer;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('qflare.schema', 0));
+    IF to_regclass('qflare.schema_version') IS NOT NULL THEN
+        EXECUTE 'SELECT max(version) FROM qflare.schema_version' INTO v_found;
+        IF v_found IS DISTINCT FROM 1 THEN
+            RAISE EXCEPTION 'schema qflare has version %, this file is version 1; use database/migrations', v_found
+                USING ERRCODE = 'QF001';
+        END IF;
+    END IF;
+END
+$$;
+
+-- Roles -------------------------------------------------------------------------------------------------------------
+-- owner:        owns the objects; row-level security is forced on it as on everybody else.
+-- app:          what a worker acts as; owns nothing, sees one tenant at a time.
+-- auditor:      reads everything, changes nothing.
+-- maintenance:  owns the few functions that cross tenants, and may do no more than they need.
+DO $$
+DECLARE
+    v_role text;
+BEGIN
+    FOREACH v_role IN ARRAY ARRAY['qflare_owner', 'qflare_app', 'qflare_auditor', 'qflare_maintenance'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = v_role) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS', v_role);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL;  -- roles belong to the whole cluster: another database's set-up was quicker
+            END;
+        END IF;
+        IF NOT pg_has_role(current_user, v_role, 'USAGE') THEN
+            EXECUTE format('GRANT %I TO %I', v_role, current_user);
+        END IF;
+    END LOOP;
+END
+$$;
+
+CREATE SCHEMA IF NOT EXISTS qflare AUTHORIZATION qflare_owner;
+REVOKE ALL ON SCHEMA qflare FROM PUBLIC;
+GRANT USAGE ON SCHEMA qflare TO qflare_app, qflare_auditor, qflare_maintenance;
+
+SET LOCAL ROLE qflare_owner;
+SET LOCAL client_min_messages = warning;
+
+-- Tables ------------------------------------------------------------------------------------------------------------
+-- Keys of several columns begin with the one that tells most (a random id, never the tenant): then every query has one
+-- index that fits, and is planned right while a table has no statistics yet (decision 0022).
+
+-- Which versions of the schema were installed when; every worker reads it at its start.
+CREATE TABLE IF NOT EXISTS qflare.schema_version (
+    version      integer     NOT NULL,
+    installed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT schema_version_pkey PRIMARY KEY (version),
+    CONSTRAINT schema_version_positive CHECK (version > 0)
+);
+
+-- Organisations; read by the operator's listing and by foreign keys.
+CREATE TABLE IF NOT EXISTS qflare.tenant (
+    tenant_id  uuid        NOT NULL,
+    name       text        NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT tenant_pkey PRIMARY KEY (tenant_id),
+    CONSTRAINT tenant_name_once UNIQUE (name),
+    CONSTRAINT tenant_name_size CHECK (octet_length(name) BETWEEN 1 AND 255)
+);
+
+-- The roster, one row a device; read by every handshake (H3, H8) and locked by H8 against a revocation.
+CREATE TABLE IF NOT EXISTS qflare.device (
+    tenant_id        uuid        NOT NULL,
+    ref              bytea       NOT NULL,
+    device_id        text        NOT NULL COLLATE "C",
+    state            text        NOT NULL,
+    state_reason     text        NOT NULL DEFAULT '',
+    state_changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    key_version      bigint      NOT NULL,
+    sealed_psk       bytea,
+    registered_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT device_pkey PRIMARY KEY (ref, tenant_id),
+    CONSTRAINT device_id_once UNIQUE (device_id, tenant_id),
+    CONSTRAINT device_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
+    CONSTRAINT device_ref_size CHECK (octet_length(ref) = 32),
+    CONSTRAINT device_id_size CHECK (octet_length(device_id) BETWEEN 1 AND 255),
+    CONSTRAINT device_state_known
+        CHECK (state IN ('pre-active', 'active', 'suspended', 'deactivated', 'compromised', 'destroyed')),
+    CONSTRAINT device_state_reason_size CHECK (octet_length(state_reason) <= 1000),
+    CONSTRAINT device_key_version_range CHECK (key_version BETWEEN 1 AND 4294967295),
+    CONSTRAINT device_sealed_psk_size CHECK (octet_length(sealed_psk) BETWEEN 80 AND 128)
+);
+
+-- Every public key a device had, one row a key, with its state of NIST SP 800-57; read with the roster row.
+-- One row a key keeps both kinds below the size from which PostgreSQL moves values out of the row.
+CREATE TABLE IF NOT EXISTS qflare.device_key (
+    tenant_id   uuid        NOT NULL,
+    ref         bytea       NOT NULL,
+    key_version bigint      NOT NULL,
+    kind        text        NOT NULL,
+    algorithm   text        NOT NULL,
+    public_key  bytea       NOT NULL,
+    state       text        NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at    timestamptz,
+    CONSTRAINT device_key_pkey PRIMARY KEY (ref, key_version, kind, tenant_id),
+    CONSTRAINT device_key_of_device FOREIGN KEY (ref, tenant_id) REFERENCES qflare.device (ref, tenant_id),
+    CONSTRAINT device_key_version_range CHECK (key_version BETWEEN 1 AND 4294967295),
+    CONSTRAINT device_key_kind_known CHECK (kind IN ('kem', 'signature')),
+    CONSTRAINT device_key_algorithm_known CHECK (algorithm IN ('ML-KEM-1024', 'ML-DSA-44')),
+    CONSTRAINT device_key_public_key_size
+        CHECK (octet_length(public_key) = CASE algorithm WHEN 'ML-KEM-1024' THEN 1568 ELSE 1312 END),
+    CONSTRAINT device_key_algorithm_of_kind CHECK ((kind = 'kem') = (algorithm = 'ML-KEM-1024')),
+    CONSTRAINT device_key_state_known
+        CHECK (state IN ('pre-active', 'active', 'suspended', 'deactivated', 'compromised', 'destroyed')),
+    CONSTRAINT device_key_end_of_state
+        CHECK ((ended_at IS NOT NULL) = (state IN ('deactivated', 'compromised', 'destroyed')))
+);
+-- Random bytes do not compress: storing them as they are saves the attempt.
+ALTER TABLE qflare.device_key ALTER COLUMN public_key SET STORAGE EXTERNAL;
+
+-- The server's identity by serial (A1); read once by each worker.
+CREATE TABLE IF NOT EXISTS qflare.server_identity (
+    serial          bigint      NOT NULL,
+    server_id       bytea       NOT NULL,
+    root_key        bytea       NOT NULL,
+    certificate     bytea       NOT NULL,
+    sealed_root     bytea,
+    sealed_announce bytea       NOT NULL,
+    sealed_log      bytea       NOT NULL,
+    created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT server_identity_pkey PRIMARY KEY (serial),
+    CONSTRAINT server_identity_serial_range CHECK (serial >= 0),
+    CONSTRAINT server_identity_server_id_size CHECK (octet_length(server_id) = 32),
+    CONSTRAINT server_identity_root_key_size CHECK (octet_length(root_key) = 2592),
+    CONSTRAINT server_identity_certificate_size CHECK (octet_length(certificate) BETWEEN 7319 AND 7573),
+    CONSTRAINT server_identity_sealed_root_size CHECK (octet_length(sealed_root) BETWEEN 48 AND 8192),
+    CONSTRAINT server_identity_sealed_announce_size CHECK (octet_length(sealed_announce) BETWEEN 48 AND 8192),
+    CONSTRAINT server_identity_sealed_log_size CHECK (octet_length(sealed_log) BETWEEN 48 AND 8192)
+);
+ALTER TABLE qflare.server_identity ALTER COLUMN root_key        SET STORAGE EXTERNAL;
+ALTER TABLE qflare.server_identity ALTER COLUMN certificate     SET STORAGE EXTERNAL;
+ALTER TABLE qflare.server_identity ALTER COLUMN sealed_root     SET STORAGE EXTERNAL;
+ALTER TABLE qflare.server_identity ALTER COLUMN sealed_announce SET STORAGE EXTERNAL;
+ALTER TABLE qflare.server_identity ALTER COLUMN sealed_log      SET STORAGE EXTERNAL;
+
+-- The live buckets' announcements and sealed keys (A3, A4); a row here is what makes a bucket live.
+-- Read by each worker at a turn, and by every transaction that writes into a bucket.
+CREATE TABLE IF NOT EXISTS qflare.bucket_key (
+    bucket            bigint      NOT NULL,
+    width_s           integer     NOT NULL,
+    announcement      bytea       NOT NULL,
+    sealed_dk         bytea       NOT NULL,
+    sealed_ticket_key bytea       NOT NULL,
+    created_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT bucket_key_pkey PRIMARY KEY (bucket),
+    CONSTRAINT bucket_key_bucket_range CHECK (bucket >= 0),
+    CONSTRAINT bucket_key_width_range CHECK (width_s >= 1),
+    CONSTRAINT bucket_key_announcement_size CHECK (octet_length(announcement) = 4042),
+    CONSTRAINT bucket_key_sealed_dk_size CHECK (octet_length(sealed_dk) BETWEEN 80 AND 128),
+    CONSTRAINT bucket_key_sealed_ticket_key_size CHECK (octet_length(sealed_ticket_key) BETWEEN 48 AND 96)
+);
+ALTER TABLE qflare.bucket_key ALTER COLUMN announcement SET STORAGE EXTERNAL;
+
+-- One row: the highest bucket that has been current (A2), and the bucket below which sessions are over.
+CREATE TABLE IF NOT EXISTS qflare.bucket_mark (
+    only_row       boolean NOT NULL DEFAULT true,
+    bucket         bigint  NOT NULL DEFAULT 0,
+    expired_before bigint  NOT NULL DEFAULT 0,
+    CONSTRAINT bucket_mark_pkey PRIMARY KEY (only_row),
+    CONSTRAINT bucket_mark_only_row CHECK (only_row),
+    CONSTRAINT bucket_mark_bucket_range CHECK (bucket >= 0),
+    CONSTRAINT bucket_mark_expired_before_range CHECK (expired_before >= 0)
+);
+
+-- Accepted handshakes (H8), kept until the bucket's ticket key is destroyed; written by every M3 and ANSWER,
+-- read when one is repeated.  A ring of partitions: a bucket's slot is emptied, no row is deleted (decision 0021).
+CREATE TABLE IF NOT EXISTS qflare.handshake (
+    tenant_id     uuid     NOT NULL,
+    ticket_bucket bigint   NOT NULL,
+    sid           uuid     NOT NULL,
+    slot          smallint NOT NULL,
+    th3_hash      bytea    NOT NULL,
+    CONSTRAINT handshake_once PRIMARY KEY (sid, ticket_bucket, tenant_id, slot),
+    CONSTRAINT handshake_slot_of_bucket CHECK (slot = ticket_bucket % 8),
+    CONSTRAINT handshake_th3_hash_size CHECK (octet_length(th3_hash) = 64)
+) PARTITION BY LIST (slot);
+
+-- Sessions; read by every record and every turn.  Grouped by their last bucket into a ring of four partitions.
+CREATE TABLE IF NOT EXISTS qflare.session (
+    tenant_id    uuid        NOT NULL,
+    sid          uuid        NOT NULL,
+    slot         smallint    NOT NULL,
+    ref          bytea       NOT NULL,
+    key_version  bigint      NOT NULL,
+    form         smallint    NOT NULL,
+    start_bucket bigint      NOT NULL,
+    last_bucket  bigint      NOT NULL,
+    policy       bigint      NOT NULL,
+    state        text        NOT NULL,
+    epoch        bigint      NOT NULL DEFAULT 0,
+    log_index    bigint      NOT NULL,
+    created_at   timestamptz NOT NULL,
+    carried_at   timestamptz,
+    ended_at     timestamptz,
+    CONSTRAINT session_pkey PRIMARY KEY (sid, tenant_id, slot),
+    CONSTRAINT session_slot_of_last_bucket CHECK (slot = last_bucket / 192 % 4),
+    CONSTRAINT session_ref_size CHECK (octet_length(ref) = 32),
+    CONSTRAINT session_key_version_range CHECK (key_version BETWEEN 1 AND 4294967295),
+    CONSTRAINT session_form_known CHECK (form IN (1, 2)),
+    CONSTRAINT session_lifetime_range CHECK (start_bucket >= 0 AND last_bucket - start_bucket BETWEEN 0 AND 287),
+    CONSTRAINT session_policy_range CHECK (policy BETWEEN 0 AND 4294967295),
+    CONSTRAINT session_state_known CHECK (state IN ('live', 'ended', 'revoked', 'superseded')),
+    CONSTRAINT session_epoch_range CHECK (epoch BETWEEN 0 AND 4294967295),
+    CONSTRAINT session_log_index_range CHECK (log_index >= 0),
+    CONSTRAINT session_end_of_state CHECK ((ended_at IS NULL) = (state = 'live'))
+) PARTITION BY LIST (slot);
+
+-- Which tenant a session id belongs to, for records, which name the session alone; read through
+-- find_session_tenants.  Its key holds no tenant: session ids are unique across tenants (H8, decision 0024).
+CREATE TABLE IF NOT EXISTS qflare.session_route (
+    sid       uuid     NOT NULL,
+    slot      smallint NOT NULL,
+    tenant_id uuid     NOT NULL,
+    CONSTRAINT session_route_once PRIMARY KEY (sid, slot)
+) PARTITION BY LIST (slot);
+
+-- Chain keys sealed under their bucket's KEK (R8); read by a session's first touch in a worker and by the turn.
+CREATE TABLE IF NOT EXISTS qflare.session_state (
+    bucket           bigint   NOT NULL,
+    sid              uuid     NOT NULL,
+    tenant_id        uuid     NOT NULL,
+    slot             smallint NOT NULL,
+    epoch            bigint   NOT NULL,
+    sealed_chain_key bytea    NOT NULL,
+    CONSTRAINT session_state_pkey PRIMARY KEY (bucket, sid, tenant_id, slot),
+    CONSTRAINT session_state_slot_of_bucket CHECK (slot = bucket % 8),
+    CONSTRAINT session_state_epoch_range CHECK (epoch BETWEEN 0 AND 4294967295),
+    CONSTRAINT session_state_sealed_chain_key_size CHECK (octet_length(sealed_chain_key) BETWEEN 80 AND 128)
+) PARTITION BY LIST (slot);
+
+-- Accepted streams (R4), by the bucket of the record's header; written by every record.
+CREATE TABLE IF NOT EXISTS qflare.stream (
+    tenant_id uuid     NOT NULL,
+    sid       uuid     NOT NULL,
+    stream_id uuid     NOT NULL,
+    bucket    bigint   NOT NULL,
+    direction smallint NOT NULL,
+    slot      smallint NOT NULL,
+    CONSTRAINT stream_once PRIMARY KEY (stream_id, sid, direction, bucket, tenant_id, slot),
+    CONSTRAINT stream_slot_of_bucket CHECK (slot = bucket % 8),
+    CONSTRAINT stream_direction_known CHECK (direction IN (1, 2))
+) PARTITION BY LIST (slot);
+
+-- How many sessions end with which bucket: what statistics and expiry read instead of counting rows.
+CREATE TABLE IF NOT EXISTS qflare.session_count (
+    tenant_id   uuid   NOT NULL,
+    last_bucket bigint NOT NULL,
+    live        bigint NOT NULL,
+    total       bigint NOT NULL,
+    CONSTRAINT session_count_pkey PRIMARY KEY (tenant_id, last_bucket),
+    CONSTRAINT session_count_range CHECK (live BETWEEN 0 AND total)
+);
+
+-- Enrolment tokens by the hash of their secret (E1); read and consumed by enrolment.
+CREATE TABLE IF NOT EXISTS qflare.enrolment_token (
+    tenant_id     uuid        NOT NULL,
+    token_id      uuid        NOT NULL,
+    device_id     text        NOT NULL COLLATE "C",
+    secret_hash   bytea       NOT NULL,
+    expires_at    timestamptz NOT NULL,
+    used_at       timestamptz,
+    used_key_hash bytea,
+    created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT enrolment_token_pkey PRIMARY KEY (token_id, tenant_id),
+    CONSTRAINT enrolment_token_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
+    CONSTRAINT enrolment_token_device_id_size CHECK (octet_length(device_id) BETWEEN 1 AND 255),
+    CONSTRAINT enrolment_token_secret_hash_size CHECK (octet_length(secret_hash) = 64),
+    CONSTRAINT enrolment_token_used_key_hash_size CHECK (octet_length(used_key_hash) = 64),
+    CONSTRAINT enrolment_token_used_whole CHECK ((used_at IS NULL) = (used_key_hash IS NULL))
+);
+
+-- The audit log's entries, one log for the whole cluster (decision 0024); read by proofs, dashboards and auditors.
+-- recorded_at is the event's own time, as in its leaf; for a session's entry it is the worker's clock.
+CREATE TABLE IF NOT EXISTS qflare.audit_entry (
+    log_index   bigint      NOT NULL,
+    tenant_id   uuid        NOT NULL,
+    entry_type  smallint    NOT NULL,
+    event_type  text        NOT NULL,
+    severity    text        NOT NULL,
+    device_id   text        COLLATE "C",
+    leaf_hash   bytea       NOT NULL,
+    leaf_data   bytea       NOT NULL,
+    data        bytea       NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    CONSTRAINT audit_entry_pkey PRIMARY KEY (log_index),
+    CONSTRAINT audit_entry_log_index_range CHECK (log_index >= 0),
+    CONSTRAINT audit_entry_type_known CHECK (entry_type IN (1, 2)),
+    CONSTRAINT audit_entry_session_fixed
+        CHECK (entry_type <> 1
+               OR (event_type = 'key_exchange' AND severity = 'info' AND device_id IS NULL AND data = '{}')),
+    CONSTRAINT audit_entry_event_type_size CHECK (octet_length(event_type) BETWEEN 1 AND 64),
+    CONSTRAINT audit_entry_severity_known CHECK (severity IN ('debug', 'info', 'warning', 'error', 'critical')),
+    CONSTRAINT audit_entry_device_id_size CHECK (octet_length(device_id) BETWEEN 1 AND 255),
+    CONSTRAINT audit_entry_leaf_hash_size CHECK (octet_length(leaf_hash) = 32),
+    CONSTRAINT audit_entry_leaf_data_size CHECK (octet_length(leaf_data) BETWEEN 1 AND 131072),
+    CONSTRAINT audit_entry_data_size CHECK (octet_length(data) BETWEEN 1 AND 65536),
+    CONSTRAINT audit_entry_leaf_hash_of_data CHECK (leaf_hash = sha256('\x00'::bytea || leaf_data))
+);
+
+-- One row: size of the log and roots of its complete subtrees, largest first; locked last by every append.
+CREATE TABLE IF NOT EXISTS qflare.log_head (
+    only_row boolean NOT NULL DEFAULT true,
+    size     bigint  NOT NULL DEFAULT 0,
+    frontier bytea   NOT NULL DEFAULT '',
+    CONSTRAINT log_head_pkey PRIMARY KEY (only_row),
+    CONSTRAINT log_head_only_row CHECK (only_row),
+    CONSTRAINT log_head_size_range CHECK (size >= 0),
+    CONSTRAINT log_head_frontier_size CHECK (octet_length(frontier) % 32 = 0 AND octet_length(frontier) <= 2016)
+);
+
+-- Hashes of complete subtrees above the leaves (RFC 9162); read by inclusion and consistency proofs.
+CREATE TABLE IF NOT EXISTS qflare.log_node (
+    level      smallint NOT NULL,
+    node_index bigint   NOT NULL,
+    hash       bytea    NOT NULL,
+    CONSTRAINT log_node_pkey PRIMARY KEY (level, node_index),
+    CONSTRAINT log_node_level_range CHECK (level BETWEEN 1 AND 62),
+    CONSTRAINT log_node_node_index_range CHECK (node_index >= 0),
+    CONSTRAINT log_node_hash_size CHECK (octet_length(hash) = 32)
+);
+
+-- Signed heads of the log; read by auditors, witnesses and the dashboard.
+CREATE TABLE IF NOT EXISTS qflare.checkpoint (
+    size       bigint      NOT NULL,
+    root       bytea       NOT NULL,
+    time_s     bigint      NOT NULL,
+    signature  bytea       NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT checkpoint_pkey PRIMARY KEY (size),
+    CONSTRAINT checkpoint_size_range CHECK (size >= 1),
+    CONSTRAINT checkpoint_root_size CHECK (octet_length(root) = 32),
+    CONSTRAINT checkpoint_time_range CHECK (time_s >= 1),
+    CONSTRAINT checkpoint_signature_size CHECK (octet_length(signature) = 2420)
+);
+ALTER TABLE qflare.checkpoint ALTER COLUMN signature SET STORAGE EXTERNAL;
+
+-- Indexes beyond the keys ----------------------------------------------------------------------------------------------
+
+-- Read by confirm_sessions (at most four live sessions a device) and by the end of a device's sessions.
+CREATE INDEX IF NOT EXISTS session_live_by_device ON qflare.session (ref, tenant_id) WHERE state = 'live';
+-- Read by a tenant's listing of its own entries.
+CREATE INDEX IF NOT EXISTS audit_entry_by_tenant ON qflare.audit_entry (tenant_id, log_index);
+-- Read by the dashboard's counts; entries come in order of time, so a summary of pages is enough.
+CREATE INDEX IF NOT EXISTS audit_entry_by_time ON qflare.audit_entry USING brin (recorded_at);
+
+-- Partitions: fixed rings, so that nothing at run time creates or drops a table ------------------------------------------
+DO $$
+DECLARE
+    v_parent text;
+    v_slot   integer;
+    v_leaf   text;
+BEGIN
+    FOREACH v_parent IN ARRAY ARRAY['handshake', 'session_state', 'stream', 'session', 'session_route'] LOOP
+        FOR v_slot IN 0 .. CASE WHEN v_parent IN ('session', 'session_route') THEN 3 ELSE 7 END LOOP
+            v_leaf := format('%s_slot_%s', v_parent, v_slot);
+            EXECUTE format('CREATE TABLE IF NOT EXISTS qflare.%I PARTITION OF qflare.%I FOR VALUES IN (%s)',
+                           v_leaf, v_parent, v_slot);
+            -- Nobody reads a partition by its own name: it has security on and no policy.
+            EXECUTE format('ALTER TABLE qflare.%I ENABLE ROW LEVEL SECURITY', v_leaf);
+            EXECUTE format('ALTER TABLE qflare.%I FORCE ROW LEVEL SECURITY', v_leaf);
+        END LOOP;
+    END LOOP;
+END
+$$;
+
+-- Row-level security -------------------------------------------------------------------------------------------------
+DO $$
+DECLARE
+    v_table text;
+BEGIN
+    FOREACH v_table IN ARRAY ARRAY['tenant', 'device', 'device_key', 'handshake', 'session', 'session_route',
+                                   'session_state', 'stream', 'session_count', 'enrolment_token', 'audit_entry'] LOOP
+        EXECUTE format('ALTER TABLE qflare.%I ENABLE ROW LEVEL SECURITY', v_table);
+        EXECUTE format('ALTER TABLE qflare.%I FORCE ROW LEVEL SECURITY', v_table);
+        -- An unset tenant is NULL and equals nothing; the sub-select is evaluated once a statement.
+        EXECUTE format('DROP POLICY IF EXISTS %I ON qflare.%I', v_table || '_of_tenant', v_table);
+        EXECUTE format(
+            $policy$CREATE POLICY %I ON qflare.%I TO qflare_app
+                USING (tenant_id = (SELECT NULLIF(current_setting('qflare.tenant', true), '')::uuid))
+                WITH CHECK (tenant_id = (SELECT NULLIF(current_setting('qflare.tenant', true), '')::uuid))$policy$,
+            v_table || '_of_tenant', v_table);
+        EXECUTE format('DROP POLICY IF EXISTS %I ON qflare.%I', v_table || '_for_auditor', v_table);
+        EXECUTE format('CREATE POLICY %I ON qflare.%I FOR SELECT TO qflare_auditor USING (true)',
+                       v_table || '_for_auditor', v_table);
+    END LOOP;
+    FOREACH v_table IN ARRAY ARRAY['tenant', 'session', 'session_route', 'session_state', 'session_count',
+                                   'audit_entry'] LOOP
+        EXECUTE format('DROP POLICY IF EXISTS %I ON qflare.%I', v_table || '_for_maintenance', v_table);
+        EXECUTE format('CREATE POLICY %I ON qflare.%I FOR SELECT TO qflare_maintenance USING (true)',
+                       v_table || '_for_maintenance', v_table);
+    END LOOP;
+END
+$$;
+DROP POLICY IF EXISTS session_state_turned ON qflare.session_state;
+CREATE POLICY session_state_turned ON qflare.session_state FOR INSERT TO qflare_maintenance WITH CHECK (true);
+
+-- Privileges -----------------------------------------------------------------------------------------------------------
+REVOKE ALL ON ALL TABLES IN SCHEMA qflare FROM PUBLIC, qflare_app, qflare_auditor, qflare_maintenance;
+GRANT SELECT ON ALL TABLES IN SCHEMA qflare TO qflare_auditor;
+GRANT SELECT ON qflare.schema_version TO qflare_app;
+GRANT SELECT, INSERT ON qflare.tenant, qflare.server_identity, qflare.handshake, qflare.stream, qflare.session_route,
+      qflare.session_state, qflare.audit_entry, qflare.log_node, qflare.checkpoint TO qflare_app;
+GRANT SELECT, INSERT, DELETE ON qflare.bucket_key TO qflare_app;
+GRANT SELECT, INSERT, UPDATE ON qflare.device, qflare.device_key, qflare.session, qflare.session_count,
+      qflare.enrolment_token TO qflare_app;
+GRANT SELECT, UPDATE ON qflare.bucket_mark, qflare.log_head TO qflare_app;
+GRANT SELECT ON qflare.tenant, qflare.session, qflare.session_route, qflare.session_state, qflare.session_count,
+      qflare.audit_entry, qflare.bucket_key, qflare.bucket_mark TO qflare_maintenance;
+GRANT INSERT ON qflare.session_state TO qflare_maintenance;
+
+-- Rows that always exist -----------------------------------------------------------------------------------------------
+INSERT INTO qflare.bucket_mark DEFAULT VALUES ON CONFLICT DO NOTHING;
+INSERT INTO qflare.log_head DEFAULT VALUES ON CONFLICT DO NOTHING;
+-- The default tenant; forced row-level security holds for the owner too, so the application's role writes it.
+SET LOCAL ROLE qflare_app;
+SET LOCAL qflare.tenant = '00000000-0000-0000-0000-000000000000';
+INSERT INTO qflare.tenant (tenant_id, name)
+VALUES ('00000000-0000-0000-0000-000000000000', 'default') ON CONFLICT DO NOTHING;
+SET LOCAL qflare.tenant = '';
+SET LOCAL ROLE qflare_owner;
+
+-- Legal moves of a state (NIST SP 800-57 part 1, section 7) ------------------------------------------------------------
+
+-- Refuse a move of a device or key that the states do not allow; both tables have the column state.
+CREATE OR REPLACE FUNCTION qflare.refuse_illegal_move() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT (OLD.state || '>' || NEW.state) = ANY (ARRAY[
+        'pre-active>active', 'pre-active>suspended', 'pre-active>deactivated', 'pre-active>compromised',
+        'pre-active>destroyed', 'active>suspended', 'active>deactivated', 'active>compromised',
+        'suspended>active', 'suspended>deactivated', 'suspended>compromised',
+        'deactivated>compromised', 'deactivated>destroyed', 'compromised>destroyed'])
+    THEN
+        RAISE EXCEPTION 'a % cannot go from % to %', TG_TABLE_NAME, OLD.state, NEW.state
+            USING ERRCODE = 'check_violation', CONSTRAINT = TG_TABLE_NAME || '_state_move', TABLE = TG_TABLE_NAME;
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE OR REPLACE TRIGGER device_state_move BEFORE UPDATE OF state ON qflare.device
+    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.refuse_illegal_move();
+CREATE OR REPLACE TRIGGER device_key_state_move BEFORE UPDATE OF state ON qflare.device_key
+    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.refuse_illegal_move();
+
+-- Functions of the application: each is one transaction's work in one round trip ----------------------------------------
+
+-- Become the application's role inside one tenant until the transaction ends, whoever logged in.
+CREATE OR REPLACE FUNCTION qflare.enter(p_tenant uuid) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('role', 'qflare_app', true), set_config('qflare.tenant', p_tenant::text, true),
+            -- A plan made while a table was empty outlives that by a minute or more: never one that reads it whole.
+            set_config('enable_seqscan', 'off', true);
+END
+$$;
+
+-- Hold the slots of these buckets against drop_buckets, then say which of the buckets live.
+CREATE OR REPLACE FUNCTION qflare.hold_buckets(p_buckets bigint[]) RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(1363561217, held.slot)
+       FROM (SELECT DISTINCT (b.bucket % 8)::integer AS slot FROM unnest(p_buckets) AS b (bucket) ORDER BY 1) AS held;
+    -- A statement of its own: its snapshot is younger than the locks.
+    RETURN ARRAY(SELECT k.bucket FROM qflare.bucket_key AS k WHERE k.bucket = ANY (p_buckets));
+END
+$$;
+
+-- Add leaves to the tree: the new complete subtrees, and the new head (RFC 9162, section 2.1).
+-- p_size and p_frontier are the locked head's, p_leaves the new leaf hashes behind each other.
+CREATE OR REPLACE FUNCTION qflare.extend_log(p_size bigint, p_frontier bytea, p_leaves bytea) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_level    integer := 0;
+    v_nodes    bytea   := p_leaves;                     -- complete nodes of this level, from an even index on
+    v_first    bigint  := p_size;                       -- index of the first new node of this level
+    v_unread   integer := octet_length(p_frontier);     -- frontier nodes of lower levels are taken already
+    v_frontier bytea   := '';
+    v_pairs    integer;
+BEGIN
+    LOOP
+        IF v_first % 2 = 1 THEN
+            v_nodes := substring(p_frontier FROM v_unread - 31 FOR 32) || v_nodes;
+            v_unread := v_unread - 32;
+        END IF;
+        v_pairs := octet_length(v_nodes) / 64;
+        IF octet_length(v_nodes) % 64 = 32 THEN         -- no sibling yet: stays in the frontier
+            v_frontier := substring(v_nodes FROM v_pairs * 64 + 1 FOR 32) || v_frontier;
+        END IF;
+        EXIT WHEN v_pairs = 0;
+        v_nodes := (SELECT string_agg(sha256('\x01'::bytea || substring(v_nodes FROM pair * 64 + 1 FOR 64)), ''
+                                      ORDER BY pair)
+                      FROM generate_series(0, v_pairs - 1) AS pair);
+        v_first := v_first / 2;
+        v_level := v_level + 1;
+        INSERT INTO qflare.log_node (level, node_index, hash)
+        SELECT v_level, v_first + node, substring(v_nodes FROM node * 32 + 1 FOR 32)
+          FROM generate_series(0, v_pairs - 1) AS node;
+    END LOOP;
+    UPDATE qflare.log_head
+       SET size     = p_size + octet_length(p_leaves) / 32,
+           frontier = substring(p_frontier FROM 1 FOR v_unread) || v_frontier;
+END
+$$;
+
+-- Append events in order inside the caller's transaction; those with p_keep false or null are left out.
+CREATE OR REPLACE FUNCTION qflare.write_events(
+    p_tenant uuid, p_keep boolean[], p_types text[], p_severities text[], p_devices text[], p_data bytea[],
+    p_leaves bytea[], p_occurred_ms bigint[], OUT first_index bigint, OUT old_frontier bytea)
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_leaves bytea;
+BEGIN
+    IF NOT true = ANY (p_keep) THEN
+        RETURN;
+    END IF;
+    SELECT h.size, h.frontier INTO STRICT first_index, old_frontier FROM qflare.log_head AS h FOR UPDATE;
+    WITH written AS (
+        INSERT INTO qflare.audit_entry (log_index, tenant_id, entry_type, event_type, severity, device_id,
+                                        leaf_hash, leaf_data, data, recorded_at)
+        SELECT first_index + row_number() OVER (ORDER BY e.place) - 1, p_tenant, 2, e.event_type, e.severity,
+               e.device_id, sha256('\x00'::bytea || e.leaf_data), e.leaf_data, e.data,
+               timestamptz 'epoch' + e.occurred_ms * interval '1 millisecond'
+          FROM unnest(p_keep, p_types, p_severities, p_devices, p_data, p_leaves, p_occurred_ms) WITH ORDINALITY
+               AS e (keep, event_type, severity, device_id, data, leaf_data, occurred_ms, place)
+         WHERE e.keep
+        RETURNING log_index, leaf_hash)
+    SELECT string_agg(w.leaf_hash, '' ORDER BY w.log_index) INTO v_leaves FROM written AS w;
+    PERFORM qflare.extend_log(first_index, old_frontier, v_leaves);
+END
+$$;
+
+-- append_events: events of one tenant, nothing else.
+CREATE OR REPLACE FUNCTION qflare.append_events(
+    p_tenant uuid, p_types text[], p_severities text[], p_devices text[], p_data bytea[], p_leaves bytea[],
+    p_occurred_ms bigint[], OUT first_index bigint, OUT old_frontier bytea)
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM qflare.enter(p_tenant);
+    SELECT w.first_index, w.old_frontier INTO first_index, old_frontier
+      FROM qflare.write_events(p_tenant, array_fill(true, ARRAY[cardinality(p_types)]), p_types, p_severities,
+                               p_devices, p_data, p_leaves, p_occurred_ms) AS w;
+END
+$$;
+
+-- add_devices: register devices; added[i] is false where the name or ref exists. Events of added ones are written.
+CREATE OR REPLACE FUNCTION qflare.add_devices(
+    p_tenant uuid, p_refs bytea[], p_device_ids text[], p_signature_algorithms text[], p_verification_keys bytea[],
+    p_kem_algorithms text[], p_encapsulation_keys bytea[], p_kem_states text[],
+    p_event_types text[], p_severities text[], p_event_devices text[], p_data bytea[], p_leaves bytea[],
+    p_occurred_ms bigint[], OUT added boolean[], OUT first_index bigint, OUT old_frontier bytea)
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM qflare.enter(p_tenant);
+    -- In order of ref, so that two batches with the same names wait for each other instead of locking up.
+    WITH fresh AS (
+        INSERT INTO qflare.device (tenant_id, ref, device_id, state, key_version)
+        SELECT p_tenant, d.ref, d.device_id, 'active', 1
+          FROM unnest(p_refs, p_device_ids) AS d (ref, device_id)
+         ORDER BY d.ref
+        ON CONFLICT DO NOTHING
+        RETURNING ref)
+    SELECT array_agg(f.ref IS NOT NULL AND d.turn = 1 ORDER BY d.place) INTO added
+      FROM (SELECT n.ref, n.place, row_number() OVER (PARTITION BY n.ref ORDER BY n.place) AS turn
+              FROM unnest(p_refs) WITH ORDINALITY AS n (ref, place)) AS d
+      LEFT JOIN fresh AS f ON f.ref = d.ref;
+    INSERT INTO qflare.device_key (tenant_id, ref, key_version, kind, algorithm, public_key, state)
+    SELECT p_tenant, d.ref, 1, k.kind, k.algorithm, k.public_key, k.state
+      FROM unnest(added, p_refs, p_signature_algorithms, p_verification_keys, p_kem_algorithms,
+                  p_encapsulation_keys, p_kem_states)
+           AS d (is_added, ref, signature_algorithm, verification_key, kem_algorithm, encapsulation_key, kem_state)
+     CROSS JOIN LATERAL (VALUES ('signature', d.signature_algorithm, d.verification_key, 'active'),
+                                ('kem', d.kem_algorithm, d.encapsulation_key, d.kem_state))
+           AS k (kind, algorithm, public_key, state)
+     WHERE d.is_added;
+    SELECT w.first_index, w.old_frontier INTO first_index, old_frontier
+      FROM qflare.write_events(p_tenant, added, p_event_types, p_severities, p_event_devices, p_data, p_leaves,
+                               p_occurred_ms) AS w;
+END
+$$;
+
+-- enrol_devices: consume tokens and register their devices, each by itself (E3); results as EnrolmentResult.
+CREATE OR REPLACE FUNCTION qflare.enrol_devices(
+    p_tenant uuid, p_token_ids uuid[], p_key_hashes bytea[], p_refs bytea[], p_device_ids text[],
+    p_signature_algorithms text[], p_verification_keys bytea[], p_kem_algorithms text[], p_encapsulation_keys bytea[],
+    p_kem_states text[], p_event_types text[], p_severities text[], p_event_devices text[], p_data bytea[],
+    p_leaves bytea[], p_occurred_ms bigint[], p_now timestamptz,
+    OUT results text[], OUT key_versions bigint[], OUT first_index bigint, OUT old_frontier bytea)
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_place   integer;
+    v_token   qflare.enrolment_token;
+    v_version bigint;
+    v_keep    boolean[] := array_fill(false, ARRAY[cardinality(p_token_ids)]);
+BEGIN
+    PERFORM qflare.enter(p_tenant);
+    results := array_fill(NULL::text, ARRAY[cardinality(p_token_ids)]);
+    key_versions := array_fill(NULL::bigint, ARRAY[cardinality(p_token_ids)]);
+    -- All locks of the batch at once and in one order.
+    PERFORM FROM qflare.enrolment_token AS t
+      WHERE t.tenant_id = p_tenant AND t.token_id = ANY (p_token_ids) ORDER BY t.token_id FOR UPDATE;
+    FOR v_place IN 1 .. cardinality(p_token_ids) LOOP
+        SELECT * INTO v_token FROM qflare.enrolment_token AS t
+         WHERE t.tenant_id = p_tenant AND t.token_id = p_token_ids[v_place];
+        IF NOT FOUND OR v_token.device_id <> p_device_ids[v_place] THEN
+            results[v_place] := 'token-unknown';
+        ELSIF v_token.used_at IS NOT NULL THEN
+            -- The same keys again are answered afresh, as long as the device still stands.
+            SELECT d.key_version INTO v_version FROM qflare.device AS d
+             WHERE d.tenant_id = p_tenant AND d.ref = p_refs[v_place] AND d.state = 'active' AND d.key_version = 1;
+            IF FOUND AND v_token.used_key_hash = p_key_hashes[v_place] THEN
+                results[v_place] := 'repeated';
+                key_versions[v_place] := v_version;
+            ELSE
+                results[v_place] := 'token-used';
+            END IF;
+        ELSIF v_token.expires_at <= p_now THEN
+            results[v_place] := 'token-expired';
+        ELSE
+            INSERT INTO qflare.device (tenant_id, ref, device_id, state, key_version)
+            VALUES (p_tenant, p_refs[v_place], p_device_ids[v_place], 'active', 1)
+            ON CONFLICT DO NOTHING;
+            IF NOT FOUND THEN
+                results[v_place] := 'device-exists';
+            ELSE
+                INSERT INTO qflare.device_key (tenant_id, ref, key_version, kind, algorithm, public_key, state)
+                VALUES (p_tenant, p_refs[v_place], 1, 'signature', p_signature_algorithms[v_place],
+                        p_verification_keys[v_place], 'active'),
+                       (p_tenant, p_refs[v_place], 1, 'kem', p_kem_algorithms[v_place],
+                        p_encapsulation_keys[v_place], p_kem_states[v_place]);
+                UPDATE qflare.enrolment_token AS t
+                   SET used_at = p_now, used_key_hash = p_key_hashes[v_place]
+                 WHERE t.tenant_id = p_tenant AND t.token_id = p_token_ids[v_place];
+                results[v_place] := 'enrolled';
+                key_versions[v_place] := 1;
+                v_keep[v_place] := true;
+            END IF;
+        END IF;
+    END LOOP;
+    SELECT w.first_index, w.old_frontier INTO first_index, old_frontier
+      FROM qflare.write_events(p_tenant, v_keep, p_event_types, p_severities, p_event_devices, p_data, p_leaves,
+                               p_occurred_ms) AS w;
+END
+$$;
+
+-- find_devices: roster rows with their current keys.
+CREATE OR REPLACE FUNCTION qflare.find_devices(p_tenant uuid, p_refs bytea[])
+RETURNS TABLE (ref bytea, device_id text, state text, key_version bigint, verification_key bytea,
+               encapsulation_key bytea, kem_state text, registered_at timestamptz, sealed_psk bytea)
+LANGUAGE plpgsql ROWS 64 AS $$
+BEGIN
+    PERFORM qflare.enter(p_tenant);
+    RETURN QUERY
+    SELECT d.ref, d.device_id, d.state, d.key_version, v.public_key, k.public_key, k.state, d.registered_at,
+           d.sealed_psk
+      FROM qflare.device AS d
+     -- LIMIT keeps each look-up a walk down the key's index, whatever the planner believes of the table.
+     CROSS JOIN LATERAL (
+           SELECT e.public_key FROM qflare.device_key AS e
+            WHERE e.tenant_id = p_tenant AND e.ref = d.ref AND e.key_version = d.key_version
+              AND e.kind = 'signature' LIMIT 1) AS v
+     CROSS JOIN LATERAL (
+           SELECT e.public_key, e.state FROM qflare.device_key AS e
+            WHERE e.tenant_id = p_tenant AND e.ref = d.ref AND e.key_version = d.key_version
+              AND e.kind = 'kem' LIMIT 1) AS k
+     WHERE d.tenant_id = p_tenant
+       AND d.ref = ANY (p_refs);
+END
+$$;
+
+-- count_sessions: change the counts of a tenant by the last bucket of sessions; called under the head's lock, last.
+CREATE OR REPLACE FUNCTION qflare.count_sessions(p_tenant uuid, p_last_buckets bigint[], p_live integer, p_total integer)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF p_total > 0 THEN
+        INSERT INTO qflare.session_count AS c (tenant_id, last_bucket, live, total)
+        SELECT p_tenant, b.last_bucket, count(*) * p_live, count(*) * p_total
+          FROM unnest(p_last_buckets) AS b (last_bucket) GROUP BY b.last_bucket ORDER BY b.last_bucket
+        ON CONFLICT (tenant_id, last_bucket)
+        DO UPDATE SET live = c.live + excluded.live, total = c.total + excluded.total;
+    ELSE
+        UPDATE qflare.session_count AS c
+           SET live = c.live + b.sessions * p_live
+          FROM (SELECT u.last_bucket, count(*) AS sessions
+                  FROM unnest(p_last_buckets) AS u (last_bucket) GROUP BY u.last_bucket) AS b
+         WHERE c.tenant_id = p_tenant AND c.last_bucket = b.last_bucket;
+    END IF;
+END
+$$;
+
+-- confirm_sessions: H8 for a batch of claims of one tenant; results as ClaimResult.
+-- log_indexes[i] is null where no session stands. first_index and old_frontier are null if nothing was created.
+CREATE OR REPLACE FUNCTION qflare.confirm_sessions(
+    p_tenant uuid, p_forms smallint[], p_ticket_buckets bigint[], p_sids uuid[], p_refs bytea[],
+    p_key_versions bigint[], p_starts bigint[], p_lifetimes integer[], p_policies bigint[], p_th3_hashes bytea[],
+    p_leaf_hashes bytea[], p_leaves bytea[], p_state_buckets bigint[], p_chain_keys bytea[], p_proves_kem boolean[],
+    p_now timestamptz, p_live_bucket bigint,
+    OUT results text[], OUT log_indexes bigint[], OUT first_index bigint, OUT old_frontier bytea)
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_live    bigint[];
+    v_created bigint[];     -- places of the claims that make a session, in order
+    v_leaves  bytea;
+    v_ended   bigint[];
+BEGIN
+    PERFORM qflare.enter(p_tenant);
+    v_live := qflare.hold_buckets(p_ticket_buckets || p_state_buckets);
+
+    -- The device rows again: a revocation comes wholly before or wholly after (stronger than the FOR SHARE of H8,
+    -- because a first ANSWER changes the key's state under the same lock; decision 0023).
+    WITH locked AS MATERIALIZED (
+        SELECT d.ref, d.state, d.key_version
+          FROM qflare.device AS d
+         WHERE d.tenant_id = p_tenant AND d.ref = ANY (p_refs)
+         ORDER BY d.ref
+           FOR NO KEY UPDATE)
+    SELECT array_agg(CASE WHEN c.ticket_bucket < p_live_bucket OR NOT c.ticket_bucket = ANY (v_live)
+                               OR NOT c.state_bucket = ANY (v_live)  THEN 'expired'
+                          WHEN l.ref IS NULL                         THEN 'unknown-device'
+                          WHEN l.state <> 'active'                   THEN 'device-state'
+                          WHEN l.key_version <> c.key_version        THEN 'key-version'
+                     END ORDER BY c.place)
+      INTO results
+      FROM unnest(p_refs, p_key_versions, p_ticket_buckets, p_state_buckets) WITH ORDINALITY
+           AS c (ref, key_version, ticket_bucket, state_bucket, place)
+      LEFT JOIN locked AS l ON l.ref = c.ref;
+
+    -- The handshake row: who inserts it makes the session, once for all workers and restarts.
+    WITH claimed AS (
+        INSERT INTO qflare.handshake (tenant_id, ticket_bucket, sid, slot, th3_hash)
+        SELECT p_tenant, c.ticket_bucket, c.sid, c.ticket_bucket % 8, c.th3_hash
+          FROM unnest(results, p_ticket_buckets, p_sids, p_th3_hashes) AS c (result, ticket_bucket, sid, th3_hash)
+         WHERE c.result IS NULL
+        ON CONFLICT DO NOTHING
+        RETURNING sid),
+    placed AS (
+        SELECT DISTINCT ON (c.sid) c.sid, c.place, ((c.start + c.lifetime - 1) / 192 % 4)::smallint AS slot
+          FROM unnest(results, p_sids, p_starts, p_lifetimes) WITH ORDINALITY AS c (result, sid, start, lifetime, place)
+          JOIN claimed AS k ON k.sid = c.sid
+         WHERE c.result IS NULL
+         ORDER BY c.sid, c.place),
+    routed AS (
+        INSERT INTO qflare.session_route (sid, slot, tenant_id)
+        SELECT p.sid, p.slot, p_tenant FROM placed AS p
+        ON CONFLICT DO NOTHING
+        RETURNING sid)
+    SELECT array_agg(p.place ORDER BY p.place) INTO v_created FROM placed AS p JOIN routed AS r ON r.sid = p.sid;
+
+    log_indexes := array_fill(NULL::bigint, ARRAY[cardinality(p_sids)]);
+    IF v_created IS NOT NULL THEN
+        INSERT INTO qflare.session_state (bucket, sid, tenant_id, slot, epoch, sealed_chain_key)
+        SELECT c.bucket, c.sid, p_tenant, c.bucket % 8, 0, c.chain_key
+          FROM unnest(p_state_buckets, p_sids, p_chain_keys) WITH ORDINALITY AS c (bucket, sid, chain_key, place)
+         WHERE c.place = ANY (v_created);
+
+        IF true = ANY (p_proves_kem) THEN
+            UPDATE qflare.device_key AS k
+               SET state = 'active'
+              FROM unnest(p_proves_kem, p_refs, p_key_versions) WITH ORDINALITY
+                   AS c (proves_kem, ref, key_version, place)
+             WHERE c.proves_kem AND c.place = ANY (v_created)
+               AND k.tenant_id = p_tenant AND k.ref = c.ref AND k.key_version = c.key_version
+               AND k.kind = 'kem' AND k.state = 'pre-active';
+        END IF;
+
+        -- From here on the log is locked: as little as possible, and no other lock but the counts'.
+        SELECT h.size, h.frontier INTO STRICT first_index, old_frontier FROM qflare.log_head AS h FOR UPDATE;
+
+        WITH written AS (
+            INSERT INTO qflare.audit_entry (log_index, tenant_id, entry_type, event_type, severity, leaf_hash,
+                                            leaf_data, data, recorded_at)
+            SELECT first_index + row_number() OVER (ORDER BY c.place) - 1, p_tenant, 1, 'key_exchange', 'info',
+                   c.leaf_hash, c.leaf_data, '{}', p_now
+              FROM unnest(p_leaf_hashes, p_leaves) WITH ORDINALITY AS c (leaf_hash, leaf_data, place)
+             WHERE c.place = ANY (v_created)
+            RETURNING log_index, leaf_hash)
+        SELECT string_agg(w.leaf_hash, '' ORDER BY w.log_index) INTO v_leaves FROM written AS w;
+        PERFORM qflare.extend_log(first_index, old_frontier, v_leaves);
+
+        WITH made AS (
+            INSERT INTO qflare.session (tenant_id, sid, slot, ref, key_version, form, start_bucket, last_bucket,
+                                        policy, state, log_index, created_at)
+            SELECT p_tenant, c.sid, (c.start + c.lifetime - 1) / 192 % 4, c.ref, c.key_version, c.form, c.start,
+                   c.start + c.lifetime - 1, c.policy, 'live',
+                   first_index + row_number() OVER (ORDER BY c.place) - 1, p_now
+              FROM unnest(p_sids, p_refs, p_key_versions, p_forms, p_starts, p_lifetimes, p_policies) WITH ORDINALITY
+                   AS c (sid, ref, key_version, form, start, lifetime, policy, place)
+             WHERE c.place = ANY (v_created)
+            RETURNING last_bucket)
+        SELECT array_agg(m.last_bucket) INTO v_ended FROM made AS m;
+        PERFORM qflare.count_sessions(p_tenant, v_ended, 1, 1);
+
+        -- At most four live sessions a device: the new ones stay, those that never carried a record go first,
+        -- then the oldest.
+        WITH ranked AS (
+            SELECT s.sid, s.slot,
+                   row_number() OVER (PARTITION BY s.ref
+                                      ORDER BY s.log_index >= confirm_sessions.first_index DESC,
+                                               s.carried_at IS NOT NULL DESC, s.log_index DESC) AS place
+              FROM qflare.session AS s
+             WHERE s.tenant_id = p_tenant
+               AND s.ref = ANY (p_refs)
+               AND s.state = 'live'
+               AND s.last_bucket >= p_live_bucket),
+        ended AS (
+            UPDATE qflare.session AS s
+               SET state = 'superseded', ended_at = p_now
+              FROM ranked AS r
+             WHERE r.place > 4
+               AND s.tenant_id = p_tenant AND s.sid = r.sid AND s.slot = r.slot
+            RETURNING s.last_bucket)
+        SELECT array_agg(e.last_bucket) INTO v_ended FROM ended AS e;
+        IF v_ended IS NOT NULL THEN
+            PERFORM qflare.count_sessions(p_tenant, v_ended, -1, 0);
+        END IF;
+
+        SELECT array_agg(coalesce(c.result, CASE WHEN n.place IS NOT NULL THEN 'created' END) ORDER BY c.place),
+               array_agg(confirm_sessions.first_index + n.nth - 1 ORDER BY c.place)
+          INTO results, log_indexes
+          FROM unnest(results) WITH ORDINALITY AS c (result, place)
+          LEFT JOIN unnest(v_created) WITH ORDINALITY AS n (place, nth) ON n.place = c.place;
+    END IF;
+
+    -- What is undecided now was there before: the same M4 is due for the same handshake of a live session.
+    IF array_position(results, NULL) IS NOT NULL THEN
+        SELECT array_agg(coalesce(c.result, CASE WHEN s.sid IS NULL THEN 'conflict' ELSE 'repeated' END)
+                         ORDER BY c.place),
+               array_agg(coalesce(c.log_index, s.log_index) ORDER BY c.place)
+          INTO results, log_indexes
+          FROM unnest(results, log_indexes, p_ticket_buckets, p_sids, p_refs, p_th3_hashes) WITH ORDINALITY
+               AS c (result, log_index, ticket_bucket, sid, ref, th3_hash, place)
+          LEFT JOIN LATERAL (
+               SELECT e.sid FROM qflare.handshake AS e
+                WHERE c.result IS NULL AND e.slot = c.ticket_bucket % 8 AND e.ticket_bucket = c.ticket_bucket
+                  AND e.sid = c.sid AND e.tenant_id = p_tenant AND e.th3_hash = c.th3_hash LIMIT 1) AS h ON true
+          LEFT JOIN LATERAL (
+               SELECT e.sid, e.log_index FROM qflare.session AS e
+                WHERE e.sid = h.sid AND e.tenant_id = p_tenant AND e.ref = c.ref AND e.state = 'live'
+                  AND e.last_bucket >= p_live_bucket LIMIT 1) AS s ON true;
+    END IF;
+END
+$$;
+
+-- find_sessions: the terms of sessions; one whose last bucket is over is expired.
+CREATE OR REPLACE FUNCTION qflare.find_sessions(p_tenant uuid, p_sids uuid[])
+RETURNS TABLE (sid uuid, device_id text, ref bytea, key_version bigint, form smallint, start_bucket bigint,
+               last_bucket bigint, policy bigint, state text, epoch bigint, created_at timestamptz, log_index bigint)
+LANGUAGE plpgsql ROWS 64 AS $$
+BEGIN
+    PERFORM qflare.enter(p_tenant);
+    RETURN QUERY
+    SELECT s.sid, d.device_id, s.ref, s.key_version, s.form, s.start_bucket, s.last_bucket, s.policy,
+           CASE WHEN s.state = 'live' AND s.last_bucket < (SELECT m.expired_before FROM qflare.bucket_mark AS m)
+                THEN 'expired' ELSE s.state END,
+           s.epoch, s.created_at, s.log_index
+      FROM qflare.session AS s
+     CROSS JOIN LATERAL (
+           SELECT e.device_id FROM qflare.device AS e WHERE e.tenant_id = p_tenant AND e.ref = s.ref LIMIT 1) AS d
+     WHERE s.tenant_id = p_tenant
+       AND s.sid = ANY (p_sids);
+END
+$$;
+
+-- find_chains: sealed chain keys of sessions for a range of buckets.
+CREATE OR REPLACE FUNCTION qflare.find_chains(p_tenant uuid, p_sids uuid[], p_first bigint, p_last bigint)
+RETURNS TABLE (sid uuid, bucket bigint, epoch bigint, sealed_chain_key bytea)
+LANGUAGE plpgsql ROWS 64 AS $$
+BEGIN
+    PERFORM qflare.enter(p_tenant);
+    -- Only live buckets, of which there are a handful.
+    RETURN QUERY
+    SELECT c.sid, c.bucket, c.epoch, c.sealed_chain_key
+      FROM qflare.bucket_key AS k
+     CROSS JOIN unnest(p_sids) AS w (sid)
+     CROSS JOIN LATERAL (
+           SELECT e.sid, e.bucket, e.epoch, e.sealed_chain_key FROM qflare.session_state AS e
+            WHERE e.slot = k.bucket % 8 AND e.bucket = k.bucket AND e.sid = w.sid AND e.tenant_id = p_tenant
+            LIMIT 1) AS c
+     WHERE k.bucket BETWEEN p_first AND p_last
+     ORDER BY c.sid, c.bucket;
+END
+$$;
+
+-- accept_streams: take each stream once (R4), in a live session and a live bucket; accepted[i] says so.
+CREATE OR REPLACE FUNCTION qflare.accept_streams(
+    p_tenant uuid, p_sids uuid[], p_directions smallint[], p_stream_ids uuid[], p_buckets bigint[], p_now timestamptz,
+    OUT accepted boolean[])
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_live    bigint[];
+    v_carried uuid[];
+BEGIN
+    PERFORM qflare.enter(p_tenant);
+    v_live := qflare.hold_buckets(p_buckets);
+    -- The session's row is locked, so that its end comes wholly before or wholly after.
+    WITH alive AS MATERIALIZED (
+        SELECT s.sid, s.start_bucket, s.last_bucket, s.carried_at
+          FROM qflare.session AS s
+         WHERE s.tenant_id = p_tenant AND s.sid = ANY (p_sids) AND s.state = 'live'
+         ORDER BY s.sid
+           FOR NO KEY UPDATE),
+    taken AS (
+        INSERT INTO qflare.stream (tenant_id, sid, stream_id, bucket, direction, slot)
+        SELECT p_tenant, c.sid, c.stream_id, c.bucket, c.direction, c.bucket % 8
+          FROM unnest(p_sids, p_directions, p_stream_ids, p_buckets) AS c (sid, direction, stream_id, bucket)
+          JOIN alive AS a ON a.sid = c.sid AND c.bucket BETWEEN a.start_bucket AND a.last_bucket
+         WHERE c.bucket = ANY (v_live)
+        ON CONFLICT DO NOTHING
+        RETURNING sid, direction, stream_id, bucket)
+    SELECT array_agg(t.sid IS NOT NULL AND c.turn = 1 ORDER BY c.place),
+           array_agg(a.sid) FILTER (WHERE t.sid IS NOT NULL AND a.carried_at IS NULL)
+      INTO accepted, v_carried
+      FROM (SELECT u.*, row_number() OVER (PARTITION BY u.sid, u.direction, u.stream_id, u.bucket ORDER BY u.place)
+                   AS turn
+              FROM unnest(p_sids, p_directions, p_stream_ids, p_buckets) WITH ORDINALITY
+                   AS u (sid, direction, stream_id, bucket, place)) AS c
+      LEFT JOIN alive AS a ON a.sid = c.sid
+      LEFT JOIN taken AS t ON t.sid = c.sid AND t.direction = c.direction AND t.stream_id = c.stream_id
+                          AND t.bucket = c.bucket;
+    IF v_carried IS NOT NULL THEN
+        UPDATE qflare.session AS s
+           SET carried_at = p_now
+         WHERE s.tenant_id = p_tenant AND s.sid = ANY (v_carried) AND s.carried_at IS NULL;
+    END IF;
+END
+$$;
+
+-- stop_sessions: end live sessions of devices whose rows the caller holds; returns the last buckets of those ended.
+CREATE OR REPLACE FUNCTION qflare.stop_sessions(p_tenant uuid, p_refs bytea[], p_sids uuid[], p_state text)
+RETURNS bigint[] LANGUAGE plpgsql AS $$
+DECLARE
+    v_ended bigint[];
+BEGIN
+    WITH ended AS (
+        UPDATE qflare.session AS s
+           SET state = p_state, ended_at = clock_timestamp()
+         WHERE s.tenant_id = p_tenant
+           AND s.ref = ANY (p_refs)
+           AND (p_sids IS NULL OR s.sid = ANY (p_sids))
+           AND s.state = 'live'
+        RETURNING s.last_bucket)
+    SELECT array_agg(e.last_bucket) INTO v_ended FROM ended AS e;
+    RETURN v_ended;
+END
+$$;
+
+-- end_sessions: end live sessions by id, with the caller's events; returns how many were live.
+-- Without any live one no event is written.
+CREATE OR REPLACE FUNCTION qflare.end_sessions(
+    p_tenant uuid, p_sids uuid[], p_state text, p_types text[], p_severities text[], p_devices text[],
+    p_data bytea[], p_leaves bytea[], p_occurred_ms bigint[])
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    v_refs  bytea[];
+    v_ended bigint[];
+BEGIN
+    PERFORM qflare.enter(p_tenant);
+    SELECT array_agg(DISTINCT s.ref) INTO v_refs
+      FROM qflare.session AS s WHERE s.tenant_id = p_tenant AND s.sid = ANY (p_sids);
+    PERFORM FROM qflare.device AS d
+      WHERE d.tenant_id = p_tenant AND d.ref = ANY (v_refs) ORDER BY d.ref FOR NO KEY UPDATE;
+    v_ended := qflare.stop_sessions(p_tenant, v_refs, p_sids, p_state);
+    IF v_ended IS NULL THEN
+        RETURN 0;
+    END IF;
+    PERFORM qflare.write_events(p_tenant, array_fill(true, ARRAY[cardinality(p_types)]), p_types, p_severities,
+                                p_devices, p_data, p_leaves, p_occurred_ms);
+    PERFORM FROM qflare.log_head FOR UPDATE;
+    PERFORM qflare.count_sessions(p_tenant, v_ended, -1, 0);
+    RETURN cardinality(v_ended);
+END
+$$;
+
+-- set_device_state: move a device, end its sessions unless it becomes active, write the event; false if unknown.
+-- Keys follow into the states that are final.
+CREATE OR REPLACE FUNCTION qflare.set_device_state(
+    p_tenant uuid, p_ref bytea, p_state text, p_reason text, p_types text[], p_severities text[], p_devices text[],
+    p_data bytea[], p_leaves bytea[], p_occurred_ms bigint[])
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    v_state text;
+    v_ended bigint[];
+BEGIN
+    PERFORM qflare.enter(p_tenant);
+    SELECT d.state INTO v_state FROM qflare.device AS d
+     WHERE d.tenant_id = p_tenant AND d.ref = p_ref FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF v_state = p_state THEN
+        RAISE EXCEPTION 'the device is % already', p_state
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'device_state_move';
+    END IF;
+    UPDATE qflare.device AS d
+       SET state = p_state, state_reason = p_reason, state_changed_at = clock_timestamp()
+     WHERE d.tenant_id = p_tenant AND d.ref = p_ref;
+    IF p_state IN ('deactivated', 'compromised', 'destroyed') THEN
+        UPDATE qflare.device_key AS k
+           SET state = p_state, ended_at = coalesce(k.ended_at, clock_timestamp())
+         WHERE k.tenant_id = p_tenant AND k.ref = p_ref
+           AND k.state <> p_state AND k.state <> 'destroyed'
+           AND (k.state <> 'compromised' OR p_state = 'destroyed')
+           AND (k.state <> 'active' OR p_state <> 'destroyed');
+    END IF;
+    IF p_state <> 'active' THEN
+        v_ended := qflare.stop_sessions(p_tenant, ARRAY[p_ref], NULL, 'revoked');
+    END IF;
+    PERFORM qflare.write_events(p_tenant, ARRAY[true], p_types, p_severities, p_devices, p_data, p_leaves,
+                                p_occurred_ms);
+    IF v_ended IS NOT NULL THEN
+        PERFORM qflare.count_sessions(p_tenant, v_ended, -1, 0);
+    END IF;
+    RETURN true;
+END
+$$;
+
+-- rotate_device_keys: make new keys current as p_key_version, one above the present (E4); the result in words.
+CREATE OR REPLACE FUNCTION qflare.rotate_device_keys(
+    p_tenant uuid, p_ref bytea, p_key_version bigint, p_signature_algorithm text, p_verification_key bytea,
+    p_kem_algorithm text, p_encapsulation_key bytea, p_kem_state text, p_types text[], p_severities text[],
+    p_devices text[], p_data bytea[], p_leaves bytea[], p_occurred_ms bigint[])
+RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    v_state   text;
+    v_version bigint;
+BEGIN
+    PERFORM qflare.enter(p_tenant);
+    SELECT d.state, d.key_version INTO v_state, v_version FROM qflare.device AS d
+     WHERE d.tenant_id = p_tenant AND d.ref = p_ref FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN 'unknown-device';
+    ELSIF v_state <> 'active' THEN
+        RETURN 'device-state';
+    ELSIF v_version + 1 <> p_key_version THEN
+        RETURN 'key-version';
+    END IF;
+    UPDATE qflare.device_key AS k
+       SET state = 'deactivated', ended_at = clock_timestamp()
+     WHERE k.tenant_id = p_tenant AND k.ref = p_ref AND k.key_version = v_version
+       AND k.state IN ('pre-active', 'active', 'suspended');
+    INSERT INTO qflare.device_key (tenant_id, ref, key_version, kind, algorithm, public_key, state)
+    VALUES (p_tenant, p_ref, p_key_version, 'signature', p_signature_algorithm, p_verification_key, 'active'),
+           (p_tenant, p_ref, p_key_version, 'kem', p_kem_algorithm, p_encapsulation_key, p_kem_state);
+    UPDATE qflare.device AS d SET key_version = p_key_version WHERE d.tenant_id = p_tenant AND d.ref = p_ref;
+    PERFORM qflare.write_events(p_tenant, ARRAY[true], p_types, p_severities, p_devices, p_data, p_leaves,
+                                p_occurred_ms);
+    RETURN 'rotated';
+END
+$$;
+
+-- Functions that cross tenants: they run as qflare_maintenance, which may do exactly this -------------------------------
+GRANT EXECUTE ON FUNCTION qflare.hold_buckets(bigint[]) TO qflare_maintenance;
+GRANT CREATE ON SCHEMA qflare TO qflare_maintenance;
+SET LOCAL ROLE qflare_maintenance;
+
+-- find_session_tenants: which tenant each known session belongs to; a record names its session alone.
+CREATE OR REPLACE FUNCTION qflare.find_session_tenants(p_sids uuid[])
+RETURNS TABLE (sid uuid, tenant_id uuid)
+LANGUAGE plpgsql STABLE ROWS 64 SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    RETURN QUERY SELECT r.sid, r.tenant_id FROM qflare.session_route AS r WHERE r.sid = ANY (p_sids);
+END
+$$;
+
+-- list_chains: live sessions' chain keys of one bucket in order of sid, a page at a time: what a turn steps.
+CREATE OR REPLACE FUNCTION qflare.list_chains(p_bucket bigint, p_limit bigint, p_after uuid)
+RETURNS TABLE (tenant_id uuid, sid uuid, bucket bigint, epoch bigint, sealed_chain_key bytea)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    -- Bounds of the whole range, so that every page begins where the last one ended.
+    RETURN QUERY
+    SELECT c.tenant_id, c.sid, c.bucket, c.epoch, c.sealed_chain_key
+      FROM qflare.session_state AS c
+     CROSS JOIN LATERAL (
+           SELECT FROM qflare.session AS e
+            WHERE e.sid = c.sid AND e.tenant_id = c.tenant_id AND e.state = 'live' LIMIT 1) AS s
+     WHERE c.slot = p_bucket % 8 AND c.bucket = p_bucket
+       AND c.sid >= coalesce(p_after, '00000000-0000-0000-0000-000000000000')
+       AND c.sid IS DISTINCT FROM p_after
+     ORDER BY c.sid
+     LIMIT p_limit;
+END
+$$;
+
+-- save_chains: chain keys where absent, of live sessions in live buckets; returns how many were new.
+CREATE OR REPLACE FUNCTION qflare.save_chains(
+    p_tenants uuid[], p_sids uuid[], p_buckets bigint[], p_epochs bigint[], p_chain_keys bytea[])
+RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    v_live  bigint[] := qflare.hold_buckets(p_buckets);
+    v_saved bigint;
+BEGIN
+    INSERT INTO qflare.session_state (bucket, sid, tenant_id, slot, epoch, sealed_chain_key)
+    SELECT c.bucket, c.sid, c.tenant_id, c.bucket % 8, c.epoch, c.chain_key
+      FROM unnest(p_tenants, p_sids, p_buckets, p_epochs, p_chain_keys) AS c (tenant_id, sid, bucket, epoch, chain_key)
+     CROSS JOIN LATERAL (
+           SELECT FROM qflare.session AS e
+            WHERE e.sid = c.sid AND e.tenant_id = c.tenant_id AND e.state = 'live'
+              AND c.bucket BETWEEN e.start_bucket AND e.last_bucket LIMIT 1) AS s
+     WHERE c.bucket = ANY (v_live)
+     ORDER BY c.sid
+    ON CONFLICT DO NOTHING;
+    GET DIAGNOSTICS v_saved = ROW_COUNT;
+    RETURN v_saved;
+END
+$$;
+
+-- list_tenants: every tenant, for the operator.
+CREATE OR REPLACE FUNCTION qflare.list_tenants() RETURNS TABLE (tenant_id uuid, name text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    RETURN QUERY SELECT t.tenant_id, t.name FROM qflare.tenant AS t ORDER BY t.name;
+END
+$$;
+
+-- find_leaves: leaf hashes by index for proofs, which pass over every tenant's leaves; hashes only.
+CREATE OR REPLACE FUNCTION qflare.find_leaves(p_indexes bigint[]) RETURNS TABLE (log_index bigint, leaf_hash bytea)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    RETURN QUERY SELECT e.log_index, e.leaf_hash FROM qflare.audit_entry AS e WHERE e.log_index = ANY (p_indexes);
+END
+$$;
+
+-- count_expired: how many live sessions of all tenants end in these buckets, last one exclusive.
+CREATE OR REPLACE FUNCTION qflare.count_expired(p_first bigint, p_before bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    RETURN (SELECT coalesce(sum(c.live), 0) FROM qflare.session_count AS c
+             WHERE c.last_bucket >= p_first AND c.last_bucket < p_before);
+END
+$$;
+
+SET LOCAL ROLE qflare_owner;
+REVOKE CREATE ON SCHEMA qflare FROM qflare_maintenance;
+
+-- Functions of the owner: emptying partitions ---------------------------------------------------------------------------
+
+-- empty_slots: empty the partitions of buckets that live no more; constant time, no row is read or deleted.
+-- A slot is held against writers first, and skipped while it cannot be had at once.
+CREATE OR REPLACE FUNCTION qflare.empty_slots() RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    v_slot    integer;
+    v_table   text;
+    v_emptied integer := 0;
+BEGIN
+    FOR v_slot IN 0 .. 7 LOOP
+        CONTINUE WHEN pg_relation_size(format('qflare.handshake_slot_%s', v_slot)) = 0
+                  AND pg_relation_size(format('qflare.session_state_slot_%s', v_slot)) = 0
+                  AND pg_relation_size(format('qflare.stream_slot_%s', v_slot)) = 0;
+        CONTINUE WHEN NOT pg_try_advisory_xact_lock(1363561217, v_slot);
+        -- A statement of its own, after the lock: a bucket published meanwhile is seen.
+        CONTINUE WHEN EXISTS (SELECT FROM qflare.bucket_key AS k WHERE k.bucket % 8 = v_slot);
+        FOREACH v_table IN ARRAY ARRAY['handshake', 'session_state', 'stream'] LOOP
+            EXECUTE format('TRUNCATE qflare.%I', format('%s_slot_%s', v_table, v_slot));
+        END LOOP;
+        v_emptied := v_emptied + 1;
+    END LOOP;
+    RETURN v_emptied;
+END
+$$;
+
+-- empty_session_slots: empty the groups of sessions that are all over; a group is 192 buckets by last bucket.
+CREATE OR REPLACE FUNCTION qflare.empty_session_slots() RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    v_slot    integer;
+    v_first   bigint;
+    v_last    bigint;
+    v_emptied integer := 0;
+BEGIN
+    -- Every session that is not over ends within a lifetime of the newest published bucket.
+    SELECT m.expired_before,
+           greatest(m.expired_before, m.bucket, (SELECT max(k.bucket) FROM qflare.bucket_key AS k)) + 289
+      INTO STRICT v_first, v_last FROM qflare.bucket_mark AS m;
+    FOR v_slot IN 0 .. 3 LOOP
+        CONTINUE WHEN pg_relation_size(format('qflare.session_slot_%s', v_slot)) = 0
+                  AND pg_relation_size(format('qflare.session_route_slot_%s', v_slot)) = 0;
+        CONTINUE WHEN EXISTS (SELECT FROM generate_series(v_first / 192, v_last / 192) AS g WHERE g % 4 = v_slot);
+        EXECUTE format('TRUNCATE qflare.%I, qflare.%I',
+                       format('session_slot_%s', v_slot), format('session_route_slot_%s', v_slot));
+        v_emptied := v_emptied + 1;
+    END LOOP;
+    RETURN v_emptied;
+END
+$$;
+
+-- Who may call what ----------------------------------------------------------------------------------------------------
+RESET ROLE;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA qflare FROM PUBLIC;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA qflare TO qflare_app;
+GRANT EXECUTE ON FUNCTION qflare.hold_buckets(bigint[]) TO qflare_maintenance;
+
+INSERT INTO qflare.schema_version (version) VALUES (1) ON CONFLICT DO NOTHING;
+
+COMMIT;
