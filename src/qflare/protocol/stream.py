@@ -61,9 +61,13 @@ class StreamSealer:
             source: The message as one buffer, which is not copied, or as pieces of any sizes.
 
         Raises:
-            UnexpectedMessageError: the sealer was used before.
+            UnexpectedMessageError: the sealer was used before, at the first step.
             LengthError: the message is longer than a stream can be (R9).
         """
+        if self._number or self._held_size:
+            message = "the sealer holds pieces of a message already; go on with push() and finish()"
+            raise UnexpectedMessageError(message)
+        self._require_going()
         yield self.header
         try:
             view = as_view(source, name="message")  # type: ignore[arg-type]  # refused below if it is no buffer
@@ -88,6 +92,7 @@ class StreamSealer:
             UnexpectedMessageError: the stream is finished.
             LengthError: the message is longer than a stream can be (R9).
         """
+        self._require_going()
         view = as_view(piece, name="piece")
         sealed: list[bytes] = []
         # A full segment is sealed only when more follows, for the last one has another nonce.
@@ -135,14 +140,18 @@ class StreamSealer:
         if hasattr(self, "_held"):
             wipe_region(memoryview(self._held))
 
-    def _seal(self, plaintext: memoryview, *, is_last: bool) -> bytes:
+    def _require_going(self) -> SegmentCipher:
         if self._cipher is None:
             message = "the stream is finished; a message is one stream, begin a new one"
             raise UnexpectedMessageError(message)
+        return self._cipher
+
+    def _seal(self, plaintext: memoryview, *, is_last: bool) -> bytes:
+        cipher = self._require_going()
         if self._number >= SEGMENTS_MAX:  # R9
             name, expected = "message", f"at most {SEGMENTS_MAX} segments"
             raise LengthError(name, expected=expected, actual=self._number * SEGMENT_BYTES)
-        sealed = self._cipher.seal(self._number, plaintext, is_last=is_last)
+        sealed = cipher.seal(self._number, plaintext, is_last=is_last)
         self._number += 1
         return sealed
 

@@ -12,6 +12,7 @@ another round, dtype or shape does not even open.
 
 from __future__ import annotations
 
+import io
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -256,13 +257,13 @@ def decode_update_into(
         raise DecodeError(message)
     targets = {name: memoryview(array) for name, array in arrays.items()}
     for name, target in targets.items():
-        if target.readonly or not _has_raw_view(target):
-            message = f"array {name!r} cannot be written through its buffer: give a writable numpy array or array.array"
+        if target.readonly:
+            message = f"array {name!r} is read-only; give one that can be written"
             raise UsageError(message)
     for name, target in targets.items():
         array = update.arrays[name]
         if array.data.nbytes:
-            _raw(target)[:] = _little(array.data, DTYPES[array.dtype])
+            _write_raw(target, _little(array.data, DTYPES[array.dtype]))
 
 
 def _pieces(spec: UpdateSpec, header: bytes, arrays: Mapping[str, Buffer]) -> Iterator[memoryview]:
@@ -377,6 +378,13 @@ def _readonly(payload: Readable) -> memoryview:
 def _raw(view: memoryview) -> memoryview:
     """View the elements of a C-contiguous array as bytes; a copy where the exporter spells its format out (ctypes)."""
     return view.cast("B") if _has_raw_view(view) else memoryview(view.tobytes())
+
+
+def _write_raw(target: memoryview, elements: memoryview) -> None:
+    if _has_raw_view(target):
+        target.cast("B")[:] = elements
+    else:
+        io.BytesIO(elements).readinto(target)  # takes any contiguous buffer, whatever its format is called
 
 
 def _has_raw_view(view: memoryview) -> bool:
