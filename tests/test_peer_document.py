@@ -112,6 +112,15 @@ def test_every_step_stands_in_the_code() -> None:
     assert wanted - RESERVED - STATED_ELSEWHERE <= named
 
 
+def test_every_cited_test_exists() -> None:
+    """Section T names files and tests that are there."""
+    cited = re.findall(r"`(tests/[a-z0-9_/]+\.py)(?:::([a-z0-9_]+))?`", TEXT[TEXT.index("\n## T. ") :])
+    assert len(cited) >= 30
+    for path, name in cited:
+        code = (ROOT / path).read_text(encoding="utf-8")
+        assert not name or re.search(rf"^(async )?def {name}\(", code, re.MULTILINE), f"{path}::{name}"
+
+
 def test_peer_shares_no_code_with_the_project() -> None:
     """The second implementation imports its own modules, cryptography, pycryptodome and the standard library only."""
     allowed = {"cryptography", "Crypto"}
