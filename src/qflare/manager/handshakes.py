@@ -42,6 +42,7 @@ _REFUSALS: Final = {
     ClaimResult.UNKNOWN_DEVICE: Refusal.UNKNOWN_DEVICE,
     ClaimResult.DEVICE_STATE: Refusal.DEVICE_STATE,
     ClaimResult.KEY_VERSION: Refusal.KEY_VERSION,
+    ClaimResult.EXPIRED: Refusal.EXPIRED,
 }
 
 

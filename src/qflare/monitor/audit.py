@@ -164,20 +164,20 @@ def _check_receipts(
 ) -> None:
     for mine, receipt in zip(held, decoded, strict=True):
         try:
-            mark = verify_receipt(
+            shown = verify_receipt(
                 receipt, mine.leaf_hash, log_key=certificate.log_key, origin=certificate.log_origin
             )
         except AuthenticationError:
             raise EvidenceError(f"a receipt for entry {receipt.index} does not hold", index=receipt.index) from None
-        root = walk.roots.get(mark.size)
+        root = walk.roots.get(receipt.size)
         if root is None:
             raise EvidenceError(
-                f"a receipt shows {mark.size} entries, the log has {walk.frontier.size}: it was cut, or is an older copy",
+                f"a receipt shows {receipt.size} entries, the log has {walk.frontier.size}: it was cut, or is an older copy",
                 index=walk.frontier.size,
             )
-        if root != mark.root:
+        if root != shown:
             raise EvidenceError(
-                f"a receipt of entry {receipt.index} shows another history of the first {mark.size} entries",
+                f"a receipt of entry {receipt.index} shows another history of the first {receipt.size} entries",
                 index=receipt.index,
             )
 

@@ -48,9 +48,10 @@ def security_event(
     Raises:
         UsageError: a type, key or value cannot stand in a log that is kept for ever; the message names the key.
     """
-    if not isinstance(event_type, SecurityEventType) or not isinstance(severity, EventSeverity):
+    given: tuple[object, object, object] = (event_type, severity, data)
+    if not isinstance(given[0], SecurityEventType) or not isinstance(given[1], EventSeverity):
         raise UsageError("event_type is a SecurityEventType and severity an EventSeverity")
-    if not isinstance(data, Mapping):
+    if not isinstance(given[2], Mapping):
         raise UsageError(f"event data must be a dict, got {type(data).__name__}")
     _refuse_secrets(data, path="data", depth=0)
     event = new_event(

@@ -55,14 +55,16 @@ class Opening(Generic[T]):
             raise UsageError(f"this {self._name} was opened in another event loop: make one for each loop")
         if self._value is not None:
             return self._value
-        if self._task is None:
+        task = self._task
+        if task is None:
             self._loop = loop
-            self._task = loop.create_task(self._open(), name=f"qflare-open-{self._name}")
+            task = self._task = loop.create_task(self._open(), name=f"qflare-open-{self._name}")
+            task.add_done_callback(_look_at)
         try:
-            return await asyncio.shield(self._task)
+            return await asyncio.shield(task)
         except BaseException:
-            if self._task is not None and self._task.done():
-                # A failed opening may be tried again.
+            # A failed opening may be tried again; one that only this caller gave up goes on for the others.
+            if task.done() and self._task is task:
                 self._task = None
             raise
 
@@ -86,3 +88,9 @@ class Opening(Generic[T]):
             self._stack = stack.pop_all()
         self._value = value
         return value
+
+
+def _look_at(task: asyncio.Task[T]) -> None:
+    # Every caller may have been cancelled meanwhile; the failure shows again at the next attempt.
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,288 @@
+"""
+Where the wings meet: opens store, keeper and threads, puts the manager's parts together, and closes all in reverse.
+
+`Foundation` is what the key manager and the security monitor have in common; `Engine` is the manager's rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from qflare.clock import Clock, SystemClock
+from qflare.errors import ConfigError, MissingExtraError
+from qflare.manager.background import Background
+from qflare.manager.buckets import Buckets
+from qflare.manager.chains import Turns
+from qflare.manager.devices import Devices
+from qflare.manager.enrolments import Enrolments
+from qflare.manager.handshakes import Handshakes
+from qflare.manager.identity import Identity, open_identity
+from qflare.manager.log import Log
+from qflare.manager.maintenance import Maintenance
+from qflare.manager.offers import Offers
+from qflare.manager.offload import Offload
+from qflare.manager.records import Records
+from qflare.manager.refusals import Refusals
+from qflare.manager.rotations import Rotations
+from qflare.manager.sessions import Sessions
+from qflare.manager.settings import ManagerSettings
+from qflare.model.ports import Keeper, Store
+from qflare.secret import SecretBytes
+from qflare.service.config import read_data_dir
+
+if TYPE_CHECKING:
+    import asyncpg
+
+_KEEPER_NAME: Final = "keeper"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a manager's data are: a database of the user's, or a data folder with an embedded one."""
+
+    database: str | asyncpg.Pool | None
+    """A dsn or a pool; None runs the embedded PostgreSQL in the data folder."""
+    data_dir: Path | None
+    keeper: Keeper | None = None
+    """A keeper of the caller's, who closes it; None opens the file keeper."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foundation:
+    """Store, keeper, threads, identity and log of one worker."""
+
+    store: Store
+    keeper: Keeper
+    offload: Offload
+    identity: Identity
+    log: Log
+    refusals: Refusals
+    background: Background
+    clock: Clock
+    settings: ManagerSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """Every part of the manager of one worker."""
+
+    foundation: Foundation
+    buckets: Buckets
+    sessions: Sessions
+    devices: Devices
+    handshakes: Handshakes
+    offers: Offers
+    enrolments: Enrolments
+    records: Records
+    rotations: Rotations
+    maintenance: Maintenance
+
+
+@asynccontextmanager
+async def open_foundation(
+    place: Place, *, settings: ManagerSettings, clock: Clock | None = None
+) -> AsyncIterator[Foundation]:
+    """
+    Open what manager and monitor share.
+
+    Raises:
+        ConfigError: a folder or address cannot be used.
+        KeeperError: the keeper does not belong to this database.
+        MissingExtraError: the server extra is not installed.
+        SchemaMismatchError: the database has no schema, or another version's.
+        StoreUnavailableError: the database does not answer.
+    """
+    its_clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        offload = Offload(threads=settings.threads, jobs_max=settings.jobs_max)
+        # Closed in a thread: it waits for the batch that runs.
+        stack.push_async_callback(asyncio.to_thread, offload.close)
+        store, folder = await _open_store(place, settings, stack)
+        keeper = place.keeper if place.keeper is not None else await offload.run(partial(_open_keeper, folder, settings))
+        identity = await open_identity(
+            store=store, keeper=keeper, offload=offload, clock=its_clock, settings=settings
+        )
+        stack.callback(identity.wipe)
+        background = Background()
+        refusals = Refusals(clock=its_clock, per_minute=settings.refusal_events_per_minute)
+        log = Log(store=store, identity=identity, offload=offload, clock=its_clock, settings=settings)
+        stack.push_async_callback(log.close, settings.close_timeout_s)
+        stack.push_async_callback(background.close, settings.close_timeout_s)
+        background.start(refusals.write(log.append, background), name="refusals")
+        yield Foundation(
+            store=store,
+            keeper=keeper,
+            offload=offload,
+            identity=identity,
+            log=log,
+            refusals=refusals,
+            background=background,
+            clock=its_clock,
+            settings=settings,
+        )
+
+
+@asynccontextmanager
+async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
+    """Put the manager together on *foundation*, make or load the live buckets, and start the maintenance loop."""
+    store, keeper, offload = foundation.store, foundation.keeper, foundation.offload
+    clock, settings, refusals = foundation.clock, foundation.settings, foundation.refusals
+    server_id = foundation.identity.server_id
+    async with AsyncExitStack() as stack:
+        kek: SecretBytes = await offload.run(keeper.long_term_key, wipe=SecretBytes.wipe)
+        stack.callback(kek.wipe)
+        buckets = Buckets(
+            store=store,
+            keeper=keeper,
+            identity=foundation.identity,
+            offload=offload,
+            clock=clock,
+            settings=settings,
+        )
+        stack.callback(buckets.wipe)
+        await buckets.open()
+        sessions = Sessions(store=store, buckets=buckets, offload=offload, settings=settings)
+        stack.callback(sessions.wipe)
+        devices = Devices(store=store, kek=kek, offload=offload, clock=clock, settings=settings)
+        handshakes = Handshakes(
+            store=store,
+            buckets=buckets,
+            devices=devices,
+            log=foundation.log,
+            refusals=refusals,
+            offload=offload,
+            server_id=server_id,
+            settings=settings,
+        )
+        offers = Offers(buckets=buckets, devices=devices, refusals=refusals, offload=offload, settings=settings)
+        enrolments = Enrolments(
+            store=store,
+            buckets=buckets,
+            devices=devices,
+            refusals=refusals,
+            offload=offload,
+            clock=clock,
+            server_id=server_id,
+            settings=settings,
+        )
+        records = Records(
+            store=store, buckets=buckets, sessions=sessions, refusals=refusals, offload=offload, settings=settings
+        )
+        rotations = Rotations(
+            devices=devices, records=records, refusals=refusals, offload=offload, server_id=server_id
+        )
+        turns = Turns(store=store, buckets=buckets, offload=offload, settings=settings)
+        maintenance = Maintenance(
+            store=store,
+            keeper=keeper,
+            buckets=buckets,
+            turns=turns,
+            log=foundation.log,
+            offload=offload,
+            clock=clock,
+            settings=settings,
+        )
+        loop_task = foundation.background.start(maintenance.run(foundation.background), name="maintenance")
+        stack.push_async_callback(_stop, loop_task)
+        # What was accepted is finished before anything under it goes.
+        for part in (records, offers, enrolments, handshakes):
+            stack.push_async_callback(part.close, settings.close_timeout_s)
+        yield Engine(
+            foundation=foundation,
+            buckets=buckets,
+            sessions=sessions,
+            devices=devices,
+            handshakes=handshakes,
+            offers=offers,
+            enrolments=enrolments,
+            records=records,
+            rotations=rotations,
+            maintenance=maintenance,
+        )
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    """End the maintenance loop before the buckets under it are wiped."""
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def _open_store(place: Place, settings: ManagerSettings, stack: AsyncExitStack) -> tuple[Store, Path]:
+    """Open the store; return it and the folder of its keeper's long-term key."""
+    try:
+        from qflare.stores.postgres import PoolSettings, open_pool, open_store
+    except ModuleNotFoundError as missing:
+        if missing.name != "asyncpg":
+            raise
+        raise MissingExtraError(feature="the PostgreSQL store", extra="server", package="asyncpg") from None
+    database = place.database
+    folder = place.data_dir
+    if database is None:
+        from qflare.stores.embedded import open_embedded
+
+        folder = await asyncio.to_thread(_default_folder) if folder is None else folder
+        server = await stack.enter_async_context(await open_embedded(folder))
+        database = server.dsn
+    limits = PoolSettings(min_size=max(1, settings.pool_size_min), max_size=settings.pool_size_max)
+    if isinstance(database, str):
+        pool = await open_pool(database, limits)
+        stack.push_async_callback(_close_pool, pool, settings.close_timeout_s)
+        database = pool
+    store = await open_store(database, settings=limits)
+    if folder is not None:
+        return store, folder / _KEEPER_NAME
+    # One default folder may serve several databases: each has its own keeper in it.
+    cluster = await _cluster_of(database, settings.store_timeout_s)
+    default = await asyncio.to_thread(_default_folder)
+    return store, default / f"{_KEEPER_NAME}-{cluster}"
+
+
+def _open_keeper(folder: Path, settings: ManagerSettings) -> Keeper:
+    from qflare.stores.keeper import FileKeeper
+
+    with contextlib.suppress(FileExistsError):
+        try:
+            folder.parent.mkdir(mode=0o700)
+        except FileNotFoundError:
+            raise ConfigError(
+                f"the folder {folder.parent.parent} does not exist; create it, or choose another data folder"
+            ) from None
+        except PermissionError:
+            raise ConfigError(
+                f"the data folder {folder.parent} cannot be made: permission denied; choose another one"
+            ) from None
+    return FileKeeper(folder, settings.keeper_dir)
+
+
+async def _cluster_of(pool: asyncpg.Pool, timeout_s: float) -> str:
+    """Return a short name of the database that *pool* reaches, the same from every worker."""
+    # One statement about the server, not about our tables: it has no place among the named queries.
+    async with asyncio.timeout(timeout_s), pool.acquire() as connection:
+        name: str = await connection.fetchval(
+            "SELECT system_identifier::text || '/' || current_database() FROM pg_control_system()", timeout=timeout_s
+        )
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+async def _close_pool(pool: asyncpg.Pool, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
+
+
+def _default_folder() -> Path:
+    chosen = read_data_dir()
+    # The default place may lack more than its last part; one that the caller names must not be made up.
+    os.makedirs(chosen.parent, mode=0o700, exist_ok=True)
+    return chosen

@@ -1,0 +1,45 @@
+"""Whether a worker can serve: its database, its live bucket keys and its keeper, each looked at for itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+from qflare.errors import QflareError
+from qflare.secret import SecretBytes
+from qflare.service.assembly import Engine
+from qflare.service.exchange import Readiness
+
+
+async def look_ready(engine: Engine, *, timeout_s: float) -> Readiness:
+    """Look at each part for at most *timeout_s* seconds."""
+    foundation = engine.foundation
+    database, bucket, keeper = await asyncio.gather(
+        _sentence("the database", foundation.store.check(), timeout_s),
+        _sentence("the bucket keys", _look_at_buckets(engine), timeout_s),
+        _sentence("the keeper", _look_at_keeper(engine), timeout_s),
+    )
+    return Readiness(database=database, bucket=bucket, keeper=keeper)
+
+
+async def _look_at_buckets(engine: Engine) -> None:
+    await engine.buckets.refresh()
+    engine.buckets.announcement("current")
+    engine.buckets.announcement("next")
+
+
+async def _look_at_keeper(engine: Engine) -> None:
+    foundation = engine.foundation
+    key = await foundation.offload.run(foundation.keeper.long_term_key, wipe=SecretBytes.wipe)
+    key.wipe()
+
+
+async def _sentence(what: str, look: Awaitable[None], timeout_s: float) -> str | None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await look
+    except TimeoutError:
+        return f"{what} did not answer within {timeout_s:g} s"
+    except QflareError as failure:
+        return f"{what}: {type(failure).__name__}: {failure}"
+    return None

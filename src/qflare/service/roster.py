@@ -1,0 +1,336 @@
+"""The key manager's calls about tenants, devices, tokens and their keys."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+from qflare.errors import IllegalTransitionError, LengthError, QflareError, UsageError
+from qflare.manager.algorithm import require_kem
+from qflare.manager.devices import DeviceKeypair, keypairs_of, new_device
+from qflare.model.device import Device, KeyState, NewDevice
+from qflare.model.event import SecurityEventType
+from qflare.model.ids import ID_BYTES, DeviceId, TenantId
+from qflare.primitives.random import random_bytes
+from qflare.protocol.device_keys import DeviceKeys
+from qflare.protocol.identity import device_ref, encode_name
+from qflare.secret import SecretBytes
+from qflare.service.assembly import Engine
+from qflare.service.exchange import DevicePublicKey
+
+T = TypeVar("T")
+
+LIST_MAX: Final = 10_000
+MANY_MAX: Final = 4096
+"""Most items of one `…_many` call about keys."""
+
+
+class Roster(ABC):
+    """Mixed into `QuantumKeyManager`; everything here is about one tenant's devices."""
+
+    @property
+    @abstractmethod
+    def tenant(self) -> TenantId:
+        """Whose devices."""
+
+    @abstractmethod
+    async def _engine(self) -> Engine:
+        """Return the running engine, opening it first if need be."""
+
+    # --- making and registering keys --------------------------------------------------------------------------------
+
+    async def generate_device_keypair(self, device_id: str, algorithm: str = "Kyber1024") -> DeviceKeypair:
+        """
+        Make both key pairs of a new device, register the public halves and return the private ones, once (E5).
+
+        For provisioning and simulation: a device that can make its own keys enrols with a token instead.
+
+        Args:
+            device_id: 1 to 255 bytes of UTF-8.
+            algorithm: Name of the KEM: "Kyber1024" or "ML-KEM-1024"; signatures are ML-DSA-44 always.
+
+        Returns:
+            The pair; the caller wipes it.
+
+        Raises:
+            AlreadyExistsError: a device of that name is registered.
+            UnsupportedAlgorithmError: *algorithm* is not offered; the error lists what is.
+        """
+        return raised((await self.generate_device_keypairs_many([device_id], algorithm))[0])
+
+    async def generate_device_keypairs_many(
+        self, device_ids: Sequence[str], algorithm: str = "Kyber1024"
+    ) -> tuple[DeviceKeypair | QflareError, ...]:
+        """Make and register the keys of many devices in one batch; one pair or error each."""
+        require_kem(algorithm)
+        names = _names(device_ids)
+        engine = await self._engine()
+        foundation = engine.foundation
+        made = await foundation.offload.run(partial(DeviceKeys.generate_many, len(names)), wipe=_wipe_keys)
+        try:
+            verdicts = await engine.devices.register(
+                self.tenant,
+                [
+                    new_device(
+                        self.tenant,
+                        name,
+                        verification_key=keys.verification_key,
+                        encapsulation_key=keys.encapsulation_key,
+                    )
+                    for name, keys in zip(names, made, strict=True)
+                ],
+            )
+        except BaseException:
+            _wipe_keys(made)
+            raise
+        pairs = keypairs_of(
+            made, names, tenant_id=self.tenant, server_id=foundation.identity.server_id, key_version=1
+        )
+        results: list[DeviceKeypair | QflareError] = []
+        for pair, verdict in zip(pairs, verdicts, strict=True):
+            if verdict is not None:
+                pair.wipe()
+            results.append(verdict or pair)
+        return tuple(results)
+
+    async def register_device(self, device_id: str, *, verification_key: bytes, encapsulation_key: bytes) -> Device:
+        """
+        Register a device whose public keys came by a trusted way.
+
+        Raises:
+            AlreadyExistsError: a device of that name is registered.
+            KeyCheckError: the encapsulation key is none (FIPS 203, section 7.2).
+            LengthError: a key has the wrong size.
+        """
+        return raised((await self.register_devices_many([(device_id, verification_key, encapsulation_key)]))[0])
+
+    async def register_devices_many(
+        self, devices: Sequence[tuple[str, bytes, bytes]]
+    ) -> tuple[Device | QflareError, ...]:
+        """Register many (device_id, verification_key, encapsulation_key); one row or error each."""
+        names = _names([device[0] for device in devices])
+        engine = await self._engine()
+        rows: list[NewDevice] = [
+            new_device(self.tenant, name, verification_key=device[1], encapsulation_key=device[2])
+            for name, device in zip(names, devices, strict=True)
+        ]
+        verdicts = await engine.devices.register(self.tenant, rows)
+        added = [row.device_id for row, verdict in zip(rows, verdicts, strict=True) if verdict is None]
+        found = iter(await engine.devices.get_many(self.tenant, added))
+        return tuple(next(found) if verdict is None else verdict for verdict in verdicts)
+
+    async def rotate_device_keys(self, device_id: str) -> DeviceKeypair:
+        """
+        Make new keys for a device, make them current as the next version, and return the private halves, once.
+
+        A device that makes its own keys rotates them inside a session instead (E4, `answer_control`).
+
+        Raises:
+            KeyNotFoundError: no such device.
+            KeyRevokedError: the device is not active.
+            ConflictError: its keys were rotated at the same time elsewhere.
+        """
+        return raised((await self.rotate_device_keys_many([device_id]))[0])
+
+    async def rotate_device_keys_many(self, device_ids: Sequence[str]) -> tuple[DeviceKeypair | QflareError, ...]:
+        """Rotate the keys of many devices; one pair or error each."""
+        names = _names(device_ids)
+        engine = await self._engine()
+        devices = await engine.devices.get_many(self.tenant, names)
+        foundation = engine.foundation
+        made = await foundation.offload.run(partial(DeviceKeys.generate_many, len(names)), wipe=_wipe_keys)
+        results: list[DeviceKeypair | QflareError] = []
+        try:
+            for device, keys in zip(devices, made, strict=True):
+                results.append(await self._rotate(engine, device, keys))
+        except BaseException:
+            _wipe_keys(made)
+            raise
+        return tuple(results)
+
+    async def _rotate(self, engine: Engine, device: Device, keys: DeviceKeys) -> DeviceKeypair | QflareError:
+        fresh = new_device(
+            self.tenant,
+            device.device_id,
+            verification_key=keys.verification_key,
+            encapsulation_key=keys.encapsulation_key,
+        )
+        try:
+            row = await engine.devices.rotate(
+                self.tenant, fresh, key_version=device.key_version + 1, by="operator"
+            )
+        except QflareError as failure:
+            keys.wipe()
+            return failure
+        server_id = engine.foundation.identity.server_id
+        return keypairs_of(
+            [keys], [device.device_id], tenant_id=self.tenant, server_id=server_id, key_version=row.key_version
+        )[0]
+
+    # --- looking --------------------------------------------------------------------------------------------------------
+
+    async def get_device_public_key(self, device_id: str) -> DevicePublicKey:
+        """Return a device's registered public keys. `KeyNotFoundError` if it is not registered."""
+        return (await self.get_device_public_keys_many([device_id]))[0]
+
+    async def get_device_public_keys_many(self, device_ids: Sequence[str]) -> tuple[DevicePublicKey, ...]:
+        """Return the public keys of many devices. `KeyNotFoundError` names the first that is not registered."""
+        engine = await self._engine()
+        devices = await engine.devices.get_many(self.tenant, _names(device_ids))
+        return tuple(
+            DevicePublicKey(
+                device_id=device.device_id,
+                public_key=device.encapsulation_key,
+                verification_key=device.verification_key,
+                algorithm="ML-KEM-1024",
+                key_version=device.key_version,
+                state=device.kem_state,
+            )
+            for device in devices
+        )
+
+    async def find_device(self, device_id: str) -> Device:
+        """Return a device's row. `KeyNotFoundError` if it is not registered."""
+        engine = await self._engine()
+        return await engine.devices.get(self.tenant, require_name(device_id))
+
+    async def list_devices(self, *, limit: int = 100, after: str | None = None) -> tuple[Device, ...]:
+        """Return up to *limit* devices in order of name, from the one after *after* on."""
+        if not 1 <= limit <= LIST_MAX:
+            raise UsageError(f"limit must be 1 to {LIST_MAX}, got {limit}; page on with after=")
+        engine = await self._engine()
+        return await engine.devices.page(self.tenant, limit=limit, after=None if after is None else require_name(after))
+
+    # --- states ---------------------------------------------------------------------------------------------------------
+
+    async def revoke_device(self, device_id: str, *, reason: str) -> Device:
+        """
+        Revoke a device for good: its sessions end in the same transaction, here and on every other worker.
+
+        Args:
+            device_id: Its name.
+            reason: Why, for the log; 1 to 1000 bytes.
+
+        Raises:
+            IllegalTransitionError: it is revoked already.
+            KeyNotFoundError: no such device.
+        """
+        return await self._set_state(device_id, KeyState.DEACTIVATED, reason=reason)
+
+    async def suspend_device(self, device_id: str, *, reason: str) -> Device:
+        """Suspend a device until `resume_device`; its sessions end. Errors as `revoke_device`."""
+        return await self._set_state(device_id, KeyState.SUSPENDED, reason=reason)
+
+    async def resume_device(self, device_id: str, *, reason: str = "resumed by the operator") -> Device:
+        """Let a suspended device begin sessions again. `IllegalTransitionError` if it was revoked."""
+        return await self._set_state(device_id, KeyState.ACTIVE, reason=reason)
+
+    async def _set_state(self, device_id: str, state: KeyState, *, reason: str) -> Device:
+        name = require_name(device_id)
+        engine = await self._engine()
+        ref = device_ref(self.tenant, name)
+        try:
+            device = await engine.devices.set_state(self.tenant, name, state, reason=reason)
+        except IllegalTransitionError:
+            raise IllegalTransitionError(
+                f"device {device_id!r} cannot become {state.value} from the state it is in: look at find_device()"
+            ) from None
+        if state is not KeyState.ACTIVE:
+            engine.sessions.forget_device(self.tenant, ref)
+        return device
+
+    async def set_device_psk(self, device_id: str, psk: SecretBytes | bytes | None) -> None:
+        """
+        Set or remove the key that device and server share beforehand (H4), 64 bytes; later handshakes need it.
+
+        Raises:
+            KeyNotFoundError: no such device.
+            LengthError: *psk* is not 64 bytes.
+            UsageError: *psk* is all zeros.
+        """
+        name = require_name(device_id)
+        engine = await self._engine()
+        if psk is None:
+            await engine.devices.set_psk(self.tenant, name, None)
+            return
+        with SecretBytes.copy_of(psk) as copy:
+            await engine.devices.set_psk(self.tenant, name, copy)
+
+    # --- tokens and tenants ---------------------------------------------------------------------------------------------
+
+    async def issue_enrolment_token(self, device_id: str, *, valid_s: int = 86_400) -> str:
+        """
+        Make a token that lets one device enrol once (E1); hand it over by a way that others cannot read.
+
+        Args:
+            device_id: The name that the device will have.
+            valid_s: Seconds until it expires.
+
+        Returns:
+            156 characters; shown once, the database keeps a hash.
+        """
+        name = require_name(device_id)
+        engine = await self._engine()
+        return await engine.enrolments.issue(self.tenant, name, valid_s=valid_s)
+
+    async def issue_enrolment_tokens_many(
+        self, device_ids: Sequence[str], *, valid_s: int = 86_400
+    ) -> tuple[str, ...]:
+        """Make a token for each of many devices."""
+        names = _names(device_ids)
+        engine = await self._engine()
+        return tuple([await engine.enrolments.issue(self.tenant, name, valid_s=valid_s) for name in names])
+
+    async def create_tenant(self, name: str, *, tenant_id: TenantId | None = None) -> TenantId:
+        """
+        Add a tenant and return its id, 16 bytes, random unless given; `for_tenant` works inside it.
+
+        Raises:
+            AlreadyExistsError: the name or id is taken.
+        """
+        encode_name(name)
+        chosen = TenantId(random_bytes(ID_BYTES)) if tenant_id is None else tenant_id
+        if len(chosen) != ID_BYTES:
+            raise LengthError("tenant_id", expected=ID_BYTES, actual=len(chosen))
+        engine = await self._engine()
+        event = engine.devices.event(
+            chosen, SecurityEventType.TENANT_CREATED, {"tenant_id": chosen.hex(), "name": name}, device_id=None
+        )
+        await engine.foundation.store.save_tenant(chosen, name, event=event)
+        return chosen
+
+    async def list_tenants(self) -> tuple[tuple[TenantId, str], ...]:
+        """Return every tenant's id and name."""
+        engine = await self._engine()
+        return await engine.foundation.store.list_tenants()
+
+
+def require_name(device_id: str) -> DeviceId:
+    """Return a device's name, or raise `UsageError` if it can be none."""
+    given: object = device_id
+    if not isinstance(given, str):
+        raise UsageError(f"device_id must be text, got {type(device_id).__name__}")
+    encode_name(device_id)
+    return DeviceId(device_id)
+
+
+def _names(device_ids: Sequence[str]) -> list[DeviceId]:
+    if isinstance(device_ids, str | bytes):
+        raise UsageError("pass a list of device ids, not one of them")
+    if len(device_ids) > MANY_MAX:
+        raise UsageError(f"at most {MANY_MAX} devices a call, got {len(device_ids)}")
+    return [require_name(device_id) for device_id in device_ids]
+
+
+def raised(result: T | QflareError) -> T:
+    """Return a batch's one result, or raise it."""
+    if isinstance(result, QflareError):
+        raise result
+    return result
+
+
+def _wipe_keys(made: Sequence[DeviceKeys]) -> None:
+    for keys in made:
+        keys.wipe()

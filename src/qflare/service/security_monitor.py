@@ -1,0 +1,244 @@
+"""`SecurityMonitor`: the signed log of security events, its proofs, and figures for people."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from qflare.clock import Clock, utc
+from qflare.errors import LengthError, QflareError, UsageError
+from qflare.manager.settings import ManagerSettings
+from qflare.model.event import AuditEntry, EventSeverity, LoggedEvent, SecurityEventType, SignedCheckpoint
+from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, DeviceId, TenantId
+from qflare.model.ports import Keeper
+from qflare.monitor.audit import HeldReceipt, LogReport, verify_log
+from qflare.monitor.dashboard import SecurityDashboard
+from qflare.monitor.events import security_event
+from qflare.monitor.proof import EventProof, prove_event
+from qflare.protocol.leaf import JsonValue
+from qflare.service.assembly import Engine, Foundation, Place, open_foundation
+from qflare.service.opening import Opening
+
+if TYPE_CHECKING:
+    import asyncpg
+
+LIST_MAX = 10_000
+WINDOW_S_MAX = 366 * 86_400
+
+
+class SecurityMonitor:
+    """
+    Logs security events and proves them, by itself or beside a key manager (`QuantumKeyManager.monitor`).
+
+    Use it as ``async with``, or as it stands: the first await opens it, and forgetting to close it is a
+    ResourceWarning.
+
+    Args:
+        dsn_or_pool: As for `QuantumKeyManager`.
+        data_dir: As for `QuantumKeyManager`.
+        tenant: In whose log the events stand.
+        config: Bounds and widths.
+        clock: What tells the time.
+        keeper: Where sealing keys are kept, if not in files.
+    """
+
+    def __init__(
+        self,
+        dsn_or_pool: str | asyncpg.Pool | None = None,
+        *,
+        data_dir: str | Path | None = None,
+        tenant: TenantId = DEFAULT_TENANT,
+        config: ManagerSettings | None = None,
+        clock: Clock | None = None,
+        keeper: Keeper | None = None,
+    ) -> None:
+        if len(tenant) != ID_BYTES:
+            raise LengthError("tenant", expected=ID_BYTES, actual=len(tenant))
+        settings = config or ManagerSettings()
+        place = Place(
+            database=dsn_or_pool, data_dir=None if data_dir is None else Path(data_dir), keeper=keeper
+        )
+
+        @asynccontextmanager
+        async def opener() -> AsyncIterator[Foundation]:
+            async with open_foundation(place, settings=settings, clock=clock) as foundation:
+                yield foundation
+
+        self._tenant = tenant
+        self._opening: Opening[Foundation] | None = Opening("SecurityMonitor", opener)
+        self._engine: Callable[[], Awaitable[Engine]] | None = None
+
+    @classmethod
+    def beside(cls, engine: Callable[[], Awaitable[Engine]], *, tenant: TenantId) -> SecurityMonitor:
+        """Return a monitor on a key manager's own parts; closing it does nothing."""
+        monitor = object.__new__(cls)
+        monitor._tenant = tenant
+        monitor._opening = None
+        monitor._engine = engine
+        return monitor
+
+    async def open(self) -> None:
+        """Open it now rather than at the first call."""
+        await self._foundation()
+
+    async def close(self) -> None:
+        """Close what was opened; safe to call twice."""
+        if self._opening is not None:
+            await self._opening.close()
+
+    async def __aenter__(self) -> Self:
+        """Open it."""
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it."""
+        await self.close()
+
+    def __del__(self) -> None:
+        """Warn if it was forgotten."""
+        opening = getattr(self, "_opening", None)
+        if opening is not None:
+            opening.warn_if_forgotten(self)
+
+    def __repr__(self) -> str:
+        """Say the tenant."""
+        return f"<SecurityMonitor of tenant {self._tenant.hex()}>"
+
+    # --- events ---------------------------------------------------------------------------------------------------------
+
+    async def log_security_event(
+        self,
+        event_type: SecurityEventType,
+        severity: EventSeverity,
+        data: Mapping[str, JsonValue],
+        *,
+        device_id: str | None = None,
+    ) -> LoggedEvent:
+        """
+        Append an event to the audit log and return where it stands, with its receipt.
+
+        Args:
+            event_type: What it is about.
+            severity: How much an operator should care.
+            data: A dict of text, integers, booleans, None, lists and dicts, at most 16 KiB as JSON; no secrets: the log
+                is kept for ever.
+            device_id: The device it is about.
+
+        Raises:
+            UsageError: *data* cannot stand in the log; the message names the key.
+        """
+        foundation = await self._foundation()
+        event = security_event(
+            event_type,
+            severity,
+            data,
+            tenant_id=self._tenant,
+            device_id=None if device_id is None else DeviceId(device_id),
+            clock=foundation.clock,
+        )
+        return await foundation.log.log_event(self._tenant, event)
+
+    async def log_security_events_many(
+        self, events: Sequence[tuple[SecurityEventType, EventSeverity, Mapping[str, JsonValue], str | None]]
+    ) -> tuple[LoggedEvent | QflareError, ...]:
+        """Append many (event type, severity, data, device_id or None), with one signature a batch; one result each."""
+        foundation = await self._foundation()
+        made = [
+            security_event(
+                event_type,
+                severity,
+                data,
+                tenant_id=self._tenant,
+                device_id=None if device_id is None else DeviceId(device_id),
+                clock=foundation.clock,
+            )
+            for event_type, severity, data, device_id in events
+        ]
+        return tuple(await foundation.log.log_events(self._tenant, made))
+
+    async def list_events(self, *, first: int = 0, limit: int = 100) -> tuple[AuditEntry, ...]:
+        """Return the tenant's entries from index *first* on, sessions among them."""
+        if not 1 <= limit <= LIST_MAX or first < 0:
+            raise UsageError(f"first must be 0 or more and limit 1 to {LIST_MAX}, got {first} and {limit}")
+        return await (await self._foundation()).store.list_entries(self._tenant, first=first, limit=limit)
+
+    # --- proofs ---------------------------------------------------------------------------------------------------------
+
+    async def verify_event_integrity(self, event: int | LoggedEvent) -> EventProof:
+        """
+        Prove that an entry stands in the log, unaltered, under a signed head.
+
+        Args:
+            event: Its index, or what `log_security_event` returned: then its receipt is checked too.
+
+        Raises:
+            EvidenceError: it does not; `index` is the entry's.
+            KeyNotFoundError: there is no such entry in this tenant, and nothing says that there was.
+        """
+        if type(event) is not int and not isinstance(event, LoggedEvent):
+            raise UsageError("pass the entry's index, or the LoggedEvent that log_security_event() returned")
+        foundation = await self._foundation()
+        return await prove_event(
+            event,
+            tenant_id=self._tenant,
+            store=foundation.store,
+            log=foundation.log,
+            certificate=foundation.identity.certificate,
+        )
+
+    async def checkpoint(self) -> SignedCheckpoint:
+        """Sign the log as it stands and return the signed head."""
+        return await (await self._foundation()).log.checkpoint()
+
+    async def verify_log(self, *, deep: bool = True, receipts: Sequence[HeldReceipt] = ()) -> LogReport:
+        """
+        Check the whole log of all tenants; needs a login that may become the auditor.
+
+        Args:
+            deep: Also compare every stored node of the tree.
+            receipts: What devices hold; each must lead to the log as it is now.
+
+        Raises:
+            EvidenceError: the log does not hold; `index` is the first bad entry where one is known.
+        """
+        foundation = await self._foundation()
+        return await verify_log(
+            store=foundation.store,
+            certificate=foundation.identity.certificate,
+            runner=foundation.offload,
+            receipts=receipts,
+            is_deep=deep,
+        )
+
+    # --- figures --------------------------------------------------------------------------------------------------------
+
+    async def get_security_dashboard_data(self, *, window_s: int = 86_400) -> SecurityDashboard:
+        """Return the tenant's figures; events of the last *window_s* seconds."""
+        if not 1 <= window_s <= WINDOW_S_MAX:
+            raise UsageError(f"window_s must be 1 to {WINDOW_S_MAX} seconds, got {window_s}")
+        foundation = await self._foundation()
+        store, now_s = foundation.store, foundation.clock.now_s()
+        bucket = await store.bucket_mark()
+        return SecurityDashboard(
+            generated_at=utc(now_s),
+            window_s=window_s,
+            events=await store.count_events(self._tenant, since_s=now_s - window_s),
+            refusals={
+                (step, reason.value): count for (step, reason), count in foundation.refusals.counts.items()
+            },
+            events_left_out=foundation.refusals.events_left_out,
+            statistics=await store.count_keys(self._tenant, bucket=bucket),
+            log_size=(await store.log_head()).size,
+            checkpoint=await store.latest_checkpoint(),
+            keeper_promise=await foundation.offload.run(foundation.keeper.promise),
+        )
+
+    async def _foundation(self) -> Foundation:
+        if self._engine is not None:
+            return (await self._engine()).foundation
+        if self._opening is None:
+            raise UsageError("this SecurityMonitor was not made by its constructor or by a key manager")
+        return await self._opening.get()
