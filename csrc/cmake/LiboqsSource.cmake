@@ -136,8 +136,8 @@ function(qflare_build_liboqs out)
     endif()
     file(MAKE_DIRECTORY "${cache}")
 
-    # Same source, options and compiler: same library.
-    string(JOIN "|" key "${QFLARE_OQS_TREE_SHA256}" "${QFLARE_OQS_OPTIONS}" "${CMAKE_C_COMPILER_ID}" "${CMAKE_C_COMPILER_VERSION}"
+    # Same source, options and compiler: same library. The number moves when what is kept beside it changes.
+    string(JOIN "|" key "2" "${QFLARE_OQS_TREE_SHA256}" "${QFLARE_OQS_OPTIONS}" "${CMAKE_C_COMPILER_ID}" "${CMAKE_C_COMPILER_VERSION}"
         "${CMAKE_SYSTEM_NAME}" "${CMAKE_SYSTEM_PROCESSOR}" "${CMAKE_C_COMPILER_TARGET}"
         "$ENV{CFLAGS}" "${QFLARE_OQS_EXTRA_OPTIONS}")
     string(SHA256 key "${key}")
@@ -199,7 +199,20 @@ function(qflare_build_liboqs out)
     foreach(text IN LISTS mldsa)
         file(COPY_FILE "${text}" "${work}/prefix/licenses/LICENSE.pqcrystals-dilithium.txt")
     endforeach()
-    # Keccak (XKCP) has its terms in the sources; liboqs lists all of them in its README.
+    # Keccak (XKCP) has its terms at the top of two sources.
+    set(keccak "${root}/src/common/sha3/xkcp_low/KeccakP-1600")
+    file(READ "${keccak}/plain-64bits/brg_endian.h" text)
+    string(FIND "${text}" "*/" end)
+    string(SUBSTRING "${text}" 0 ${end} text)
+    file(WRITE "${work}/prefix/licenses/LICENSE.brg_endian.txt" "${text}*/\n")
+    file(GLOB assembly "${keccak}/avx2/*.s" "${keccak}/avx2/*.S")
+    foreach(name IN LISTS assembly)
+        file(READ "${name}" text)
+        string(FIND "${text}" "\n\n" end)
+        string(SUBSTRING "${text}" 0 ${end} text)
+        file(WRITE "${work}/prefix/licenses/LICENSE.cryptogams.txt" "${text}\n")
+    endforeach()
+    # liboqs lists all terms in its README.
     file(STRINGS "${root}/README.md" lines)
     set(notice "Parts of liboqs and their terms, from the README of liboqs ${QFLARE_OQS_VERSION}:\n\n")
     foreach(line IN LISTS lines)

@@ -124,7 +124,7 @@ def test_a_z_outside_its_bound_is_refused(scheme):
 # rnd values whose first z has a norm of exactly gamma1 - beta - 1 (accepted) and gamma1 - beta (refused); found by trying.
 @pytest.mark.parametrize(
     ("scheme", "excess", "number"),
-    [(SIG44, -1, 304), (SIG44, 0, 3111), (SIG87, -1, 377)],
+    [(SIG44, -1, 304), (SIG44, 0, 3111), (SIG87, -1, 377), (SIG87, 0, 4858)],
     ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_the_bound_of_z_is_exact(scheme, excess, number):
