@@ -29,6 +29,9 @@ if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
     endif()
 endif()
 
+# A shared liboqs outside the loader's own folders is found where it was linked.
+set_target_properties(_qflare PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+
 install(TARGETS _qflare LIBRARY DESTINATION qflare/_native)
 if(QFLARE_LIBOQS_LICENSES)
     # scikit-build-core: into the .dist-info of the wheel.
