@@ -223,7 +223,7 @@ def test_the_receipt_reader_is_total(data):
 
 
 def test_the_log_mark_keeps_the_largest_head_and_reports_forks():
-    """Larger replaces, smaller is no error, equal with another root is an alarm (H9, D31)."""
+    """Larger replaces, smaller is no error, equal with another root is an alarm (H9)."""
     mark = receipt.advance_log_mark(None, size=5, root=ROOT)
     assert mark == receipt.LogMark(size=5, root=ROOT)
     assert receipt.advance_log_mark(mark, size=5, root=ROOT) == mark

@@ -182,7 +182,7 @@ def test_every_altered_inclusion_proof_is_refused():
 
 
 def test_a_path_of_another_length_is_never_a_proof():
-    """D25: for every index and size, no other number of hashes passes, so that a size cannot be talked down."""
+    """H9: for every index and size, no other number of hashes passes, so that a size cannot be talked down."""
     for size in range(1, 40):
         for index in range(size):
             right = log.path_length(index, size)

@@ -175,7 +175,7 @@ def test_a_failed_record_leaves_nothing_in_the_callers_buffer(key):
 
 
 def test_sizes_that_no_record_has_are_refused():
-    """An empty body, a rest of 1 to 15 bytes, and an empty last segment after others (D22)."""
+    """An empty body, a rest of 1 to 15 bytes, and an empty last segment after others (R3)."""
     full = SEALED_SEGMENT_BYTES
     for body in (-48, -1, 0, 1, 15, full + 1, full + 15, full + 16, 2 * full + 16):
         with pytest.raises(DecodeError):
@@ -196,7 +196,7 @@ def test_sizes_are_inverse(size):
 
 
 def test_headers_are_read_as_written_and_refused_in_order(key):
-    """Length, type, version and kind are looked at in that order (R5); reserved kinds are refused (D21)."""
+    """Length, type, version and kind are looked at in that order (R5); reserved kinds are refused (R3)."""
     header = head(epoch=7, direction=2, kind=1)
     sealed = record.seal_record(key, header, b"x")
     assert record.decode_header(sealed) == header

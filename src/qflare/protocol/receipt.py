@@ -79,7 +79,7 @@ def decode_receipt(encoded: bytes | memoryview) -> Receipt:
     Take a receipt apart.
 
     Raises:
-        DecodeError: the length does not fit, or index, size, time and path length do not belong together (D25, D31).
+        DecodeError: the length does not fit, or index, size, time and path length do not belong together (H9).
     """
     data = bytes(encoded)
     count = data[_COUNT_AT] if len(data) >= RECEIPT_BYTES_MIN else 0
@@ -121,7 +121,7 @@ def advance_log_mark(mark: LogMark | None, *, size: int, root: bytes) -> LogMark
     """
     Return the larger of the stored *mark* and a head that has just been verified.
 
-    A smaller size is no error: workers answer with the checkpoints they have (D31).
+    A smaller size is no error: workers answer with the checkpoints they have (H9).
 
     Raises:
         LogForkError: an equal size with another root: the log shows two histories.
