@@ -94,12 +94,7 @@ class StepEndpoint:
         if self._route.size_max <= SMALL_BODY_BYTES:
             return settings.handshake_body_s
         for header, value in scope["headers"]:
-            if (
-                header == b"content-length"
-                and value.isdigit()
-                and int(value[:9]) <= SMALL_BODY_BYTES
-                and len(value) < 9
-            ):
+            if header == b"content-length" and value in _SMALL_SIZES:
                 return settings.handshake_body_s
         return settings.record_body_s
 

@@ -33,10 +33,11 @@ class Health:
         if self.is_draining:
             return report(503, {"status": "draining"})
         try:
-            async with asyncio.timeout(self._timeout_s):
-                readiness = await self._manager.readiness()
+            # The manager bounds each look; opening it at the first request is bounded here.
+            async with asyncio.timeout(2 * self._timeout_s):
+                readiness = await self._manager.readiness(timeout_s=self._timeout_s)
         except TimeoutError:
-            return report(503, {"status": "not ready", "database": f"did not answer within {self._timeout_s:g} s"})
+            return report(503, {"status": "not ready", "manager": f"did not open within {2 * self._timeout_s:g} s"})
         except QflareError as failure:
             return report(503, {"status": "not ready", "manager": type(failure).__name__})
         checks = {

@@ -20,6 +20,8 @@ class AggregatorSettings:
         ConfigError: a value is outside its range; the message names it.
     """
 
+    connections_max: int = 8192
+    """Most connections of one worker of `qflare serve`; one more is answered with 503."""
     requests_max: int = 1024
     """Most requests with a body under way in one worker; one more is answered with 503."""
     bodies_bytes_max: int = 256 * 2**20
@@ -40,6 +42,7 @@ class AggregatorSettings:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         for name, low, high in (
+            ("connections_max", 1, 1_000_000),
             ("requests_max", 1, 1_000_000),
             ("bodies_bytes_max", 2**16, _BODIES_MAX),
             ("on_record_batch_max", 1, 4096),

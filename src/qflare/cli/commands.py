@@ -1,0 +1,47 @@
+"""The commands by name; each loads its own half of QFLARE only when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qflare.cli import audit, bench, demo, devices, doctor, enrol, serve, tokens
+
+app = typer.Typer(
+    name="qflare",
+    help="Post-quantum session keys for federated-learning aggregation servers.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 unavailable, 5 evidence does not hold, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # the same text everywhere, and a shell that starts at once
+    pretty_exceptions_enable=False,  # main.py tells errors, and no traceback shows locals
+)
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 - typer's signature
+    if value:
+        from importlib.metadata import version
+
+        print(f"qflare {version('qflare')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Post-quantum session keys for federated-learning aggregation servers."""
+
+
+app.command("serve")(serve.serve)
+app.command("enrol")(enrol.enrol)
+app.add_typer(tokens.app)
+app.add_typer(devices.app)
+app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
+app.add_typer(audit.app)
+app.command("bench")(bench.bench)

@@ -1,0 +1,67 @@
+"""Opening a manager or a monitor for one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qflare.errors import ConfigError, MissingExtraError
+from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, TenantId
+
+if TYPE_CHECKING:
+    from qflare.service.key_manager import QuantumKeyManager
+    from qflare.service.security_monitor import SecurityMonitor
+
+
+def choose_dsn(dsn: str | None, data_dir: Path | None) -> str | None:
+    """Return the database to use: --dsn, else the embedded one of --data-dir, else QFLARE_DSN."""
+    from qflare.service.config import read_dsn
+
+    return dsn if dsn is not None or data_dir is not None else read_dsn()
+
+
+def open_manager(dsn: str | None, data_dir: Path | None, *, tenant: str | None = None) -> QuantumKeyManager:
+    """Return a manager for `async with`, with the settings of the environment."""
+    _require_server()
+    from qflare.manager.settings import ManagerSettings
+    from qflare.service.config import read_settings
+    from qflare.service.key_manager import QuantumKeyManager
+
+    return QuantumKeyManager(
+        choose_dsn(dsn, data_dir), data_dir=data_dir, tenant=parse_tenant(tenant), config=read_settings(ManagerSettings)
+    )
+
+
+def open_monitor(dsn: str | None, data_dir: Path | None) -> SecurityMonitor:
+    """Return a monitor for `async with`."""
+    _require_server()
+    from qflare.manager.settings import ManagerSettings
+    from qflare.service.config import read_settings
+    from qflare.service.security_monitor import SecurityMonitor
+
+    return SecurityMonitor(choose_dsn(dsn, data_dir), data_dir=data_dir, config=read_settings(ManagerSettings))
+
+
+def parse_tenant(text: str | None) -> TenantId:
+    """
+    Read a tenant's id.
+
+    Raises:
+        ConfigError: it is not 32 hex digits.
+    """
+    if text is None:
+        return DEFAULT_TENANT
+    try:
+        tenant = bytes.fromhex(text)
+    except ValueError:
+        tenant = b""
+    if len(tenant) != ID_BYTES:
+        raise ConfigError(f"--tenant is {2 * ID_BYTES} hex digits")
+    return TenantId(tenant)
+
+
+def _require_server() -> None:
+    try:
+        import asyncpg  # noqa: F401 - asked for before anything is started
+    except ImportError:
+        raise MissingExtraError(feature="the server's side", extra="server", package="asyncpg") from None

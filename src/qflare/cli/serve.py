@@ -1,0 +1,53 @@
+"""`qflare serve`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qflare.cli import options
+
+
+def serve(
+    *,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes a free one.")] = 8440,
+    workers: Annotated[int, typer.Option("--workers", help="Worker processes over one database.")] = 1,
+    app: Annotated[
+        str | None,
+        typer.Option(
+            "--app", metavar="MODULE:FACTORY", help="Called with the manager; returns the function for records."
+        ),
+    ] = None,
+    dsn: options.Dsn = None,
+    data_dir: options.DataDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Serve devices over HTTP until SIGTERM."""
+    import asyncio
+
+    from qflare.cli.output import emit
+    from qflare.errors import MissingExtraError
+    from qflare.service.config import read_dsn
+
+    try:
+        from qflare.service.serve import ServeOptions, Serving
+        from qflare.service.serve import serve as run
+        from qflare.service.worker import set_up_logging
+    except ModuleNotFoundError as missing:
+        if missing.name not in {"uvicorn", "starlette"}:
+            raise
+        raise MissingExtraError(feature="qflare serve", extra="server", package=missing.name or "") from None
+
+    def announce(serving: Serving) -> None:
+        facts = {"url": serving.url, "workers": list(serving.workers)}
+        count = len(serving.workers)
+        text = f"QFLARE serves on {serving.url} with {count} worker{'s' if count != 1 else ''}"
+        emit(facts, as_json=as_json, text=text)
+
+    set_up_logging()
+    # A --data-dir of the call means the database in it, whatever the environment says.
+    chosen = dsn if dsn is not None or data_dir is not None else read_dsn()
+    settings = ServeOptions(host=host, port=port, workers=workers, app=app, dsn=chosen, data_dir=data_dir)
+    asyncio.run(run(settings, announce=announce))
