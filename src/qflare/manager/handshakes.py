@@ -121,7 +121,7 @@ class Handshakes:
         Split the glued record from M3 or ANSWER.
 
         Raises:
-            RefusedError: what follows the fixed part is no record (D24).
+            RefusedError: what follows the fixed part is no record (N3).
         """
         try:
             glued = split_glued(message)

@@ -56,7 +56,8 @@ class OpenedRecord:
 class SealedRecord:
     """A record on its way in, with the application's associated data."""
 
-    message: bytes
+    message: bytes | bytearray | memoryview
+    """Not copied: its owner leaves it alone until the record has opened."""
     aad: bytes
 
 
@@ -161,7 +162,7 @@ class Records:
             for place, item in enumerate(verdicts)
         ]
 
-    def _admit(self, ring: Ring, message: bytes) -> RecordHeader | Refusal:
+    def _admit(self, ring: Ring, message: bytes | bytearray | memoryview) -> RecordHeader | Refusal:
         # R1, R3: everything that the header alone tells, before anything is looked up or derived.
         if len(message) > self._size_max:
             return Refusal.SIZE

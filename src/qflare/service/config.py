@@ -62,6 +62,11 @@ def is_debug(environment: Mapping[str, str] = os.environ) -> bool:
     return environment.get(PREFIX + "DEBUG", "").lower() in {"1", "true", "yes", "on"}
 
 
+def child_environment(extra: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment for a child process: this one without QFLARE_ settings, and with *extra*."""
+    return {name: value for name, value in environment.items() if not name.startswith(PREFIX)} | dict(extra)
+
+
 def _read(name: str, text: str, kind: object) -> object:
     kinds = get_args(kind) or (kind,)
     try:

@@ -16,9 +16,9 @@ class DevicePublicKey:
     """The registered public keys of a device."""
 
     device_id: DeviceId
-    public_key: bytes
+    public_key: bytes = field(repr=False)
     """ML-KEM-1024 encapsulation key, 1568 bytes."""
-    verification_key: bytes
+    verification_key: bytes = field(repr=False)
     """ML-DSA-44, 1312 bytes."""
     algorithm: str
     """The standard's name of the KEM."""
@@ -33,7 +33,7 @@ class KeyExchange:
 
     session_id: SessionId
     device_id: DeviceId
-    offer: bytes
+    offer: bytes = field(repr=False)
     """OFFER, 1841 bytes."""
     bucket: int
     expires_at: datetime
@@ -56,7 +56,7 @@ class CompletedExchange:
     """First bucket."""
     lifetime: int
     """Buckets; the last is start + lifetime - 1."""
-    confirmation: bytes
+    confirmation: bytes = field(repr=False)
     """M4, with the log's receipt."""
     log_index: int
     """Index of the session's audit entry."""

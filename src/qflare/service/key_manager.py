@@ -83,6 +83,7 @@ class QuantumKeyManager(Roster):
                 async with open_engine(foundation) as engine:
                     yield engine
 
+        self._settings = settings
         self._tenant = tenant
         self._opening: Opening[Engine] = Opening("QuantumKeyManager", opener)
         self._is_owner = True
@@ -93,6 +94,11 @@ class QuantumKeyManager(Roster):
     def tenant(self) -> TenantId:
         """Whose devices the calls by name are about, 16 bytes."""
         return self._tenant
+
+    @property
+    def settings(self) -> ManagerSettings:
+        """Bounds and widths it works with."""
+        return self._settings
 
     @property
     def is_open(self) -> bool:
@@ -132,6 +138,7 @@ class QuantumKeyManager(Roster):
         if len(tenant) != ID_BYTES:
             raise LengthError("tenant", expected=ID_BYTES, actual=len(tenant))
         view = object.__new__(type(self))
+        view._settings = self._settings
         view._tenant = tenant
         view._opening = self._opening
         view._is_owner = False
@@ -411,7 +418,7 @@ class QuantumKeyManager(Roster):
         Open a record of a device and accept it, once (R1-R4).
 
         Args:
-            message: The whole record.
+            message: The whole record; a view is not copied, so leave its memory alone until the call returns.
             aad: The application's associated data, as the device gave it.
 
         Returns:
@@ -421,7 +428,7 @@ class QuantumKeyManager(Roster):
             RefusedError: it is altered, was accepted before, or its session, bucket or device does not live.
         """
         engine = await self._engine()
-        return await engine.records.opens.submit(SealedRecord(_bytes(message), aad))
+        return await engine.records.opens.submit(SealedRecord(_buffer(message), aad))
 
     async def open_records_many(
         self, messages: Sequence[Message], aads: Sequence[bytes] | None = None
@@ -429,7 +436,7 @@ class QuantumKeyManager(Roster):
         """Open many records; one record or error each."""
         engine = await self._engine()
         associated = [b""] * len(messages) if aads is None else list(aads)
-        records = [SealedRecord(_bytes(message), aad) for message, aad in zip(messages, associated, strict=True)]
+        records = [SealedRecord(_buffer(message), aad) for message, aad in zip(messages, associated, strict=True)]
         return tuple(await engine.records.opens.submit_many(records))
 
     async def seal_record(
@@ -512,6 +519,13 @@ def _bytes(message: Message, *, name: str = "message") -> bytes:
     if not isinstance(given, bytes | bytearray | memoryview):
         raise UsageError(f"{name} must be bytes, got {type(message).__name__}")
     return bytes(message)
+
+
+def _buffer(message: Message) -> Message:
+    given: object = message
+    if not isinstance(given, bytes | bytearray | memoryview):
+        raise UsageError(f"message must be bytes, got {type(message).__name__}")
+    return message
 
 
 def _sid(session_id: SessionId | bytes) -> SessionId:
