@@ -173,10 +173,11 @@ def seal_many(keys: RowsLike, nonces: RowsLike, plaintexts: Field, aads: Field) 
         plains = [_plain_view(plain) for plain in _field(plaintexts, count, "plaintexts")]
         aad_views = [_aad_view(aad) for aad in _field(aads, count, "aads")]
         nonce_rows = _nonces(nonces, count)
+        # Every size was checked above, so that a row costs two calls and no more.
         sealed = []
         for row in range(count):
-            key = AeadKey(key_rows[row * KEY_BYTES : (row + 1) * KEY_BYTES])
-            sealed.append(key.seal(nonce_rows[row], plains[row], aad_views[row]))
+            cipher = AESGCM(key_rows[row * KEY_BYTES : (row + 1) * KEY_BYTES])
+            sealed.append(cipher.encrypt(nonce_rows[row], plains[row], aad_views[row]))
         return sealed
 
 

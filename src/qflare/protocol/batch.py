@@ -18,7 +18,9 @@ def split_rows(rows: bytes | bytearray, width: int) -> list[bytes]:
 
 
 def gather(rows: bytes | bytearray, width: int, keep: Sequence[int]) -> bytes:
-    """Return the rows *keep* of public *rows*, *width* bytes each, in that order."""
+    """Return the rows *keep* of public *rows*, *width* bytes each, in that order; ascending, none twice."""
+    if len(keep) * width == len(rows):
+        return bytes(rows)
     return b"".join([rows[place * width : (place + 1) * width] for place in keep])
 
 

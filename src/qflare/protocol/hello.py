@@ -151,12 +151,14 @@ def open_hellos(messages: Sequence[bytes], keyring: Keyring, *, server_bucket: i
     # H3: decapsulate, th1, ck1.
     good = [messages[place] for place in places]
     count = len(good)
-    th1 = transcript_many(
-        count,
-        shared(labels.HASH_HELLO),
-        shared(wire.SUITE_FIELD),
-        rows(body_hashes(keyring, buckets), wire.HASH_BYTES),
-        rows(b"".join(good), wire.M1_HEADER_BYTES, wire.M1_BYTES),
+    th1 = bytes(
+        transcript_many(
+            count,
+            shared(labels.HASH_HELLO),
+            shared(wire.SUITE_FIELD),
+            rows(body_hashes(keyring, buckets), wire.HASH_BYTES),
+            rows(b"".join(good), wire.M1_HEADER_BYTES, wire.M1_BYTES),
+        )
     )
     ciphertexts = [message[wire.M1_CT_AT : wire.M1_HEADER_BYTES] for message in good]
     with decapsulate_by_bucket(keyring, buckets, ciphertexts) as ss_b:
@@ -278,18 +280,26 @@ def _check_head(message: bytes, keyring: Keyring, server_bucket: int, seen: Seen
     return bucket
 
 
-def _open_names(names: SecretBytes, ck1: SecretBytes, th1: bytearray, messages: Sequence[bytes]) -> list[int]:
+def _open_names(names: SecretBytes, ck1: SecretBytes, th1: bytes, messages: Sequence[bytes]) -> list[int]:
     # H3: the AEAD tag of c1; returns the rows that opened.
-    count = len(messages)
     opened: list[int] = []
-    with expand_many(
-        count, rows(ck1, wire.SECRET_BYTES), labels.EXPAND_M1, (rows(th1, wire.HASH_BYTES),), wire.AEAD_KEY_BYTES
-    ) as k1:
+    aads = split_rows(th1, wire.HASH_BYTES)
+    with (
+        expand_many(
+            len(messages),
+            rows(ck1, wire.SECRET_BYTES),
+            labels.EXPAND_M1,
+            (rows(th1, wire.HASH_BYTES),),
+            wire.AEAD_KEY_BYTES,
+        ) as k1,
+        k1.view() as keys,
+        names.view() as out,
+    ):
         for row, message in enumerate(messages):
-            key = AeadKey(k1.row(row, wire.AEAD_KEY_BYTES))
-            aad = th1[row * wire.HASH_BYTES : (row + 1) * wire.HASH_BYTES]
+            key = AeadKey(keys[row * wire.AEAD_KEY_BYTES : (row + 1) * wire.AEAD_KEY_BYTES])
+            name = out[row * wire.M1_PLAINTEXT_BYTES : (row + 1) * wire.M1_PLAINTEXT_BYTES]
             try:
-                key.open_into(NONCE_ZERO, message[wire.M1_HEADER_BYTES :], aad, names.row(row, wire.M1_PLAINTEXT_BYTES))
+                key.open_into(NONCE_ZERO, message[wire.M1_HEADER_BYTES :], aads[row], name)
             except AuthenticationError:
                 continue
             opened.append(row)
