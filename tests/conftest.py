@@ -1,6 +1,14 @@
 """What the whole suite shares."""
 
 import vector_sets
+from postgres_database import (  # noqa: F401 - fixtures
+    admin,
+    database_dsn,
+    empty_database_dsn,
+    postgres_cluster,
+    postgres_template,
+    store,
+)
 
 
 def pytest_terminal_summary(terminalreporter):

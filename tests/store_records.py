@@ -1,0 +1,112 @@
+"""Records for the store's tests: right in shape, random in content."""
+
+import hashlib
+import os
+import time
+
+from qflare.model.bucket import SealedBucket, SealedIdentity
+from qflare.model.device import NewDevice
+from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
+from qflare.model.ids import DEFAULT_TENANT
+from qflare.model.session import SessionClaim, StreamClaim
+
+BUCKET = 1000
+NOW_S = 300_000
+
+
+def new_event(event_type=SecurityEventType.SYSTEM, *, device_id=None, severity=EventSeverity.INFO):
+    return NewEvent(
+        event_type=event_type,
+        severity=severity,
+        device_id=device_id,
+        data=b'{"n":1}',
+        leaf_data=b"leaf" + os.urandom(60),
+        occurred_at_ms=int(time.time() * 1000),
+    )
+
+
+def new_device(device_id=None, *, is_kem_proven=False):
+    name = device_id or f"device-{os.urandom(6).hex()}"
+    return NewDevice(
+        device_id=name,
+        ref=hashlib.sha256(name.encode()).digest(),
+        verification_key=os.urandom(1312),
+        encapsulation_key=os.urandom(1568),
+        is_kem_proven=is_kem_proven,
+    )
+
+
+def new_claim(device, *, tenant_id=DEFAULT_TENANT, bucket=BUCKET, **changes):
+    leaf_data = b"QFX1 LEAF" + os.urandom(156)
+    values = {
+        "form": 1,
+        "ticket_bucket": bucket,
+        "sid": os.urandom(16),
+        "tenant_id": tenant_id,
+        "ref": device.ref,
+        "key_version": 1,
+        "start": bucket,
+        "lifetime": 288,
+        "policy": 0,
+        "th3_hash": os.urandom(64),
+        "leaf_hash": hashlib.sha256(b"\x00" + leaf_data).digest(),
+        "leaf_data": leaf_data,
+        "state_bucket": bucket,
+        "sealed_chain_key": os.urandom(93),
+        "proves_kem": False,
+    }
+    return SessionClaim(**(values | changes))
+
+
+def new_stream(sid, *, bucket=BUCKET, direction=1):
+    return StreamClaim(sid=sid, direction=direction, stream_id=os.urandom(16), bucket=bucket)
+
+
+def new_bucket(bucket=BUCKET):
+    return SealedBucket(
+        bucket=bucket,
+        width_s=300,
+        announcement=os.urandom(4042),
+        sealed_dk=os.urandom(93),
+        sealed_ticket_key=os.urandom(61),
+    )
+
+
+def new_identity(serial=1):
+    return SealedIdentity(
+        server_id=os.urandom(32),
+        root_key=os.urandom(2592),
+        certificate=os.urandom(7330),
+        serial=serial,
+        sealed_root=os.urandom(61),
+        sealed_announce=os.urandom(61),
+        sealed_log=os.urandom(61),
+    )
+
+
+async def publish(store, *buckets):
+    """Make buckets live; the lowest is the one before the present by default."""
+    for bucket in buckets or (BUCKET - 1, BUCKET, BUCKET + 1):
+        await store.save_bucket(new_bucket(bucket))
+
+
+async def register(store, count=1, *, tenant_id=DEFAULT_TENANT, **how):
+    """Register devices and return them."""
+    devices = [new_device(**how) for _ in range(count)]
+    added, _ = await store.add_devices(tenant_id, devices, events=[new_event() for _ in devices])
+    assert all(added)
+    return devices
+
+
+async def confirm(store, *claims, tenant_id=DEFAULT_TENANT, live_bucket=BUCKET - 1):
+    """Confirm claims and return their outcomes."""
+    outcomes, _ = await store.confirm_sessions(tenant_id, claims, now_s=NOW_S, live_bucket=live_bucket)
+    return outcomes
+
+
+async def begin_session(store, device, **how):
+    """Confirm one session and return its claim."""
+    claim = new_claim(device, **how)
+    (outcome,) = await confirm(store, claim, tenant_id=claim.tenant_id)
+    assert outcome.result == "created"
+    return claim
