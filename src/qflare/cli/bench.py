@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from qflare.cli import options
-
 
 def bench(
     *,
@@ -16,7 +14,6 @@ def bench(
         "benchmarks.json"
     ),
     plot: Annotated[Path, typer.Option("--plot", metavar="FILE", help="PNG with the ratios.")] = Path("benchmarks.png"),
-    as_json: options.Json = False,
 ) -> None:
     """Measure this machine against the published timings; run from the source tree."""
     from qflare.service.bench import run_bench

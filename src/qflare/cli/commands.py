@@ -11,7 +11,7 @@ from qflare.cli import audit, bench, demo, devices, doctor, enrol, serve, tokens
 app = typer.Typer(
     name="qflare",
     help="Post-quantum session keys for federated-learning aggregation servers.",
-    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 unavailable, 5 evidence does not hold, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 unavailable, 5 evidence, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # the same text everywhere, and a shell that starts at once

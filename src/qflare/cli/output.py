@@ -41,6 +41,8 @@ def say_error(kind: str, message: str, *, as_json: bool) -> None:
 def _as_json(value: object) -> object:
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, Mapping):
+        return dict(value)
     return str(value)
 
 

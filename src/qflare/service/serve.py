@@ -15,16 +15,19 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import qflare.errors
 from qflare.errors import ConfigError, QflareError, StoreUnavailableError
 from qflare.service.worker import WorkerOptions, WorkerStatus
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
 PORT_DEFAULT: Final = 8440
+PORT_MAX: Final = 65_535
 WORKERS_MAX: Final = 256
 START_S: Final = 90.0
 """Longest wait for a worker to be ready: the first one may have to make a database."""
@@ -60,8 +63,8 @@ class ServeOptions:
         """Refuse what cannot work."""
         if not 1 <= self.workers <= WORKERS_MAX:
             raise ConfigError(f"--workers is 1 to {WORKERS_MAX}, got {self.workers}")
-        if not 0 <= self.port <= 0xFFFF:
-            raise ConfigError(f"--port is 0 to 65535, got {self.port}")
+        if not 0 <= self.port <= PORT_MAX:
+            raise ConfigError(f"--port is 0 to {PORT_MAX}, got {self.port}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,10 +18,9 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self, cast
 
 import uvicorn
 
@@ -30,6 +29,9 @@ from qflare.manager.settings import ManagerSettings
 from qflare.service.aggregator import Aggregator, AggregatorSettings
 from qflare.service.config import is_debug, read_settings
 from qflare.service.key_manager import QuantumKeyManager
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 CLOSE_S: Final = 3.0
 """Longest wait for the manager's own work after the last request was answered."""
@@ -109,7 +111,7 @@ async def build_aggregator(manager: QuantumKeyManager, app: str | None, settings
     return Aggregator(manager, on_record=made, settings=settings)
 
 
-def _load(app: str) -> object:
+def _load(app: str) -> Callable[[QuantumKeyManager], object]:
     module_name, _, name = app.partition(":")
     if not module_name or not name:
         raise ConfigError(f"--app is module:factory, got {app!r}")
@@ -121,7 +123,7 @@ def _load(app: str) -> object:
         raise ConfigError(f"--app {app} cannot be loaded: {failure}") from None
     if not callable(factory):
         raise ConfigError(f"--app {app} is no function")
-    return factory
+    return cast("Callable[[QuantumKeyManager], object]", factory)
 
 
 class _Server(uvicorn.Server):
