@@ -124,6 +124,9 @@ def test_too_many_rows_are_refused():
     """More rows than a call takes are refused before anything is made of them."""
     with pytest.raises(BatchError, match="65536"):
         kem.generate_from_seeds_many(bytes(64 * 65_537))
+    key = bytes(kem.EK_BYTES)
+    with pytest.raises(BatchError, match="65536"):
+        kem.encapsulate_many([key] * (2**31 // kem.EK_BYTES + 1))  # two gigabytes, if they were laid out
 
 
 def test_wrong_sizes_are_refused():

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from qflare._native._qflare import ffi, lib
-from qflare.errors import BatchError, EntropyError, KeyCheckError, NativeError, UsageError
+from qflare.errors import BatchError, EntropyError, KeyCheckError, LengthError, NativeError, UsageError
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
@@ -65,6 +65,17 @@ def require_count(count: int, *, row_bytes: int = 1, name: str = "count") -> int
         message = f"{name} of {count} rows of {row_bytes} bytes is above {OUTPUT_BYTES_MAX} bytes; split the batch"
         raise BatchError(message)
     return count
+
+
+def require_size(name: str, buffer: memoryview, size: int) -> None:
+    """
+    Return if *buffer* is exactly *size* bytes, which is what C is going to read.
+
+    Raises:
+        LengthError: it is not.
+    """
+    if buffer.nbytes != size:
+        raise LengthError(name, expected=size, actual=buffer.nbytes)
 
 
 def readable(buffer: Buffer | SecretBytes) -> Any:

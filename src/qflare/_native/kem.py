@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from qflare._native._qflare import lib
-from qflare._native.border import check, readable, require_count, writable
-from qflare.errors import LengthError
+from qflare._native.border import check, readable, require_count, require_size, writable
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
@@ -17,12 +16,6 @@ DK_BYTES: Final[int] = int(lib.QFL_KEM1024_DK_BYTES)
 CT_BYTES: Final[int] = int(lib.QFL_KEM1024_CT_BYTES)
 SS_BYTES: Final[int] = int(lib.QFL_KEM1024_SS_BYTES)
 SEED_BYTES: Final[int] = int(lib.QFL_KEM1024_SEED_BYTES)
-
-
-def _require_size(name: str, buffer: memoryview, size: int) -> None:
-    # SAFETY: C reads exactly this many bytes.
-    if buffer.nbytes != size:
-        raise LengthError(name, expected=size, actual=buffer.nbytes)
 
 
 def keygen_batch(count: int) -> tuple[bytearray, SecretBytes, bytes]:
@@ -50,7 +43,7 @@ def keygen_seeded_batch(seeds: memoryview, count: int) -> tuple[bytearray, Secre
         LengthError: *seeds* is not ``count × 64`` bytes.
     """
     require_count(count)
-    _require_size("seeds", seeds, count * SEED_BYTES)
+    require_size("seeds", seeds, count * SEED_BYTES)
     ek, secret, status = bytearray(count * EK_BYTES), SecretBytes.zeros(count * DK_BYTES), bytearray(count)
     result = lib.qfl_kem1024_keygen_seeded_batch(
         writable(ek), writable(secret.view()), writable(status), readable(seeds), count
@@ -68,7 +61,7 @@ def encaps_batch(eks: memoryview, count: int) -> tuple[bytearray, SecretBytes, b
         LengthError: *eks* is not ``count × 1568`` bytes.
     """
     require_count(count)
-    _require_size("encapsulation keys", eks, count * EK_BYTES)
+    require_size("encapsulation keys", eks, count * EK_BYTES)
     ct, secret, status = bytearray(count * CT_BYTES), SecretBytes.zeros(count * SS_BYTES), bytearray(count)
     result = lib.qfl_kem1024_encaps_batch(writable(ct), writable(secret.view()), writable(status), readable(eks), count)
     check(result, "ML-KEM encapsulation")
@@ -84,8 +77,8 @@ def decaps_batch(dks: memoryview, cts: memoryview, count: int) -> tuple[SecretBy
         LengthError: *dks* or *cts* has another size than *count* rows.
     """
     require_count(count)
-    _require_size("decapsulation keys", dks, count * DK_BYTES)
-    _require_size("ciphertexts", cts, count * CT_BYTES)
+    require_size("decapsulation keys", dks, count * DK_BYTES)
+    require_size("ciphertexts", cts, count * CT_BYTES)
     secret, status = SecretBytes.zeros(count * SS_BYTES), bytearray(count)
     result = lib.qfl_kem1024_decaps_batch(
         writable(secret.view()), writable(status), readable(dks), readable(cts), count
@@ -105,8 +98,8 @@ def decaps_one_key(dk: Buffer | SecretBytes, cts: memoryview, count: int) -> Sec
     """
     require_count(count)
     key = dk.view() if isinstance(dk, SecretBytes) else memoryview(dk)
-    _require_size("decapsulation key", key, DK_BYTES)
-    _require_size("ciphertexts", cts, count * CT_BYTES)
+    require_size("decapsulation key", key, DK_BYTES)
+    require_size("ciphertexts", cts, count * CT_BYTES)
     secret = SecretBytes.zeros(count * SS_BYTES)
     check(
         lib.qfl_kem1024_decaps_one_key(writable(secret.view()), readable(key), readable(cts), count),
@@ -124,7 +117,7 @@ def check_ek_batch(eks: memoryview, count: int) -> bytes:
         LengthError: *eks* is not ``count × 1568`` bytes.
     """
     require_count(count)
-    _require_size("encapsulation keys", eks, count * EK_BYTES)
+    require_size("encapsulation keys", eks, count * EK_BYTES)
     status = bytearray(count)
     check(lib.qfl_kem1024_check_ek_batch(writable(status), readable(eks), count), "ML-KEM key check")
     return bytes(status)
@@ -139,7 +132,7 @@ def check_dk_batch(dks: memoryview, count: int) -> bytes:
         LengthError: *dks* is not ``count × 3168`` bytes.
     """
     require_count(count)
-    _require_size("decapsulation keys", dks, count * DK_BYTES)
+    require_size("decapsulation keys", dks, count * DK_BYTES)
     status = bytearray(count)
     check(lib.qfl_kem1024_check_dk_batch(writable(status), readable(dks), count), "ML-KEM key check")
     return bytes(status)

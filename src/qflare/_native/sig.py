@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare._native import SELF_TEST
 from qflare._native._qflare import ffi, lib
-from qflare._native.border import check, readable, require_count, writable
+from qflare._native.border import check, readable, require_count, require_size, writable
 from qflare.errors import BatchError, LengthError
 from qflare.secret import SecretBytes
 
@@ -27,12 +27,6 @@ SIZES: Final[dict[int, tuple[int, int, int]]] = {
 def has_seeded_keys(parameter_set: int) -> bool:
     """Say whether the self-test at load showed that this liboqs draws exactly the seed of a key."""
     return SELF_TEST[f"ML-DSA-{parameter_set} key from seed"]
-
-
-def _require_size(name: str, buffer: memoryview, size: int) -> None:
-    # SAFETY: C reads exactly this many bytes.
-    if buffer.nbytes != size:
-        raise LengthError(name, expected=size, actual=buffer.nbytes)
 
 
 def _require_keys(name: str, keys: memoryview, size: int, count: int) -> int:
@@ -76,7 +70,7 @@ def keygen_seeded_batch(parameter_set: int, seeds: memoryview, count: int) -> tu
     """
     pk_bytes, sk_bytes, _ = SIZES[parameter_set]
     require_count(count)
-    _require_size("seeds", seeds, count * SEED_BYTES)
+    require_size("seeds", seeds, count * SEED_BYTES)
     pk, secret, status = bytearray(count * pk_bytes), SecretBytes.zeros(count * sk_bytes), bytearray(count)
     result = lib.qfl_mldsa_keygen_seeded_batch(
         writable(pk), writable(secret.view()), writable(status), readable(seeds), parameter_set, count
@@ -122,7 +116,7 @@ def verify_batch(
     pk_bytes, _, sig_bytes = SIZES[parameter_set]
     count = require_count(len(messages))
     key_count = _require_keys("verification keys", pks, pk_bytes, count)
-    _require_size("signatures", signatures, count * sig_bytes)
+    require_size("signatures", signatures, count * sig_bytes)
     _require_context(context)
     data, sizes = _joined(messages)
     status = bytearray(count)

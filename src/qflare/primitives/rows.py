@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
+from qflare._native.border import BATCH_MAX
 from qflare.errors import BatchError, LengthError, UsageError
 from qflare.secret import SecretBytes, zeroize
 
@@ -52,7 +53,7 @@ def as_rows(rows: RowsLike, size: int, *, name: str, count: int | None = None) -
 
     Raises:
         LengthError: the total is no multiple of *size*, or a row of a sequence has another size.
-        BatchError: there are not *count* rows.
+        BatchError: there are not *count* rows, or a sequence has more than a call takes.
     """
     return _gathered(rows, size, name, count)[0]
 
@@ -147,6 +148,9 @@ def _gathered(rows: RowsLike, size: int, name: str, count: int | None) -> tuple[
     copy: bytearray | None = None
     if view is None:
         parts = _as_sequence(rows, name)
+        if len(parts) > BATCH_MAX:  # before the copy, which could be of any size
+            message = f"{name} must be 0 to {BATCH_MAX} rows a call, got {len(parts)}; split the batch"
+            raise BatchError(message)
         views = _views(parts, name)
         for index, part_view in enumerate(views):
             if len(part_view) != size:
