@@ -1,0 +1,53 @@
+"""docs/audit.md says what the code does: its vectors are made here again."""
+
+import base64
+import re
+from pathlib import Path
+
+from qflare.model.event import EventSeverity, SecurityEventType, SignedCheckpoint
+from qflare.protocol import checkpoint, leaf, log
+
+TEXT = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+
+
+def values(name):
+    return re.findall(rf"^{name} ([0-9a-f]+)$", TEXT, re.MULTILINE)
+
+
+def test_the_documents_vectors_are_the_codes():
+    """Both leaves, their tree, and the message that is signed."""
+    session = leaf.session_leaf(
+        form=1,
+        suite=1,
+        server_id=bytes(range(32)),
+        sid=bytes(range(16)),
+        start=5_900_000,
+        th3_hash=bytes(range(64)),
+        who=bytes(range(32, 64)),
+    )
+    event = leaf.event_leaf(
+        tenant_id=bytes(range(16, 32)),
+        event_type=SecurityEventType.KEY_EXCHANGE,
+        severity=EventSeverity.INFO,
+        device_id="camera-7",
+        occurred_at_ms=1_700_000_000_123,
+        data=leaf.encode_event_data({"round": 3}),
+        salt=bytes(range(16)),
+    )
+    hashes = [log.hash_leaf(session), log.hash_leaf(event)]
+    frontier, _ = log.Frontier().append(hashes)
+    assert values("leaf data") == [session.hex(), event.hex()]
+    assert values("leaf hash") == [one.hex() for one in hashes]
+    assert values("root") == [frontier.root().hex()]
+    message = checkpoint.checkpoint_message("log.example/qflare", 2, frontier.root(), 1_700_000_000)
+    assert values("message") == [message.hex()]
+
+
+def test_the_documents_note_is_the_codes():
+    """Origin, size and root of the note stand as the code writes them."""
+    root = bytes.fromhex(values("root")[0])
+    signed = SignedCheckpoint(size=2, root=root, time_s=1_700_000_000, signature=bytes(2420))
+    note = checkpoint.encode_note("log.example/qflare", bytes(1312), signed)
+    body, _, line = note.partition("\n\n")
+    assert f"```text\n{body}\n\n\u2014 log.example/qflare <base64" in TEXT
+    assert base64.b64decode(line.split(" ")[2])[4:12] == (1_700_000_000).to_bytes(8, "big")
