@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Self
 
 from qflare.errors import AuthenticationError, DecodeError, EvidenceError
 from qflare.model.event import AuditEntry, LogHead, SignedCheckpoint
@@ -20,8 +20,10 @@ from qflare.monitor.event_log import Runner
 from qflare.monitor.proof import check_entry
 from qflare.protocol.checkpoint import verify_checkpoint
 from qflare.protocol.identity import Certificate
-from qflare.protocol.log import Frontier, Node
+from qflare.protocol.evidence import Evidence
+from qflare.protocol.log import Frontier, Node, hash_leaf
 from qflare.protocol.receipt import Receipt, decode_receipt, verify_receipt
+from qflare.protocol.wire import M4_RECEIPT_AT
 
 PAGE: Final = 1000
 """Rows read and hashed at a time."""
@@ -34,6 +36,11 @@ class HeldReceipt:
     leaf_hash: bytes
     """32 bytes; a device computes it itself (PROTOCOL H9)."""
     receipt: bytes
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> Self:
+        """Return the receipt in a device's evidence, with the leaf as the device recomputes it."""
+        return cls(hash_leaf(evidence.leaf_data()), evidence.m4[M4_RECEIPT_AT:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,178 @@
+import asyncio
+
+import pytest
+from qflare.errors import OverloadedError, StoreUnavailableError, UsageError
+from qflare.manager.batcher import Batcher
+
+
+class Kitchen:
+    """Doubles numbers, batch by batch, as slowly as the test says."""
+
+    def __init__(self, **bounds):
+        self.batches = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.dropped = []
+        values = {"items_max": 8, "waiting_max": 100} | bounds
+        self.queue = Batcher("double", self.run, discard=self.dropped.append, **values)
+
+    async def run(self, batch):
+        self.batches.append(list(batch))
+        await self.gate.wait()
+        if "bomb" in batch:
+            raise StoreUnavailableError("the store went away")
+        return [UsageError("bad item") if item == "bad" else item * 2 for item in batch]
+
+
+async def test_concurrent_calls_become_one_batch():
+    """Calls made in one round of the loop fly together, and each gets its own answer."""
+    kitchen = Kitchen()
+    answers = await asyncio.gather(*(kitchen.queue.submit(number) for number in range(8)))
+    assert [0, 2, 4, 6, 8, 10, 12, 14] == answers
+    assert 1 == len(kitchen.batches)
+
+
+async def test_lone_call_is_not_held_back():
+    """With no batch in flight a single call flies at once."""
+    kitchen = Kitchen()
+    assert 42 == await asyncio.wait_for(kitchen.queue.submit(21), 1)
+    assert [[21]] == kitchen.batches
+
+
+async def test_calls_during_a_flight_wait_for_its_end():
+    """What comes while a batch flies is gathered until it ends."""
+    kitchen = Kitchen()
+    kitchen.gate.clear()
+    calls = [asyncio.create_task(kitchen.queue.submit(0))]
+    await asyncio.sleep(0.01)
+    calls += [asyncio.create_task(kitchen.queue.submit(number)) for number in (1, 2, 3)]
+    await asyncio.sleep(0.01)
+    assert [[0]] == kitchen.batches
+    kitchen.gate.set()
+    await asyncio.gather(*calls)
+    assert [[0], [1, 2, 3]] == kitchen.batches
+
+
+async def test_full_batch_takes_a_second_flight():
+    """A full batch does not wait for the one in flight if another flight is free."""
+    kitchen = Kitchen(items_max=2, flights_max=2)
+    kitchen.gate.clear()
+    calls = [asyncio.create_task(kitchen.queue.submit(number)) for number in range(2)]
+    await asyncio.sleep(0.01)
+    calls += [asyncio.create_task(kitchen.queue.submit(number)) for number in range(2, 7)]
+    await asyncio.sleep(0.01)
+    assert [[0, 1], [2, 3]] == kitchen.batches
+    kitchen.gate.set()
+    assert list(range(0, 14, 2)) == await asyncio.gather(*calls)
+
+
+async def test_bad_item_fails_alone():
+    """An item's error reaches its own caller and nobody else."""
+    kitchen = Kitchen()
+    answers = await asyncio.gather(*(kitchen.queue.submit(item) for item in (1, "bad", 3)), return_exceptions=True)
+    assert [2, 6] == [answers[0], answers[2]]
+    assert isinstance(answers[1], UsageError)
+    assert 1 == len(kitchen.batches)
+
+
+async def test_failed_batch_reaches_every_caller():
+    """When the whole batch fails every caller hears it, and the next batch flies."""
+    kitchen = Kitchen()
+    answers = await asyncio.gather(*(kitchen.queue.submit(item) for item in (1, "bomb")), return_exceptions=True)
+    assert all(isinstance(answer, StoreUnavailableError) for answer in answers)
+    assert 4 == await kitchen.queue.submit(2)
+
+
+async def test_cancelling_one_waiting_call_harms_no_other():
+    """A call that is cancelled while it waits is never flown; the others are."""
+    kitchen = Kitchen()
+    kitchen.gate.clear()
+    first = asyncio.create_task(kitchen.queue.submit(0))
+    await asyncio.sleep(0.01)
+    calls = [asyncio.create_task(kitchen.queue.submit(number)) for number in (1, 2, 3)]
+    await asyncio.sleep(0.01)
+    calls[1].cancel()
+    await asyncio.sleep(0)
+    kitchen.gate.set()
+    answers = await asyncio.gather(first, *calls, return_exceptions=True)
+    assert [0, 2, 6] == [answers[0], answers[1], answers[3]]
+    assert isinstance(answers[2], asyncio.CancelledError)
+    assert [[0], [1, 3]] == kitchen.batches
+
+
+async def test_cancelling_one_call_in_flight_discards_its_result():
+    """The result of a call that is cancelled in flight is handed to `discard`, which wipes secrets."""
+    kitchen = Kitchen()
+    kitchen.gate.clear()
+    calls = [asyncio.create_task(kitchen.queue.submit(number)) for number in (1, 2)]
+    await asyncio.sleep(0.01)
+    calls[0].cancel()
+    await asyncio.sleep(0)
+    kitchen.gate.set()
+    assert 4 == await calls[1]
+    assert [2] == kitchen.dropped
+
+
+async def test_full_queue_refuses_one_more():
+    """A queue has a maximum, and says so."""
+    kitchen = Kitchen(waiting_max=2, items_max=1)
+    kitchen.gate.clear()
+    calls = [asyncio.create_task(kitchen.queue.submit(0))]
+    await asyncio.sleep(0.01)
+    calls += [asyncio.create_task(kitchen.queue.submit(number)) for number in (1, 2)]
+    await asyncio.sleep(0.01)
+    with pytest.raises(OverloadedError, match="retry later"):
+        await kitchen.queue.submit(3)
+    kitchen.gate.set()
+    assert [0, 2, 4] == await asyncio.gather(*calls)
+
+
+async def test_submit_many_is_all_or_nothing_at_the_door():
+    """A batch that does not fit is refused whole: nothing of it is done."""
+    kitchen = Kitchen(waiting_max=4)
+    with pytest.raises(OverloadedError):
+        await kitchen.queue.submit_many(list(range(5)))
+    assert [] == kitchen.batches
+    assert [2, 4] == await kitchen.queue.submit_many([1, 2])
+    assert [] == await kitchen.queue.submit_many([])
+
+
+async def test_submit_many_returns_errors_in_place():
+    """The many form gives one result or error an item, in order."""
+    kitchen = Kitchen()
+    answers = await kitchen.queue.submit_many([1, "bad", 3])
+    assert [2, 6] == [answers[0], answers[2]]
+    assert isinstance(answers[1], UsageError)
+
+
+async def test_weight_bounds_a_batch():
+    """A batch ends before its weight passes the maximum; one heavy item flies alone."""
+    kitchen = Kitchen(weigh=lambda number: number, weight_max=10)
+    await kitchen.queue.submit_many([4, 5, 6, 30, 1])
+    assert [[4, 5], [6], [30], [1]] == kitchen.batches
+
+
+async def test_close_finishes_what_was_accepted():
+    """Closing lets accepted calls end and refuses new ones."""
+    kitchen = Kitchen(items_max=1)
+    kitchen.gate.clear()
+    calls = [asyncio.create_task(kitchen.queue.submit(number)) for number in (1, 2)]
+    await asyncio.sleep(0.01)
+    closing = asyncio.create_task(kitchen.queue.close(5))
+    await asyncio.sleep(0.01)
+    with pytest.raises(OverloadedError, match="closing"):
+        await kitchen.queue.submit(3)
+    kitchen.gate.set()
+    assert [2, 4] == await asyncio.gather(*calls)
+    await closing
+
+
+async def test_close_gives_up_after_its_time():
+    """A batch that never ends does not keep the manager from closing; its callers hear it."""
+    kitchen = Kitchen()
+    kitchen.gate.clear()
+    call = asyncio.create_task(kitchen.queue.submit(1))
+    await asyncio.sleep(0.01)
+    await kitchen.queue.close(0.05)
+    with pytest.raises(StoreUnavailableError, match="closed"):
+        await call

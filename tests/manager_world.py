@@ -1,0 +1,160 @@
+"""Managers over a real database, a clock to turn, and devices that speak to them without sockets."""
+
+import itertools
+from contextlib import asynccontextmanager
+
+from qflare.clock import SystemClock
+from qflare.manager.settings import ManagerSettings
+from qflare.model.ids import DEFAULT_TENANT
+from qflare.protocol.announcement import verify_announcement
+from qflare.protocol.chain import SessionChain
+from qflare.protocol.confirm_device import accept_confirmation
+from qflare.protocol.hello_device import accept_hello, start_hello
+from qflare.protocol.identity import decode_identity
+from qflare.protocol.offer_device import accept_offer, offer_bucket
+from qflare.protocol.record import new_header, open_record, seal_record
+from qflare.protocol.wire import DIRECTION_TO_SERVER
+from qflare.service.key_manager import QuantumKeyManager
+
+NAMES = (f"device-{number}" for number in itertools.count())
+
+
+class TurnedClock:
+    """A clock that stands still until it is turned; both of its hands move together unless told otherwise."""
+
+    def __init__(self, now_s=None):
+        self.seconds = SystemClock().now_s() if now_s is None else now_s
+        self.elapsed_ns = 10**12
+
+    def now_s(self):
+        return int(self.seconds)
+
+    def now_ms(self):
+        return int(self.seconds * 1000)
+
+    def monotonic_ns(self):
+        return self.elapsed_ns
+
+    def turn(self, seconds, *, monotonic=True):
+        self.seconds += seconds
+        if monotonic:
+            self.elapsed_ns += int(seconds * 1e9)
+
+
+def settings(folder, **changes):
+    """Settings whose keeper leaves nothing outside the test's folder."""
+    values = {"keeper_dir": str(folder / "volatile"), "store_timeout_s": 20.0, "device_cached_s": 10}
+    return ManagerSettings(**(values | changes))
+
+
+def make_manager(dsn, folder, *, clock=None, tenant=DEFAULT_TENANT, **changes):
+    """A manager that is not open yet; those of one folder share its keeper."""
+    return QuantumKeyManager(
+        dsn, data_dir=folder / "data", tenant=tenant, config=settings(folder, **changes), clock=clock
+    )
+
+
+@asynccontextmanager
+async def managers(dsn, folder, count=1, *, clock=None, **changes):
+    """Several managers over one database, opened one after the other."""
+    opened = []
+    try:
+        for _ in range(count):
+            manager = make_manager(dsn, folder, clock=clock, **changes)
+            opened.append(manager)
+            await manager.open()
+        yield opened
+    finally:
+        for manager in opened:
+            await manager.close()
+
+
+class Edge:
+    """A device: its keys, what it pinned, and its sessions."""
+
+    def __init__(self, pair, *, psk=None):
+        self.pair = pair
+        self.device = pair.identity(psk=psk)
+        self.identity = None
+        self.log_mark = None
+        self.sessions = {}
+
+    @classmethod
+    async def provision(cls, manager, name=None, *, psk=None):
+        """Have the manager make the device's keys."""
+        name = name or next(NAMES)
+        edge = cls(await manager.generate_device_keypair(name), psk=psk)
+        if psk is not None:
+            await manager.set_device_psk(name, psk)
+        return edge
+
+    @property
+    def name(self):
+        return self.pair.device_id
+
+    async def trust(self, manager):
+        """Fetch and check identity and CERT once."""
+        if self.identity is None:
+            self.identity = decode_identity(await manager.identity(), server_id=self.device.server_id)
+        return self.identity
+
+    async def announcement(self, manager, which="current"):
+        """Fetch and check an announcement."""
+        identity = await self.trust(manager)
+        return verify_announcement(await manager.announcement(which), identity.certificate)
+
+    async def hello(self, manager):
+        """Go as far as M3; return what is pending."""
+        announcement = await self.announcement(manager)
+        started = start_hello(self.device, announcement)
+        return accept_hello(started, await manager.answer_hello(started.message), self.device)
+
+    async def answer(self, manager, offer=None):
+        """Take an OFFER and go as far as ANSWER; return what is pending."""
+        if offer is None:
+            offer = (await manager.initiate_temporal_key_exchange(self.name, self.pair.public_key)).offer
+        announcement = await self.announcement(manager, offer_bucket(offer))
+        return accept_offer(offer, self.device, announcement, pending={})
+
+    def accept(self, pending, m4):
+        """Take M4 and keep the session."""
+        established = accept_confirmation(pending, m4, self.identity, self.device, log_mark=self.log_mark)
+        self.log_mark = established.log_mark
+        chain = SessionChain.begin(
+            established.chain_key, sid=established.sid, start=established.start, lifetime=established.lifetime
+        )
+        self.sessions[established.sid] = (established, chain)
+        return established
+
+    async def connect(self, manager, *, form="hello", other=None):
+        """Agree on a session; *other* finishes what *manager* began."""
+        pending = await (self.hello(manager) if form == "hello" else self.answer(manager))
+        done = await (other or manager).confirm(pending.message)
+        return self.accept(pending, done.confirmation)
+
+    def chain(self, sid):
+        return self.sessions[sid][1]
+
+    def seal(self, sid, plaintext, *, bucket=None, aad=b"", kind=0):
+        """Seal a record to the server."""
+        chain = self.chain(sid)
+        header = new_header(
+            sid=sid, bucket=chain.start if bucket is None else bucket, direction=DIRECTION_TO_SERVER, kind=kind
+        )
+        with chain.message_key(header.bucket, direction=header.direction, purpose=header.purpose) as key:
+            return seal_record(key, header, plaintext, aad=aad)
+
+    def open(self, sid, record, header, *, aad=b""):
+        """Open a record of the server."""
+        with self.chain(sid).message_key(header.bucket, direction=header.direction, purpose=header.purpose) as key:
+            return open_record(key, record, aad=aad)
+
+
+async def settle(manager):
+    """Wait until events about refusals are in the log."""
+    await manager._opening.value.foundation.refusals.settled()
+
+
+def engine_of(manager):
+    """Return a manager's inside."""
+    return manager._opening.value
