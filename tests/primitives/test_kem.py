@@ -222,5 +222,7 @@ def test_key_check_error_for_single_calls():
         kem.check_encapsulation_key(BAD_EK)
     with pytest.raises(KeyCheckError):
         kem.decapsulate_one_key(bytes(kem.DK_BYTES), bytes(kem.CT_BYTES))
+    with pytest.raises(KeyCheckError):
+        kem.decapsulate_one_key(bytes(kem.DK_BYTES), b"")
     with drawing_from(b""), pytest.raises(EntropyError):
         kem.generate()
