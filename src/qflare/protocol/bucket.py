@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TICKET_KEY_BYTES: Final = 32
 """TK_b."""
+_NO_KEY: Final = bytes(TICKET_KEY_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +41,15 @@ class BucketKeys:
         """Return the width in seconds."""
         return self.announcement.width_s
 
+    @property
+    def is_destroyed(self) -> bool:
+        """Return whether the keys were wiped; what is made or opened under wiped keys would be known to everybody."""
+        return self.ticket_key.equals(_NO_KEY)
+
     def wipe(self) -> None:
         """Destroy both keys."""
-        self.decapsulation_key.wipe()
         self.ticket_key.wipe()
+        self.decapsulation_key.wipe()
 
     def __enter__(self) -> Self:
         """Lend the keys to a block."""
@@ -145,13 +151,12 @@ def decapsulate_by_bucket(keyring: Keyring, buckets: Sequence[int], ciphertexts:
     """
     distinct = set(buckets)
     if len(distinct) == 1:
-        return kem.decapsulate_one_key(keyring[buckets[0]].decapsulation_key, b"".join(ciphertexts))
+        return _decapsulate(keyring[buckets[0]], ciphertexts)
     secrets = SecretBytes.zeros(len(buckets) * kem.SS_BYTES)
     try:
         for bucket in distinct:
             places = [place for place, its_bucket in enumerate(buckets) if its_bucket == bucket]
-            rows = b"".join([ciphertexts[place] for place in places])
-            with kem.decapsulate_one_key(keyring[bucket].decapsulation_key, rows) as found:
+            with _decapsulate(keyring[bucket], [ciphertexts[place] for place in places]) as found:
                 for row, place in enumerate(places):
                     secrets.row(place, kem.SS_BYTES)[:] = found.row(row, kem.SS_BYTES)
     except BaseException:
@@ -160,9 +165,21 @@ def decapsulate_by_bucket(keyring: Keyring, buckets: Sequence[int], ciphertexts:
     return secrets
 
 
+def _decapsulate(keys: BucketKeys, ciphertexts: Sequence[bytes]) -> SecretBytes:
+    # A copy, for C works without the GIL and a turn may wipe the key at any moment: half a key must not decide. The
+    # copy is whole or zero, and zero fails the check of FIPS 203, section 7.3.
+    with SecretBytes.copy_of(keys.decapsulation_key) as decapsulation_key:
+        return kem.decapsulate_one_key(decapsulation_key, b"".join(ciphertexts))
+
+
 def body_hashes(keyring: Keyring, buckets: Sequence[int]) -> bytes:
     """Return `H(body_b)` of each bucket, ``n × 64`` bytes."""
     return b"".join([keyring[bucket].announcement.body_hash for bucket in buckets])
+
+
+def living(keyring: Keyring) -> dict[int, BucketKeys]:
+    """Return the buckets of *keyring* whose keys were not wiped; the turn that wipes them may be under way."""
+    return {bucket: keys for bucket, keys in keyring.items() if not keys.is_destroyed}
 
 
 def is_open(keyring: Keyring, bucket: int, *, server_bucket: int) -> bool:

@@ -215,7 +215,7 @@ def _derive(
     ck2: SecretBytes,
     th3: bytes,
     server_id: bytes,
-) -> list[Confirmation | Refusal]:
+) -> list[Confirmation]:
     count = len(terms)
     th3_hashes = split_rows(transcript_many(count, rows(th3, wire.HASH_BYTES)), wire.HASH_BYTES)
     # H9
@@ -233,34 +233,39 @@ def _derive(
             rows(b"".join([wire.u32(its.key_version) for its in terms]), 4),
             rows(who_keys, WHO_KEY_BYTES),
         )
-        confirmations: list[Confirmation | Refusal] = []
-        for row, its in enumerate(terms):
-            leaf_data = session_leaf(
-                form=form,
-                suite=wire.SUITE,
-                server_id=server_id,
-                sid=SessionId(its.sid),
-                start=its.start,
-                th3_hash=th3_hashes[row],
-                who=bytes(whos[row * wire.HASH_BYTES : row * wire.HASH_BYTES + WHO_BYTES]),
-            )
-            confirmations.append(
-                Confirmation(
+        confirmations: list[Confirmation] = []
+        try:
+            for row, its in enumerate(terms):
+                leaf_data = session_leaf(
                     form=form,
-                    ticket_bucket=buckets[row],
-                    tenant_id=TenantId(its.tenant_id),
-                    ref=DeviceRef(its.ref),
-                    key_version=its.key_version,
+                    suite=wire.SUITE,
+                    server_id=server_id,
                     sid=SessionId(its.sid),
                     start=its.start,
-                    lifetime=its.lifetime,
-                    policy=its.policy,
-                    hdr_bucket=its.hdr_bucket,
                     th3_hash=th3_hashes[row],
-                    leaf_data=leaf_data,
-                    leaf_hash=hash_leaf(leaf_data),
-                    server_tag=bytes(tags.row(row, wire.FINISHED_BYTES)),
-                    chain_key=chain_keys.take_row(row, wire.SECRET_BYTES),
+                    who=bytes(whos[row * wire.HASH_BYTES : row * wire.HASH_BYTES + WHO_BYTES]),
                 )
-            )
+                confirmations.append(
+                    Confirmation(
+                        form=form,
+                        ticket_bucket=buckets[row],
+                        tenant_id=TenantId(its.tenant_id),
+                        ref=DeviceRef(its.ref),
+                        key_version=its.key_version,
+                        sid=SessionId(its.sid),
+                        start=its.start,
+                        lifetime=its.lifetime,
+                        policy=its.policy,
+                        hdr_bucket=its.hdr_bucket,
+                        th3_hash=th3_hashes[row],
+                        leaf_data=leaf_data,
+                        leaf_hash=hash_leaf(leaf_data),
+                        server_tag=bytes(tags.row(row, wire.FINISHED_BYTES)),
+                        chain_key=chain_keys.take_row(row, wire.SECRET_BYTES),
+                    )
+                )
+        except BaseException:
+            for confirmation in confirmations:
+                confirmation.wipe()
+            raise
     return confirmations

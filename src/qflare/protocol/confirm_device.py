@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import AuthenticationError, DecodeError
+from qflare.errors import AuthenticationError, DecodeError, UnexpectedMessageError
 from qflare.model.ids import DeviceRef, SessionId, TenantId
 from qflare.primitives.hash import transcript
 from qflare.primitives.kdf import expand
@@ -46,10 +46,15 @@ def accept_confirmation(
 
     Raises:
         AuthenticationError: *m4* is not the server's confirmation of this handshake; nothing has changed.
+        UnexpectedMessageError: *pending* was wiped.
         LogForkError: it is, but the log has shown another root for the same size: an alarm.
 
     Source: docs/protocol.md, steps H9 and H10.
     """
+    # Zeros are known to everybody: a handshake that was wiped is over, and nobody may confirm it.
+    if pending.ck2.equals(bytes(wire.SECRET_BYTES)):
+        message = "this handshake is over and its secrets are wiped; begin a new one"
+        raise UnexpectedMessageError(message)
     # Length, type, version, sid
     if not wire.M4_BYTES_MIN <= len(m4) <= wire.M4_BYTES_MAX or m4[: len(_M4_HEAD)] != _M4_HEAD:
         raise AuthenticationError

@@ -59,8 +59,16 @@ class DeviceIdentity:
             raise UsageError(message)
 
     def psk_view(self) -> memoryview:
-        """Return the psk, or the 64 zero bytes that stand for none."""
-        return memoryview(wire.NO_PSK) if self.psk is None else self.psk.view()
+        """
+        Return the psk, or the 64 zero bytes that stand for none.
+
+        Raises:
+            UsageError: the psk was wiped: it must not turn into none.
+        """
+        if self.psk is None:
+            return memoryview(wire.NO_PSK)
+        require_psk(self.psk)
+        return self.psk.view()
 
     def wipe(self) -> None:
         """Destroy the secrets."""

@@ -30,6 +30,7 @@ from qflare.protocol.bucket import (
     decapsulate_by_bucket,
     encapsulation_refusal,
     is_open,
+    living,
 )
 from qflare.protocol.schedule import derive_ck2
 from qflare.protocol.ticket import TicketTerms, hello_expiry_s, seal_tickets
@@ -80,6 +81,9 @@ class OpenedHellos:
         """Destroy the secrets."""
         self.ck1.wipe()
         self.names.wipe()
+        # Rows of zeros must not be taken for rows: nothing is answered from here on.
+        self.places.clear()
+        self.row_claims.clear()
 
     def __enter__(self) -> Self:
         """Lend the hellos to a block."""
@@ -134,6 +138,7 @@ def open_hellos(messages: Sequence[bytes], keyring: Keyring, *, server_bucket: i
     Source: docs/protocol.md, step H3.
     """
     # H3: length, type, version, suite; bucket; seen set.
+    keyring = living(keyring)
     claims: list[HelloClaim | Refusal] = []
     places: list[int] = []
     buckets: list[int] = []
@@ -230,7 +235,7 @@ def answer_hellos(
     ]
     if not opened.places:
         return answers
-    verdicts = _check_devices(opened, [devices[place] for place in opened.places])
+    verdicts = _check_devices(opened, [devices[place] for place in opened.places], server_bucket)
     keep = [row for row, verdict in enumerate(verdicts) if verdict is None]
     for place, verdict in zip(opened.places, verdicts, strict=True):
         if verdict is not None:
@@ -323,7 +328,9 @@ def _dummy_verification_key() -> bytes:
     return pair.verification_key
 
 
-def _check_devices(opened: OpenedHellos, devices: Sequence[DeviceCredential | None]) -> list[Refusal | None]:
+def _check_devices(
+    opened: OpenedHellos, devices: Sequence[DeviceCredential | None], server_bucket: int
+) -> list[Refusal | None]:
     # H3: the signature is verified whatever the row says, so that all refusals from here on take the same time.
     count = len(devices)
     size = wire.M1_PLAINTEXT_BYTES
@@ -347,6 +354,9 @@ def _check_devices(opened: OpenedHellos, devices: Sequence[DeviceCredential | No
         verdict = Refusal.UNKNOWN_DEVICE if device is None else device.verdict(claim.key_version)
         if verdict is None and status != 0:
             verdict = Refusal.SIGNATURE
+        # The bucket may have turned while the devices were looked up.
+        if verdict is None and abs(claim.bucket - server_bucket) > 1:
+            verdict = Refusal.BUCKET
         verdicts.append(verdict)
     return verdicts
 

@@ -22,6 +22,7 @@ from qflare.protocol import labels, wire
 from qflare.protocol.batch import gather, gather_secret, require_same_count, split_rows
 from qflare.protocol.bucket import BucketKeys, Keyring, decapsulate_by_bucket, encapsulation_refusal
 from qflare.protocol.confirm import Confirmation, confirm_rows
+from qflare.protocol.credential import require_size
 from qflare.protocol.hello import require_terms
 from qflare.protocol.schedule import derive_ck2
 from qflare.protocol.ticket import OpenedTickets, TicketTerms, offer_expiry_s, open_tickets, seal_tickets
@@ -85,6 +86,8 @@ class OpenedAnswers:
         """Destroy the secrets."""
         self.ck1.wipe()
         self.ss_b.wipe()
+        # Rows of zeros must not be taken for rows: nothing is confirmed from here on.
+        self.places.clear()
 
     def __enter__(self) -> Self:
         """Lend the answers to a block."""
@@ -116,7 +119,8 @@ def make_offers(
 
     Raises:
         EntropyError: the random source failed; nothing was offered.
-        LengthError: an encapsulation key is not 1568 bytes.
+        KeyNotFoundError: the bucket's keys were destroyed.
+        LengthError: a tenant_id, ref or encapsulation key has the wrong size.
         UsageError: *lifetime* or *policy* is out of range.
 
     Source: docs/protocol.md, step O1.
@@ -125,12 +129,16 @@ def make_offers(
     if not devices:
         return []
     targets = [OfferTarget(*device) for device in devices]
+    for target in targets:
+        # Each by itself: rows that only fit together would be cut at the wrong places.
+        require_size("tenant_id", len(target.tenant_id), wire.TENANT_BYTES)
+        require_size("ref", len(target.ref), wire.REF_BYTES)
+        require_size("encapsulation_key", len(target.encapsulation_key), kem.EK_BYTES)
     count = len(targets)
     bucket = bucket_keys.bucket
     ek_rows = b"".join([target.encapsulation_key for target in targets])
     encapsulated = kem.encapsulate_many(ek_rows)
     with encapsulated.shared_secrets as ss_d:
-        require_same_count("encapsulation keys", len(encapsulated.status), count)
         sids = split_rows(random_bytes(count * wire.SID_BYTES), wire.SID_BYTES)
         head = _OFFER_HEAD.pack(wire.TYPE_OFFER, wire.VERSION, wire.SUITE, bucket, bucket, lifetime, policy)
         cts = split_rows(encapsulated.ciphertexts, kem.CT_BYTES)

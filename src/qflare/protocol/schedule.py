@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qflare.errors import UsageError
 from qflare.primitives import kem
 from qflare.primitives.columns import Column, rows, shared
 from qflare.primitives.kdf import expand_many, extract_many
@@ -29,6 +30,9 @@ def derive_ck2(
     Returns:
         ``count × 64`` bytes, owned by the caller.
 
+    Raises:
+        UsageError: a psk was wiped already.
+
     Source: docs/protocol.md, steps H4 and O2.
     """
     with SecretBytes.zeros(count * wire.PSK_BYTES) as psk_rows:
@@ -36,8 +40,14 @@ def derive_ck2(
         if any(psk is not None for psk in psks):
             column = rows(psk_rows, wire.PSK_BYTES)
             for row, psk in enumerate(psks):
-                if psk is not None:
-                    psk_rows.row(row, wire.PSK_BYTES)[:] = psk.view()
+                if psk is None:
+                    continue
+                psk_rows.row(row, wire.PSK_BYTES)[:] = psk.view()
+                # Zeros mean none: a psk that was wiped too early must not turn into a session without one.
+                # CT: equals() compares in constant time.
+                if psk.equals(wire.NO_PSK):
+                    message = "a psk was wiped before the handshake that needs it was over"
+                    raise UsageError(message)
         with extract_many(count, rows(ck1, wire.SECRET_BYTES), column) as inner:
             return extract_many(count, rows(inner, wire.SECRET_BYTES), rows(shared_secrets, kem.SS_BYTES))
 

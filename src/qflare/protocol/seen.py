@@ -68,11 +68,11 @@ class SeenHellos:
 
 
 def _name(ciphertext: bytes) -> bytes:
-    # Only a ciphertext that came out of Encaps gets an entry (another one is rejected implicitly, and its c1 does not
-    # open), and 64 bytes of such a one are 46 coefficients that nobody can aim at: no hash is needed to tell them apart.
-    return ciphertext[:_NAME_BYTES]
+    # Only a ciphertext that came out of Encaps gets an entry: any other is rejected implicitly, its c1 does not open.
+    # 64 bytes of such a one are 46 coefficients that nobody can aim at, so no hash is needed to tell them apart.
+    return bytes(ciphertext[:_NAME_BYTES])
 
 
 def _digest(data: bytes) -> bytes:
-    # Never leaves this worker, so it need not be the protocol's H; processors have instructions for SHA-256.
+    # Never leaves this worker, so it need not be the protocol's H; processors have SHA-256 built in.
     return sha256(data).digest()

@@ -6,12 +6,13 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
-from qflare.errors import AuthenticationError
+from qflare.errors import AuthenticationError, KeyNotFoundError
 from qflare.model.refusal import Refusal
 from qflare.primitives.aead import AeadKey
 from qflare.primitives.random import random_bytes
 from qflare.protocol import wire
 from qflare.protocol.batch import gather_secret, require_same_count
+from qflare.protocol.bucket import TICKET_KEY_BYTES
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ Result = TypeVar("Result")
 _TERMS: Final = struct.Struct(">16s16s32sIQQQHI")
 _HEADER: Final = struct.Struct(">BQ")
 _SECRET_BYTES: Final = {wire.FORM_HELLO: wire.SECRET_BYTES, wire.FORM_OFFER: 32}
+_NO_KEY: Final = bytes(TICKET_KEY_BYTES)
 _SEALED_AT: Final = wire.TICKET_HEADER_BYTES + wire.NONCE_BYTES
 
 
@@ -105,7 +107,9 @@ def seal_tickets(
         Tickets of 263 bytes (form 1) or 231 bytes (form 2).
 
     Raises:
+        BatchError: the columns disagree.
         EntropyError: the random source failed.
+        KeyNotFoundError: the bucket's keys were destroyed.
 
     Source: docs/protocol.md, step H5.
     """
@@ -114,14 +118,19 @@ def seal_tickets(
     require_same_count("transcripts", len(transcripts), len(terms) * wire.HASH_BYTES)
     header = _HEADER.pack(form, keys.bucket)
     nonces = random_bytes(len(terms) * wire.NONCE_BYTES)
-    key = AeadKey(keys.ticket_key)
     secret_at, transcript_at = _TERMS.size, _TERMS.size + secret_bytes
     tickets: list[bytes] = []
     with (
+        SecretBytes.copy_of(keys.ticket_key) as ticket_key,
         SecretBytes.zeros(transcript_at + wire.HASH_BYTES) as plaintext,
         plaintext.view() as out,
         secrets.view() as secret_rows,
     ):
+        # The copy is looked at and used: a turn may wipe the key at any moment, and zeros are no secret.
+        if ticket_key.equals(_NO_KEY):
+            message = f"the keys of bucket {keys.bucket} were destroyed; nothing can be sealed under them"
+            raise KeyNotFoundError(message)
+        key = AeadKey(ticket_key)
         for row, its_terms in enumerate(terms):
             _TERMS.pack_into(out, 0, *its_terms)
             out[secret_at:transcript_at] = secret_rows[row * secret_bytes : (row + 1) * secret_bytes]
@@ -147,14 +156,14 @@ def open_tickets(form: int, tickets: Sequence[bytes | Refusal], keyring: Keyring
     secret_at, transcript_at = _TERMS.size, _TERMS.size + secret_bytes
     opened = OpenedTickets([], [], [], [], SecretBytes.zeros(len(tickets) * secret_bytes), b"")
     transcripts: list[bytes] = []
-    keys: dict[int, AeadKey] = {}
+    keys = _TicketKeys(keyring)
     try:
         with SecretBytes.zeros(transcript_at + wire.HASH_BYTES) as plaintext, plaintext.view() as out:
             for place, ticket in enumerate(tickets):
                 if isinstance(ticket, Refusal):
                     opened.verdicts.append(ticket)
                     continue
-                verdict = _open_into(out, form, ticket, keyring, keys)
+                verdict = _open_into(out, form, ticket, keys)
                 if verdict is None:
                     terms = TicketTerms._make(_TERMS.unpack_from(out))
                     verdict = _check(terms, now_s)
@@ -173,22 +182,50 @@ def open_tickets(form: int, tickets: Sequence[bytes | Refusal], keyring: Keyring
     except BaseException:
         opened.wipe()
         raise
+    finally:
+        keys.wipe()
     opened.transcripts = b"".join(transcripts)
     return opened
 
 
-def _open_into(out: memoryview, form: int, ticket: bytes, keyring: Keyring, keys: dict[int, AeadKey]) -> Refusal | None:
+class _TicketKeys:
+    """The ticket keys that one batch needs, each copied and looked at once."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._copies: list[SecretBytes] = []
+        self._keys: dict[int, AeadKey | None] = {}
+
+    def find(self, bucket: int) -> AeadKey | None:
+        """Return `TK_b`, or None if it does not live."""
+        if bucket not in self._keys:
+            # What a stranger writes there is not remembered: only live buckets make an entry.
+            live = self._keyring.get(bucket)
+            if live is None:
+                return None
+            self._keys[bucket] = self._copy(live)
+        return self._keys[bucket]
+
+    def wipe(self) -> None:
+        """Destroy the copies."""
+        for copy in self._copies:
+            copy.wipe()
+
+    def _copy(self, live: BucketKeys) -> AeadKey | None:
+        copy = SecretBytes.copy_of(live.ticket_key)
+        self._copies.append(copy)
+        # A turn may wipe the key at any moment: whoever sealed a ticket under zeros must not be believed.
+        return None if copy.equals(_NO_KEY) else AeadKey(copy)
+
+
+def _open_into(out: memoryview, form: int, ticket: bytes, keys: _TicketKeys) -> Refusal | None:
     # H8, O3: the form before anything is opened, then whether TK_b lives, then the ticket.
     if ticket[0] != form:
         return Refusal.TICKET
     header = ticket[: wire.TICKET_HEADER_BYTES]
-    bucket = int.from_bytes(header[1:], "big")
-    key = keys.get(bucket)
+    key = keys.find(int.from_bytes(header[1:], "big"))
     if key is None:
-        live = keyring.get(bucket)
-        if live is None:
-            return Refusal.BUCKET
-        key = keys[bucket] = AeadKey(live.ticket_key)
+        return Refusal.BUCKET
     try:
         key.open_into(ticket[wire.TICKET_HEADER_BYTES : _SEALED_AT], ticket[_SEALED_AT:], header, out)
     except AuthenticationError:
