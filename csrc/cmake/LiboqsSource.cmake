@@ -146,6 +146,10 @@ function(qflare_build_liboqs out)
 
     # Two builds at once: the second waits and finds the first one's result.
     file(LOCK "${cache}/liboqs-${key}.lock" GUARD FUNCTION TIMEOUT 900 RESULT_VARIABLE locked)
+    if(NOT locked EQUAL 0)
+        set(${out}_TRIED "another build holds ${cache}/liboqs-${key}.lock for 15 minutes (${locked})" PARENT_SCOPE)
+        return()
+    endif()
     if(EXISTS "${prefix}/origin.txt")
         file(READ "${prefix}/origin.txt" origin)
         set(${out}_OK TRUE PARENT_SCOPE)
