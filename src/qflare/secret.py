@@ -15,10 +15,14 @@ from qflare.errors import LengthError, UsageError
 _REFUSAL: Final = "a SecretBytes cannot be {}; use view() in the narrowest scope and wipe what you copy"
 
 
+_ZEROS: Final = bytes(1 << 16)
+
+
 def zeroize(buffer: bytearray | memoryview) -> None:
-    """Overwrite *buffer* with zeros in place."""
+    """Overwrite *buffer* with zeros in place, piece by piece, so that wiping a large one needs no second one."""
     # Slice assignment writes through to the same memory; CPython has no optimiser that could drop it.
-    buffer[:] = bytes(len(buffer))
+    for at in range(0, len(buffer), len(_ZEROS)):
+        buffer[at : at + len(_ZEROS)] = _ZEROS[: len(buffer) - at]
 
 
 class _Memory(bytearray):

@@ -144,6 +144,7 @@ def test_malformed_notes_are_refused(signer, signed):
         f"{body}\n\n\u2014 {ORIGIN} !!!!\n",
         f"{body}\n\n\u2014 other.example {base64.b64encode(bytes(2432)).decode()}\n",
         f"{body}\n\n{line[:40]}\n",
+        f"{body}\n\n\u2014 {ORIGIN} {base64.b64encode(checkpoint.key_id(ORIGIN, key) + bytes(9)).decode()}\n",
         note.replace(base64.b64encode(ROOT).decode(), base64.b64encode(ROOT[:31]).decode()),
         note.replace(base64.b64encode(ROOT).decode(), base64.b64encode(ROOT).decode().rstrip("=")),
         note + "x" * (1 << 18),

@@ -6,10 +6,10 @@ import pytest
 from parties import BUCKET, TENANT, make_server
 from tampering import batches, every_flip, every_truncation
 
-from qflare.errors import AuthenticationError, BatchError, DecodeError, RefusedError, UsageError
+from qflare.errors import AuthenticationError, BatchError, DecodeError, EntropyError, RefusedError, UsageError
 from qflare.model.refusal import Refusal
 from qflare.primitives import kem
-from qflare.primitives.random import random_bytes
+from qflare.primitives.random import drawing_from, random_bytes
 from qflare.primitives.sig import SIG44
 from qflare.protocol import wire
 from qflare.protocol.device_keys import DeviceKeys
@@ -188,6 +188,7 @@ def test_batches_equal_loops_and_one_bad_row_fails_alone(server, token):
                 assert accept_enrolled(its, answer, held[number]) == Enrolled(key_version=number + 1, bucket_mark=7)
     with opened(server) as enrolments:
         assert enrolments.claims == []
+        assert check_enrolments(enrolments, []) == []
         assert answer_enrolments(enrolments, [], bucket_mark=1) == []
     with opened(server, messages[0]) as enrolments:
         with pytest.raises(BatchError):
@@ -249,6 +250,21 @@ def test_secrets_are_wiped_at_the_end_of_their_blocks(server, token, keys):
         pass
     assert bytes(fresh.signing_key.view()) == bytes(SIG44.SK_BYTES)
     assert bytes(fresh.decapsulation_key.view()) == bytes(kem.DK_BYTES)
+
+
+def test_a_failing_random_source_leaves_nothing_half_made(server, token, keys):
+    """Keys, ENROL and ENROLLED each fail as a whole when randomness runs out at any draw."""
+    for size in (0, 31, 32, 63, 64):
+        with drawing_from(bytes(size)), pytest.raises(EntropyError):
+            DeviceKeys.generate()
+        with drawing_from(bytes(size)), pytest.raises(EntropyError):
+            DeviceKeys.generate_many(2)
+    for size in (0, 31, 32, 63):
+        with drawing_from(bytes(size)), pytest.raises(EntropyError):
+            start_enrolment(token, "d", server.announcement(), keys)
+    its = start_enrolment(token, "d", server.announcement(), keys)
+    with opened(server, its.message) as enrolments, drawing_from(bytes(31)):
+        assert answer_enrolments(enrolments, [1], bucket_mark=1) == [Refusal.INTERNAL]
 
 
 def test_many_device_keys_are_pairs_and_differ():

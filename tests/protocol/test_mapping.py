@@ -10,6 +10,7 @@ from peer.notation import KemKey, SigKey
 from qflare.errors import (
     AuthenticationError,
     BatchError,
+    EntropyError,
     LengthError,
     RefusedError,
     StaleBucketError,
@@ -18,7 +19,7 @@ from qflare.errors import (
 )
 from qflare.model.refusal import Refusal
 from qflare.primitives import kem
-from qflare.primitives.random import random_bytes
+from qflare.primitives.random import drawing_from, random_bytes
 from qflare.primitives.sig import SIG44, SIG87
 from qflare.protocol.mapping import STEPS_MAX, Mapping, MappingSigner, NewMapping, accept_mapping, create_mappings
 from qflare.protocol.mapping_state import SEALED_MAPPING_BYTES, restore_mapping, seal_mapping
@@ -196,6 +197,7 @@ def test_batches_equal_single_and_bad_keys_fail_alone(signer):
         assert key(accept(one.descriptor, signer, its, ref=ref)) == key(one.mapping)
     assert create_mappings(signer, [], refs=[], bucket=1, width_s=1) == []
     for arguments, error in (
+        ({"held": [made[1].mapping] * 5}, UsageError),
         ({"refs": refs[:1]}, BatchError),
         ({"refs": [b"short"] * 5}, LengthError),
         ({"width_s": 0}, UsageError),
@@ -251,6 +253,15 @@ def test_the_master_key_enters_no_derived_key(signer, pair):
         sealed = seal_mapping(made.mapping, master)
         again = restore_mapping(sealed, master, mapping_id=made.mapping.mapping_id, generation=1)
         assert key(again) == expected
+
+
+def test_a_failing_random_source_makes_no_mapping(signer, pair):
+    """The signature's randomness fails after the encapsulation's: that row is refused, nothing is half made."""
+    arguments = {"refs": [REF], "bucket": BUCKET, "width_s": 300}
+    with drawing_from(bytes(32 + 16)):
+        assert create_mappings(signer, [pair.encapsulation_key], **arguments) == [Refusal.INTERNAL]
+    with drawing_from(bytes(32)), pytest.raises(EntropyError):
+        create_mappings(signer, [pair.encapsulation_key], **arguments)
 
 
 def test_mappings_that_cannot_be_are_refused():

@@ -200,6 +200,8 @@ def test_headers_are_read_as_written_and_refused_in_order(key):
     header = head(epoch=7, direction=2, kind=1)
     sealed = record.seal_record(key, header, b"x")
     assert record.decode_header(sealed) == header
+    claim = header.claim()
+    assert (claim.sid, claim.direction, claim.stream_id, claim.bucket) == (SID, 2, b"t" * 16, BUCKET)
     assert len(header.encode()) == 48
     assert record.read_header(sealed[:63]) is Refusal.LENGTH
     for at, byte, refusal in (

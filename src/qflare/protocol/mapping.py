@@ -271,8 +271,11 @@ def create_mappings(
         message = f"a batch of {count} devices has {len(refs)} refs and {len(earlier)} held mappings"
         raise BatchError(message)
     generations = [1 if mapping is None else mapping.generation + 1 for mapping in earlier]
-    for ref, generation in zip(refs, generations, strict=True):
+    for ref, mapping, generation in zip(refs, earlier, generations, strict=True):
         require_mapping_terms(generation=generation, bucket=bucket, width_s=width_s)
+        if mapping is not None and mapping.ref != ref:
+            message = f"mapping {mapping.mapping_id.hex()} is another device's: create a new one instead of rotating it"
+            raise UsageError(message)
         if len(ref) != wire.REF_BYTES:
             name = "ref"
             raise LengthError(name, expected=wire.REF_BYTES, actual=len(ref))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from qflare.errors import AuthenticationError, BatchError, DecodeError, LengthError, UsageError
 from qflare.model.ids import SessionId, StreamId
 from qflare.model.refusal import Refusal
+from qflare.model.session import StreamClaim
 from qflare.primitives.columns import rows
 from qflare.primitives.hash import transcript_var_many
 from qflare.primitives.kdf import expand_many
@@ -94,6 +95,10 @@ class RecordHeader:
     def purpose(self) -> bytes:
         """Return the purpose of the message key that seals this record (R2)."""
         return _PURPOSES[self.kind]
+
+    def claim(self) -> StreamClaim:
+        """Return what its receiver accepts once, in the transaction that hands the message on (R4)."""
+        return StreamClaim(sid=self.sid, direction=self.direction, stream_id=self.stream_id, bucket=self.bucket)
 
     def encode(self) -> bytes:
         """Write the header, 48 bytes."""

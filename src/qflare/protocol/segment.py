@@ -15,6 +15,7 @@ from qflare.primitives.hash import transcript
 from qflare.primitives.kdf import expand
 from qflare.protocol.labels import EXPAND_STREAM
 from qflare.protocol.wire import AEAD_KEY_BYTES, RECORD_HEADER_BYTES, SECRET_BYTES
+from qflare.secret import zeroize
 
 if TYPE_CHECKING:
     from qflare.primitives.rows import Readable
@@ -26,8 +27,6 @@ SEALED_SEGMENT_BYTES: Final = SEGMENT_BYTES + TAG_BYTES
 SEGMENTS_MAX: Final = 1 << 32
 """A stream ends there (R9)."""
 PLAINTEXT_BYTES_MAX: Final = SEGMENT_BYTES * SEGMENTS_MAX
-
-_ZEROS: Final = bytes(SEGMENT_BYTES)
 
 
 def segment_count(plaintext_size: int) -> int:
@@ -65,13 +64,6 @@ def plaintext_size(record_size: int) -> int:
         message = f"a record of {record_size} bytes cannot be: its segments do not come out even"
         raise DecodeError(message)
     return sealed - TAG_BYTES * count
-
-
-def wipe_region(buffer: memoryview) -> None:
-    """Overwrite *buffer* with zeros, a segment at a time, so that wiping a large message needs no second one."""
-    for at in range(0, len(buffer), SEGMENT_BYTES):
-        piece = buffer[at : at + SEGMENT_BYTES]
-        piece[:] = _ZEROS[: len(piece)]
 
 
 @final
@@ -143,7 +135,7 @@ class SegmentCipher:
             is_complete = True
         finally:
             if not is_complete:
-                wipe_region(out)
+                zeroize(out)
 
 
 def _nonce(number: int, *, is_last: bool) -> bytes:

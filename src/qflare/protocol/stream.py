@@ -19,8 +19,8 @@ from qflare.protocol.segment import (
     SEGMENTS_MAX,
     SegmentCipher,
     segment_count,
-    wipe_region,
 )
+from qflare.secret import zeroize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -76,13 +76,13 @@ class StreamSealer:
         if view is None:
             for piece in source:  # type: ignore[union-attr]  # no buffer, so pieces
                 yield from self.push(piece)
-        else:
-            for number in range(segment_count(len(view)) - 1):
-                yield self._seal(view[number * SEGMENT_BYTES : (number + 1) * SEGMENT_BYTES], is_last=False)
-            rest = view[(segment_count(len(view)) - 1) * SEGMENT_BYTES :]
-            self._held[: len(rest)] = rest
-            self._held_size = len(rest)
-        yield self.finish()
+            yield self.finish()
+            return
+        count = segment_count(len(view))
+        for number in range(count):
+            segment = view[number * SEGMENT_BYTES : (number + 1) * SEGMENT_BYTES]
+            yield self._seal(segment, is_last=number == count - 1)
+        self.wipe()
 
     def push(self, piece: Readable) -> list[bytes]:
         """
@@ -102,12 +102,11 @@ class StreamSealer:
                 sealed.append(self._seal(segment, is_last=False))
             else:
                 room = SEGMENT_BYTES - self._held_size
-                self._held[self._held_size :] = view[:room]
+                self._hold(view[:room])
                 view = view[room:]
                 sealed.append(self._seal(memoryview(self._held), is_last=False))
                 self._held_size = 0
-        self._held[self._held_size : self._held_size + len(view)] = view
-        self._held_size += len(view)
+        self._hold(view)
         return sealed
 
     def finish(self) -> bytes:
@@ -124,7 +123,7 @@ class StreamSealer:
     def wipe(self) -> None:
         """Wipe what is held; the stream cannot go on. Safe to call twice."""
         self._cipher = None
-        wipe_region(memoryview(self._held))
+        zeroize(self._held)
         self._held_size = 0
 
     def __enter__(self) -> Self:
@@ -137,8 +136,12 @@ class StreamSealer:
 
     def __del__(self) -> None:
         """Wipe what its owner forgot."""
-        if hasattr(self, "_held"):
-            wipe_region(memoryview(self._held))
+        zeroize(getattr(self, "_held", bytearray()))
+
+    def _hold(self, piece: memoryview) -> None:
+        # Through a view: assigning to a slice of the bytearray itself would first copy the piece.
+        memoryview(self._held)[self._held_size : self._held_size + len(piece)] = piece
+        self._held_size += len(piece)
 
     def _require_going(self) -> SegmentCipher:
         if self._cipher is None:
@@ -215,13 +218,12 @@ class StreamOpener:
                 self._open(segment, is_last=False)
             else:
                 room = SEALED_SEGMENT_BYTES - self._held_size
-                self._held[self._held_size :] = view[:room]
+                self._hold(view[:room])
                 view = view[room:]
                 self._open(memoryview(self._held), is_last=False)
                 self._held_size = 0
         self._require_going()
-        self._held[self._held_size : self._held_size + len(view)] = view
-        self._held_size += len(view)
+        self._hold(view)
 
     def finish(self) -> int:
         """
@@ -247,7 +249,7 @@ class StreamOpener:
         """End the stream; wipe the buffer unless `finish` has delivered it. Safe to call twice."""
         self._cipher = None
         if not self._is_finished:
-            wipe_region(self._out[: self._size])
+            zeroize(self._out[: self._size])
             self._size = 0
 
     def __enter__(self) -> Self:
@@ -257,6 +259,11 @@ class StreamOpener:
     def __exit__(self, *_: object) -> None:
         """Wipe what was not finished, however the block ends."""
         self.wipe()
+
+    def _hold(self, piece: memoryview) -> None:
+        # Through a view: assigning to a slice of the bytearray itself would first copy the piece.
+        memoryview(self._held)[self._held_size : self._held_size + len(piece)] = piece
+        self._held_size += len(piece)
 
     def _require_going(self) -> SegmentCipher:
         if self._cipher is None:
