@@ -44,7 +44,10 @@ def verify(
     data_dir: options.DataDir = None,
     as_json: options.Json = False,
 ) -> None:
-    """Check the whole log: every entry, the tree, the signed head, and what devices hold."""
+    """Check the whole log, and what devices hold.
+
+    Reads every entry, rebuilds the tree, and checks the signed head and the devices' receipts against it.
+    """
     import asyncio
 
     from qflare.cli.output import aligned, emit, say_error
@@ -78,8 +81,8 @@ def verify(
 @app.command("show")
 def show(
     *,
-    first: Annotated[int, typer.Option("--first", min=0, help="Index of the first entry.")] = 0,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many at most.")] = 100,
+    first: Annotated[int, typer.Option("--first", metavar="INDEX", min=0, help="Index of the first entry.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="How many at most.")] = 100,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
     as_json: options.Json = False,

@@ -15,7 +15,7 @@ def bench(
     ),
     plot: Annotated[Path, typer.Option("--plot", metavar="FILE", help="PNG with the ratios.")] = Path("benchmarks.png"),
 ) -> None:
-    """Measure this machine against the published timings; run from the source tree."""
+    """Measure this machine; from the source tree."""
     from qflare.service.bench import run_bench
 
     run_bench(output, plot)

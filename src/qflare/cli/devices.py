@@ -34,7 +34,7 @@ def _group() -> None:
 
 @app.command("show")
 def show(*, state: options.State, as_json: options.Json = False) -> None:
-    """Show who the device is and which session it has; no secret."""
+    """Show who the device is and its session."""
     from qflare.cli.output import emit
     from qflare.device import Device
 
@@ -47,8 +47,12 @@ def connect(
     *,
     state: options.State,
     server: options.Server,
-    form: Annotated[FormName, typer.Option("--form", help="Who starts: the device or the server.")] = FormName.HELLO,
-    attempts: Annotated[int, typer.Option("--attempts", min=1, help="How often to start over when refused.")] = 1,
+    form: Annotated[
+        FormName, typer.Option("--form", metavar="hello|offer", help="Who starts: the device or the server.")
+    ] = FormName.HELLO,
+    attempts: Annotated[
+        int, typer.Option("--attempts", metavar="N", min=1, help="How often to start over when refused.")
+    ] = 1,
     as_json: options.Json = False,
 ) -> None:
     """Make a session with the server."""
@@ -95,7 +99,7 @@ def evidence(
         Path | None, typer.Option("--output", metavar="FILE", help="New file for the evidence; else stdout.")
     ] = None,
 ) -> None:
-    """Export what shows third parties that the session is in the server's log, as JSON."""
+    """Export the session's receipt for third parties."""
     from qflare.device import Device
 
     with Device.open(state) as device:

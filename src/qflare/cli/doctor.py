@@ -5,8 +5,8 @@ from __future__ import annotations
 from qflare.cli import options
 
 
-def doctor(*, dsn: options.Dsn = None, data_dir: options.DataDir = None, as_json: options.Json = False) -> None:
-    """Say versions, self-test, extras, PostgreSQL and what the keeper can promise."""
+def doctor(*, dsn: options.Dsn = None, as_json: options.Json = False) -> None:
+    """Say what is installed, missing and promised."""
     import asyncio
     import dataclasses
 
@@ -21,7 +21,7 @@ def doctor(*, dsn: options.Dsn = None, data_dir: options.DataDir = None, as_json
     from qflare.service.examination import examine
 
     about = qflare.about()
-    found = asyncio.run(examine(dsn=choose_dsn(dsn, data_dir), keeper_dir=read_settings(ManagerSettings).keeper_dir))
+    found = asyncio.run(examine(dsn=choose_dsn(dsn), keeper_dir=read_settings(ManagerSettings).keeper_dir))
     facts: dict[str, object] = {
         **{field.name: getattr(about, field.name) for field in dataclasses.fields(about)},
         **dataclasses.asdict(found),

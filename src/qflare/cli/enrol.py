@@ -25,7 +25,7 @@ def enrol(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Enrol this device with a server, with a token from stdin or a file."""
+    """Enrol this device, with a token from stdin or a file."""
     from qflare.cli.output import emit
     from qflare.device import Device
 

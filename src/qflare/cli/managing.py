@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from qflare.service.security_monitor import SecurityMonitor
 
 
-def choose_dsn(dsn: str | None, data_dir: Path | None) -> str | None:
-    """Return the database to use: --dsn, else the embedded one of --data-dir, else QFLARE_DSN."""
+def choose_dsn(dsn: str | None) -> str | None:
+    """Return the database to use: --dsn, else QFLARE_DSN, else None for the embedded one."""
     from qflare.service.config import read_dsn
 
-    return dsn if dsn is not None or data_dir is not None else read_dsn()
+    return read_dsn() if dsn is None else dsn
 
 
 def open_manager(dsn: str | None, data_dir: Path | None, *, tenant: str | None = None) -> QuantumKeyManager:
@@ -28,7 +28,7 @@ def open_manager(dsn: str | None, data_dir: Path | None, *, tenant: str | None =
     from qflare.service.key_manager import QuantumKeyManager
 
     return QuantumKeyManager(
-        choose_dsn(dsn, data_dir), data_dir=data_dir, tenant=parse_tenant(tenant), config=read_settings(ManagerSettings)
+        choose_dsn(dsn), data_dir=data_dir, tenant=parse_tenant(tenant), config=read_settings(ManagerSettings)
     )
 
 
@@ -39,7 +39,7 @@ def open_monitor(dsn: str | None, data_dir: Path | None) -> SecurityMonitor:
     from qflare.service.config import read_settings
     from qflare.service.security_monitor import SecurityMonitor
 
-    return SecurityMonitor(choose_dsn(dsn, data_dir), data_dir=data_dir, config=read_settings(ManagerSettings))
+    return SecurityMonitor(choose_dsn(dsn), data_dir=data_dir, config=read_settings(ManagerSettings))
 
 
 def parse_tenant(text: str | None) -> TenantId:

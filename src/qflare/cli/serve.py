@@ -11,9 +11,9 @@ from qflare.cli import options
 
 def serve(
     *,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes a free one.")] = 8440,
-    workers: Annotated[int, typer.Option("--workers", help="Worker processes over one database.")] = 1,
+    host: Annotated[str, typer.Option("--host", metavar="HOST", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="PORT", help="Port to listen on; 0 takes a free one.")] = 8440,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", help="Worker processes over one database.")] = 1,
     app: Annotated[
         str | None,
         typer.Option(
@@ -27,9 +27,9 @@ def serve(
     """Serve devices over HTTP until SIGTERM."""
     import asyncio
 
+    from qflare.cli.managing import choose_dsn
     from qflare.cli.output import emit
     from qflare.errors import MissingExtraError
-    from qflare.service.config import read_dsn
 
     try:
         from qflare.service.serve import ServeOptions, Serving
@@ -47,7 +47,5 @@ def serve(
         emit(facts, as_json=as_json, text=text)
 
     set_up_logging()
-    # A --data-dir of the call means the database in it, whatever the environment says.
-    chosen = dsn if dsn is not None or data_dir is not None else read_dsn()
-    settings = ServeOptions(host=host, port=port, workers=workers, app=app, dsn=chosen, data_dir=data_dir)
+    settings = ServeOptions(host=host, port=port, workers=workers, app=app, dsn=choose_dsn(dsn), data_dir=data_dir)
     asyncio.run(run(settings, announce=announce))

@@ -21,7 +21,9 @@ def _group() -> None:
 def issue(
     *,
     device_id: options.DeviceName,
-    valid_s: Annotated[int, typer.Option("--valid-s", help="Seconds until the token expires.")] = 86_400,
+    valid_s: Annotated[
+        int, typer.Option("--valid-s", metavar="SECONDS", help="Seconds until the token expires.")
+    ] = 86_400,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="New file for the token, 0600; else stdout.")
     ] = None,
