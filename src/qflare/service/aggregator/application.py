@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from qflare.clock import Clock, SystemClock
@@ -24,6 +25,8 @@ except ImportError:
     raise MissingExtraError(feature="the Aggregator", extra="server", package="starlette") from None
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starlette.types import Receive, Scope, Send
 
     from qflare.service.key_manager import QuantumKeyManager
@@ -36,7 +39,8 @@ class Aggregator:
     An aggregation server's QFX-1 addresses as an ASGI application, served by itself or mounted in another.
 
     Served by itself it opens the manager at start-up and closes what it opened at shutdown.  Mounted, nobody tells it
-    of start-up (ASGI has no such message for parts): the manager opens at the first request, and its owner closes it.
+    of start-up (ASGI has no such message for parts): give `lifespan` to the application around it, or open and close
+    the manager yourself.
     """
 
     def __init__(
@@ -132,11 +136,23 @@ class Aggregator:
             _log.warning("%d requests were still under way at shutdown", self._bodies.requests)
         await self._intake.close(self._settings.drain_s)
 
+    @asynccontextmanager
+    async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
+        """Open the manager, and at the end drain and close; for an application around it: ``FastAPI(lifespan=…)``."""
+        is_owner = not self._manager.is_open
+        await self._manager.open()
+        try:
+            yield
+        finally:
+            await self.drain()
+            if is_owner:
+                await self._manager.close()
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        is_owner = not self._manager.is_open
+        life = self.lifespan()
         try:
-            await self._manager.open()
+            await life.__aenter__()
         except Exception as failure:  # noqa: BLE001 - the server must hear of it, else it serves without a manager
             if isinstance(failure, QflareError):
                 reason = str(failure)
@@ -147,9 +163,7 @@ class Aggregator:
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await self.drain()
-        if is_owner:
-            await self._manager.close()
+        await life.__aexit__(None, None, None)
         await send({"type": "lifespan.shutdown.complete"})
 
 
