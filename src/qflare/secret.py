@@ -21,8 +21,14 @@ _ZEROS: Final = bytes(1 << 16)
 def zeroize(buffer: bytearray | memoryview) -> None:
     """Overwrite *buffer* with zeros in place, piece by piece, so that wiping a large one needs no second one."""
     # Slice assignment writes through to the same memory; CPython has no optimiser that could drop it.
-    for at in range(0, len(buffer), len(_ZEROS)):
-        buffer[at : at + len(_ZEROS)] = _ZEROS[: len(buffer) - at]
+    size = len(buffer)
+    if size <= len(_ZEROS):
+        buffer[:] = bytes(size)
+        return
+    # Through a view, for a bytearray would first copy the zeros.
+    with memoryview(buffer) as view:
+        for at in range(0, size, len(_ZEROS)):
+            view[at : at + len(_ZEROS)] = _ZEROS[: size - at]
 
 
 class _Memory(bytearray):
