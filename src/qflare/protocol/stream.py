@@ -248,7 +248,7 @@ class StreamOpener:
     def wipe(self) -> None:
         """End the stream; wipe the buffer unless `finish` has delivered it. Safe to call twice."""
         self._cipher = None
-        if not self._is_finished:
+        if not self._is_finished and self._size:
             zeroize(self._out[: self._size])
             self._size = 0
 
