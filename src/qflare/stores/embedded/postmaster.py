@@ -22,7 +22,8 @@ INITDB_TIMEOUT_S: Final = 120.0
 STOP_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.05
 
-# Durable, on a socket alone, and silent about values: errors would repeat parameters.
+# Durable, on a socket alone, and silent about values: a statement's errors go to who sent it, not into the log, since
+# they repeat parts of it ("log" is above "error" in PostgreSQL's order).
 _SETTINGS: Final = {
     "listen_addresses": "",
     "port": str(PORT),
@@ -37,6 +38,7 @@ _SETTINGS: Final = {
     "max_wal_size": "2GB",
     "log_destination": "stderr",
     "logging_collector": "off",
+    "log_min_messages": "log",
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
     "log_parameter_max_length": "0",

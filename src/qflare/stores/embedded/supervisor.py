@@ -52,6 +52,7 @@ def supervise(folder: Folder, users: Lock, *, output: int) -> None:
     """
     stopping = _Stopping()
     account = choose_account()
+    account.give(folder.root)
     if not (folder.cluster / "PG_VERSION").exists():
         make_cluster(folder, binaries_for(folder.cluster), account, output=output)
     binaries = binaries_for(folder.cluster)
