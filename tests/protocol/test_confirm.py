@@ -14,6 +14,7 @@ from qflare.primitives.hash import transcript
 from qflare.primitives.kdf import expand
 from qflare.primitives.random import drawing_from
 from qflare.protocol import bucket as bucket_module
+from qflare.protocol import confirm as confirm_module
 from qflare.protocol import ticket as ticket_module
 from qflare.protocol import wire
 from qflare.protocol.bucket import make_bucket_keys
@@ -316,3 +317,26 @@ def test_bucket_keys_are_wiped_together():
         assert any(keys.ticket_key.view())
     assert not any(keys.ticket_key.view())
     assert not any(keys.decapsulation_key.view())
+
+
+def test_batch_that_fails_wipes_the_chain_keys_it_made(monkeypatch):
+    """An error in the middle of a batch leaves no chain key behind; a confirmation wipes its own."""
+    made = []
+    confirmation_type = confirm_module.Confirmation
+
+    def watch(**fields):
+        if len(made) == 2:
+            raise ZeroDivisionError
+        made.append(confirmation_type(**fields))
+        return made[-1]
+
+    messages = [pending_hello().message for _ in range(3)]
+    monkeypatch.setattr(confirm_module, "Confirmation", watch)
+    with pytest.raises(ZeroDivisionError):
+        SERVER.confirm_hellos(messages)
+    monkeypatch.undo()
+    assert [any(its.chain_key.view()) for its in made] == [False, False]
+    (confirmation,) = SERVER.confirm_hellos(messages[:1])
+    with confirmation:
+        assert any(confirmation.chain_key.view())
+    assert not any(confirmation.chain_key.view())

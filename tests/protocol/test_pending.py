@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parties import BUCKET, make_device, make_server
 
-from qflare.errors import AuthenticationError, DecodeError, LengthError, RefusedError, UsageError
+from qflare.errors import AuthenticationError, DecodeError, EntropyError, LengthError, RefusedError, UsageError
 from qflare.model.refusal import Refusal
-from qflare.protocol import wire
+from qflare.primitives.random import drawing_from
+from qflare.protocol import hello_device, offer_device, wire
 from qflare.protocol.confirm_device import accept_confirmation
 from qflare.protocol.device_identity import DeviceIdentity
 from qflare.protocol.hello_device import accept_hello, start_hello
@@ -157,3 +158,36 @@ def test_device_identity_wipes_its_keys():
     assert not any(device.signing_key.view())
     assert not any(device.decapsulation_key.view())
     assert not any(device.psk.view())
+
+
+@pytest.mark.parametrize("drawn", [0, 64, 96])
+def test_failing_randomness_makes_no_m1(drawn):
+    """When the random source fails at any draw, there is no M1."""
+    with drawing_from(bytes(drawn)), pytest.raises(EntropyError):
+        start_hello(DEVICE, SERVER.announcement())
+
+
+def test_failing_randomness_makes_no_answer():
+    """When the random source fails, there is no ANSWER."""
+    offer = SERVER.make_offer(DEVICE)
+    with drawing_from(b""), pytest.raises(EntropyError):
+        accept_offer(offer, DEVICE, SERVER.announcement())
+
+
+def test_failure_after_the_agreement_leaves_no_secret(monkeypatch):
+    """When the last derivation fails, in either form, ck2 is wiped."""
+    hello, offer = start_hello(DEVICE, SERVER.announcement()), SERVER.make_offer(DEVICE)
+    m2 = SERVER.answer_hello(hello.message)
+    left = []
+
+    def fail(ck2, _th3):
+        left.append(ck2)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(hello_device, "finished_tag", fail)
+    monkeypatch.setattr(offer_device, "finished_tag", fail)
+    with pytest.raises(ZeroDivisionError):
+        accept_hello(hello, m2, DEVICE)
+    with pytest.raises(ZeroDivisionError):
+        accept_offer(offer, DEVICE, SERVER.announcement())
+    assert [any(ck2.view()) for ck2 in left] == [False, False]
