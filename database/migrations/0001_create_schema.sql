@@ -55,7 +55,7 @@ SET LOCAL client_min_messages = warning;
 
 -- Tables ------------------------------------------------------------------------------------------------------------
 -- Keys of several columns begin with the one that tells most (a random id, never the tenant): then every query has one
--- index that fits, and is planned right while a table has no statistics yet (decision 0022).
+-- index that fits, and is planned right while a table has no statistics yet (decision 0024).
 
 -- Which versions of the schema were installed when; every worker reads it at its start.
 CREATE TABLE IF NOT EXISTS qflare.schema_version (
@@ -181,7 +181,7 @@ CREATE TABLE IF NOT EXISTS qflare.bucket_mark (
 );
 
 -- Accepted handshakes (H8), kept until the bucket's ticket key is destroyed; written by every M3 and ANSWER,
--- read when one is repeated.  A ring of partitions: a bucket's slot is emptied, no row is deleted (decision 0021).
+-- read when one is repeated.  A ring of partitions: a bucket's slot is emptied, no row is deleted (decision 0023).
 CREATE TABLE IF NOT EXISTS qflare.handshake (
     tenant_id     uuid     NOT NULL,
     ticket_bucket bigint   NOT NULL,
@@ -224,7 +224,7 @@ CREATE TABLE IF NOT EXISTS qflare.session (
 ) PARTITION BY LIST (slot);
 
 -- Which tenant a session id belongs to, for records, which name the session alone; read through
--- find_session_tenants.  Its key holds no tenant: session ids are unique across tenants (H8, decision 0024).
+-- find_session_tenants.  Its key holds no tenant: session ids are unique across tenants (H8, decision 0026).
 CREATE TABLE IF NOT EXISTS qflare.session_route (
     sid       uuid     NOT NULL,
     slot      smallint NOT NULL,
@@ -287,7 +287,7 @@ CREATE TABLE IF NOT EXISTS qflare.enrolment_token (
     CONSTRAINT enrolment_token_used_whole CHECK ((used_at IS NULL) = (used_key_hash IS NULL))
 );
 
--- The audit log's entries, one log for the whole cluster (decision 0024); read by proofs, dashboards and auditors.
+-- The audit log's entries, one log for the whole cluster (decision 0026); read by proofs, dashboards and auditors.
 -- recorded_at is the event's own time, as in its leaf; for a session's entry it is the worker's clock.
 CREATE TABLE IF NOT EXISTS qflare.audit_entry (
     log_index   bigint      NOT NULL,
@@ -724,7 +724,7 @@ BEGIN
     v_live := qflare.hold_buckets(p_ticket_buckets || p_state_buckets);
 
     -- The device rows again: a revocation comes wholly before or wholly after (stronger than the FOR SHARE of H8,
-    -- because a first ANSWER changes the key's state under the same lock; decision 0023).
+    -- because a first ANSWER changes the key's state under the same lock; decision 0025).
     WITH locked AS MATERIALIZED (
         SELECT d.ref, d.state, d.key_version
           FROM qflare.device AS d
