@@ -131,9 +131,7 @@ async def test_a_transport_of_ones_own_carries_everything(database_dsn: str, hom
             return asyncio.run_coroutine_threadsafe(answer(step, message), loop).result(timeout=30)
 
         def live(token: str) -> bytes:
-            with Device.enrol(
-                pipe_class(call), token, device_id="edge-node-001", state=home / "edge.state"
-            ) as device:
+            with Device.enrol(pipe_class(call), token, device_id="edge-node-001", state=home / "edge.state") as device:
                 for form in ("hello", "offer"):
                     device.connect(form)
                 reply = device.exchange(b"abc", aad=b"round 7")
@@ -162,3 +160,12 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in pages:
         for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_every_cited_test_exists() -> None:
+    """A page that names a test names one that is there."""
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for path, name in re.findall(r"`(tests/[\w/]+\.(?:py|c))(?:::(\w+))?`", page.read_text()):
+            file = ROOT / path
+            assert file.exists(), f"{page.name} cites {path}"
+            assert not name or f"def {name}(" in file.read_text(), f"{page.name} cites {path}::{name}"
