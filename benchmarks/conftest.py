@@ -1,0 +1,49 @@
+"""Fixtures of the benchmarks: one claim or a few each, with the reference that is beaten in the same run."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from interleave import Bench
+from raw import Raw
+
+from qflare.service.bench.machine import describe_machine
+
+
+def pytest_addoption(parser) -> None:
+    """Add the options of the suite."""
+    group = parser.getgroup("qflare")
+    group.addoption("--quick", action="store_true", help="few, short rounds: shows that everything runs")
+    group.addoption("--gigabyte", action="store_true", help="seal and open 1 GB too (needs 4 GB of memory)")
+
+
+def pytest_benchmark_update_machine_info(config, machine_info) -> None:  # noqa: ARG001 - the hook's names
+    """Say what the figures were taken on."""
+    machine_info["qflare"] = describe_machine()
+
+
+@pytest.fixture(scope="session")
+def is_quick(request) -> bool:
+    return request.config.getoption("--quick")
+
+
+@pytest.fixture(scope="session")
+def raw() -> Raw:
+    """Raw liboqs, the very one that is in the extension."""
+    return Raw()
+
+
+@pytest.fixture
+def bench(request, benchmark, is_quick) -> Bench:
+    """Rounds and claims of one benchmark; the module's docstring names its section."""
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+
+    def say(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(f"\n  {line}", end="", flush=True)
+
+    marker = request.node.get_closest_marker("benchmark")
+    timer = time.perf_counter if marker is None else marker.kwargs["timer"]
+    section = request.module.__doc__.strip().rstrip(".")
+    return Bench(benchmark, section=section, is_quick=is_quick, timer=timer, say=say)
