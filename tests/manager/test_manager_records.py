@@ -113,10 +113,7 @@ async def test_revocation_refuses_the_next_record_on_every_worker(database_dsn, 
                 pass
         await one.revoke_device(edge.name, reason="stolen")
         for manager in (two, one):
-            assert await refusal_of(manager.open_record(edge.seal(sid, b"late"))) in {
-                Refusal.DEVICE_STATE,
-                Refusal.SESSION_ENDED,
-            }
+            assert Refusal.DEVICE_STATE == await refusal_of(manager.open_record(edge.seal(sid, b"late")))
             with pytest.raises(SessionExpiredError):
                 await manager.seal_record(sid, b"late")
             with pytest.raises(SessionExpiredError):
@@ -225,3 +222,17 @@ async def test_device_rotates_its_keys_in_a_session(database_dsn, tmp_path):
                 psk=None,
             )
             await edge.connect(manager)
+
+
+async def test_ended_session_is_refused_everywhere(database_dsn, tmp_path):
+    """After `end_session` records are refused and nothing is sealed, here and on the other worker."""
+    async with managers(database_dsn, tmp_path, 2) as (one, two):
+        edge = await Edge.provision(one)
+        sid = (await edge.connect(one)).sid
+        with await two.open_record(edge.seal(sid, b"fine")):
+            pass
+        await one.end_session(sid, reason="round over")
+        for manager in (two, one):
+            assert Refusal.SESSION_ENDED == await refusal_of(manager.open_record(edge.seal(sid, b"late")))
+            with pytest.raises(SessionExpiredError):
+                await manager.seal_record(sid, b"late")

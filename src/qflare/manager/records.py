@@ -65,6 +65,8 @@ class SealedRecord:
 class PlainRecord:
     """A message on its way out."""
 
+    tenant_id: TenantId
+    """Whose session it must be."""
     sid: SessionId
     plaintext: bytes | bytearray | memoryview
     aad: bytes
@@ -75,6 +77,8 @@ class PlainRecord:
 class KeyRequest:
     """An application key asked for: purpose is encoded and checked already."""
 
+    tenant_id: TenantId
+    """Whose session it must be."""
     sid: SessionId
     purpose: bytes
     bucket: int | None
@@ -246,6 +250,7 @@ class Records:
                 ring, [(record.sid, ring.current) for record in batch], is_fresh=True
             )
             with resolved:
+                _refuse_strangers(resolved, [record.tenant_id for record in batch])
                 places = [place for place, it in enumerate(resolved.sessions) if isinstance(it, Session)]
                 headers = {
                     place: new_header(
@@ -284,6 +289,7 @@ class Records:
                 for bucket in buckets
             ]
             with resolved:
+                _refuse_strangers(resolved, [batch[place].tenant_id for place in places])
                 rows = [
                     (buckets[place], batch[place].direction, batch[place].purpose) for place in places
                 ]
@@ -373,12 +379,20 @@ def _rows_of(chain_keys: SecretBytes, places: Sequence[int]) -> SecretBytes:
     return chosen
 
 
+def _refuse_strangers(resolved: Resolved, tenants: Sequence[TenantId]) -> None:
+    """Treat sessions of other tenants as if they did not exist: the caller works inside one."""
+    for place, tenant_id in enumerate(tenants):
+        session = resolved.sessions[place]
+        if isinstance(session, Session) and session.tenant_id != tenant_id:
+            resolved.sessions[place] = Refusal.UNKNOWN_SESSION
+
+
 def _no_session(reason: Refusal, sid: SessionId) -> QflareError:
     if reason is Refusal.UNKNOWN_SESSION:
         return KeyNotFoundError(f"no session {sid.hex()}: finish a handshake first")
     if reason is Refusal.BUCKET:
         return StaleBucketError(f"session {sid.hex()} does not live in that bucket")
-    if reason is Refusal.SESSION_ENDED:
+    if reason in (Refusal.SESSION_ENDED, Refusal.DEVICE_STATE):
         return SessionExpiredError(f"session {sid.hex()} has ended: make a new handshake")
     return StoreUnavailableError(f"session {sid.hex()}: {reason.value}")
 

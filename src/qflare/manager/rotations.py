@@ -63,7 +63,7 @@ class Rotations:
         if not verdict.is_repeated:
             await self._rotate(record, verdict)
         sealed = await self._records.seals.submit(
-            PlainRecord(session.sid, encode_rotated(verdict.key_version), b"", KIND_CONTROL)
+            PlainRecord(session.tenant_id, session.sid, encode_rotated(verdict.key_version), b"", KIND_CONTROL)
         )
         return sealed
 

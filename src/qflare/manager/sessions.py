@@ -257,6 +257,8 @@ def _verdict(held: _Held | None, bucket: int) -> Session | Refusal:
     if held is None:
         return Refusal.UNKNOWN_SESSION
     session = held.session
+    if session.state is SessionState.REVOKED:
+        return Refusal.DEVICE_STATE
     if session.state is not SessionState.LIVE:
         return Refusal.SESSION_ENDED
     if not session.start <= bucket <= session.last_bucket:

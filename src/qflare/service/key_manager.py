@@ -362,7 +362,7 @@ class QuantumKeyManager(Roster):
     ) -> tuple[SecretBytes | QflareError, ...]:
         """Derive many keys; one key or error each. The caller wipes them."""
         wanted = [
-            KeyRequest(_sid(request.session_id), encode_purpose(request.purpose), request.bucket, _direction(request.direction))
+            KeyRequest(self._tenant, _sid(request.session_id), encode_purpose(request.purpose), request.bucket, _direction(request.direction))
             for request in requests
         ]
         engine = await self._engine()
@@ -450,14 +450,14 @@ class QuantumKeyManager(Roster):
             SessionExpiredError: it has ended, or its device was revoked.
         """
         engine = await self._engine()
-        return await engine.records.seals.submit(PlainRecord(_sid(session_id), plaintext, aad, _kind(kind)))
+        return await engine.records.seals.submit(PlainRecord(self._tenant, _sid(session_id), plaintext, aad, _kind(kind)))
 
     async def seal_records_many(
         self, messages: Sequence[tuple[SessionId | bytes, Message]], *, aad: bytes = b"", kind: int = KIND_DATA
     ) -> tuple[bytes | QflareError, ...]:
         """Seal many (session_id, plaintext); one record or error each."""
         engine = await self._engine()
-        records = [PlainRecord(_sid(sid), plaintext, aad, _kind(kind)) for sid, plaintext in messages]
+        records = [PlainRecord(self._tenant, _sid(sid), plaintext, aad, _kind(kind)) for sid, plaintext in messages]
         return tuple(await engine.records.seals.submit_many(records))
 
     async def answer_control(self, record: OpenedRecord) -> bytes:

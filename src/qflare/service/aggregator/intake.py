@@ -83,7 +83,8 @@ class Intake:
         reply = await self._call(record, aad)
         if reply is None:
             return b""
-        sealed = await self._manager.seal_record(record.session.sid, reply.plaintext, aad=reply.aad)
+        tenant = self._manager.for_tenant(record.session.tenant_id)
+        sealed = await tenant.seal_record(record.session.sid, reply.plaintext, aad=reply.aad)
         return encode_envelope(reply.aad, sealed)
 
     async def close(self, timeout_s: float) -> None:
