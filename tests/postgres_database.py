@@ -11,6 +11,7 @@ import secrets
 import subprocess
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -19,7 +20,7 @@ import pytest
 from qflare.stores.embedded import binaries, server
 from qflare.stores.embedded.account import choose_account
 from qflare.stores.embedded.folder import open_folder
-from qflare.stores.embedded.postmaster import answers, make_cluster, start_postmaster
+from qflare.stores.embedded.postmaster import make_cluster, start_postmaster
 from qflare.stores.postgres import PoolSettings, install_schema, open_store
 
 SETTINGS = PoolSettings(max_size=6)
@@ -27,13 +28,8 @@ SETTINGS = PoolSettings(max_size=6)
 
 def run_apart(coroutine):
     """Run a coroutine on a loop of its own in a thread, whatever loop the test has."""
-    result = []
-    thread = threading.Thread(target=lambda: result.append(asyncio.run(coroutine)))
-    thread.start()
-    thread.join()
-    if not result:
-        raise RuntimeError("the coroutine failed; its traceback stands above")
-    return result[0]
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(asyncio.run, coroutine).result()
 
 
 def with_database(dsn, name):
@@ -73,10 +69,14 @@ def _start_with(folder_of_binaries, folder):
     make_cluster(folder, chosen, account, output=output)
     postmaster = start_postmaster(folder, chosen, account, output=output)
     os.close(output)
+    # The socket answers before the server is ready.
     for _ in range(600):
-        if answers(folder):
+        try:
+            run_apart(_query(folder.dsn("postgres"), "SELECT 1"))
+        except (asyncpg.CannotConnectNowError, OSError):
+            threading.Event().wait(0.05)
+        else:
             return postmaster
-        threading.Event().wait(0.05)
     raise RuntimeError(folder.log.read_text())
 
 

@@ -467,8 +467,10 @@ CREATE OR REPLACE FUNCTION qflare.enter(p_tenant uuid) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('role', 'qflare_app', true), set_config('qflare.tenant', p_tenant::text, true),
-            -- A plan made while a table was empty outlives that by a minute or more: never one that reads it whole.
-            set_config('enable_seqscan', 'off', true);
+            -- A plan made while a table was empty outlives that by a minute or more. Never one that reads it whole,
+            -- nor one that compares every row of a batch with every other: look-ups by key are written as LATERAL
+            -- with LIMIT, for which loops are the only way, and stay loops (decision 0024).
+            set_config('enable_seqscan', 'off', true), set_config('enable_nestloop', 'off', true);
 END
 $$;
 
@@ -488,12 +490,15 @@ $$;
 CREATE OR REPLACE FUNCTION qflare.extend_log(p_size bigint, p_frontier bytea, p_leaves bytea) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    v_level    integer := 0;
-    v_nodes    bytea   := p_leaves;                     -- complete nodes of this level, from an even index on
-    v_first    bigint  := p_size;                       -- index of the first new node of this level
-    v_unread   integer := octet_length(p_frontier);     -- frontier nodes of lower levels are taken already
-    v_frontier bytea   := '';
+    v_nodes    bytea     := p_leaves;                   -- complete nodes of this level, from an even index on
+    v_first    bigint    := p_size;                     -- index of the first new node of this level
+    v_unread   integer   := octet_length(p_frontier);   -- frontier nodes of lower levels are taken already
+    v_frontier bytea     := '';
     v_pairs    integer;
+    v_made     bytea     := '';                         -- new nodes of all levels behind each other
+    v_firsts   bigint[]  := '{}';                       -- by level from 1: index of the first new node,
+    v_counts   integer[] := '{}';                       -- how many,
+    v_offsets  integer[] := '{}';                       -- and where they begin in v_made
 BEGIN
     LOOP
         IF v_first % 2 = 1 THEN
@@ -509,11 +514,17 @@ BEGIN
                                       ORDER BY pair)
                       FROM generate_series(0, v_pairs - 1) AS pair);
         v_first := v_first / 2;
-        v_level := v_level + 1;
-        INSERT INTO qflare.log_node (level, node_index, hash)
-        SELECT v_level, v_first + node, substring(v_nodes FROM node * 32 + 1 FOR 32)
-          FROM generate_series(0, v_pairs - 1) AS node;
+        v_firsts := v_firsts || v_first;
+        v_counts := v_counts || v_pairs;
+        v_offsets := v_offsets || octet_length(v_made);
+        v_made := v_made || v_nodes;
     END LOOP;
+    IF v_made <> '' THEN
+        INSERT INTO qflare.log_node (level, node_index, hash)
+        SELECT l.level, l.first + node, substring(v_made FROM l.start + node * 32 + 1 FOR 32)
+          FROM unnest(v_firsts, v_counts, v_offsets) WITH ORDINALITY AS l (first, made, start, level)
+         CROSS JOIN LATERAL generate_series(0, l.made - 1) AS node;
+    END IF;
     UPDATE qflare.log_head
        SET size     = p_size + octet_length(p_leaves) / 32,
            frontier = substring(p_frontier FROM 1 FOR v_unread) || v_frontier;
@@ -697,10 +708,9 @@ BEGIN
         DO UPDATE SET live = c.live + excluded.live, total = c.total + excluded.total;
     ELSE
         UPDATE qflare.session_count AS c
-           SET live = c.live + b.sessions * p_live
-          FROM (SELECT u.last_bucket, count(*) AS sessions
-                  FROM unnest(p_last_buckets) AS u (last_bucket) GROUP BY u.last_bucket) AS b
-         WHERE c.tenant_id = p_tenant AND c.last_bucket = b.last_bucket;
+           SET live = c.live + p_live * (SELECT count(*) FROM unnest(p_last_buckets) AS b (last_bucket)
+                                          WHERE b.last_bucket = c.last_bucket)
+         WHERE c.tenant_id = p_tenant AND c.last_bucket = ANY (p_last_buckets);
     END IF;
 END
 $$;
@@ -716,9 +726,10 @@ CREATE OR REPLACE FUNCTION qflare.confirm_sessions(
 LANGUAGE plpgsql AS $$
 DECLARE
     v_live    bigint[];
-    v_created bigint[];     -- places of the claims that make a session, in order
+    v_is_new  boolean[];    -- of each claim: whether it makes a session
     v_leaves  bytea;
     v_ended   bigint[];
+    v_excess  uuid[];
 BEGIN
     PERFORM qflare.enter(p_tenant);
     v_live := qflare.hold_buckets(p_ticket_buckets || p_state_buckets);
@@ -761,23 +772,25 @@ BEGIN
         SELECT p.sid, p.slot, p_tenant FROM placed AS p
         ON CONFLICT DO NOTHING
         RETURNING sid)
-    SELECT array_agg(p.place ORDER BY p.place) INTO v_created FROM placed AS p JOIN routed AS r ON r.sid = p.sid;
+    SELECT array_agg(r.sid IS NOT NULL ORDER BY c.place) INTO v_is_new
+      FROM unnest(p_sids) WITH ORDINALITY AS c (sid, place)
+      LEFT JOIN placed AS p ON p.place = c.place
+      LEFT JOIN routed AS r ON r.sid = p.sid;
 
     log_indexes := array_fill(NULL::bigint, ARRAY[cardinality(p_sids)]);
-    IF v_created IS NOT NULL THEN
+    IF true = ANY (v_is_new) THEN
         INSERT INTO qflare.session_state (bucket, sid, tenant_id, slot, epoch, sealed_chain_key)
         SELECT c.bucket, c.sid, p_tenant, c.bucket % 8, 0, c.chain_key
-          FROM unnest(p_state_buckets, p_sids, p_chain_keys) WITH ORDINALITY AS c (bucket, sid, chain_key, place)
-         WHERE c.place = ANY (v_created);
+          FROM unnest(v_is_new, p_state_buckets, p_sids, p_chain_keys) AS c (is_new, bucket, sid, chain_key)
+         WHERE c.is_new;
 
+        -- Of a device's keys at most the current one is pre-active: rotation ends the earlier ones.
         IF true = ANY (p_proves_kem) THEN
             UPDATE qflare.device_key AS k
                SET state = 'active'
-              FROM unnest(p_proves_kem, p_refs, p_key_versions) WITH ORDINALITY
-                   AS c (proves_kem, ref, key_version, place)
-             WHERE c.proves_kem AND c.place = ANY (v_created)
-               AND k.tenant_id = p_tenant AND k.ref = c.ref AND k.key_version = c.key_version
-               AND k.kind = 'kem' AND k.state = 'pre-active';
+             WHERE k.tenant_id = p_tenant AND k.kind = 'kem' AND k.state = 'pre-active'
+               AND k.ref = ANY (ARRAY(SELECT c.ref FROM unnest(v_is_new, p_proves_kem, p_refs) AS c (is_new, proves, ref)
+                                       WHERE c.is_new AND c.proves));
         END IF;
 
         -- From here on the log is locked: as little as possible, and no other lock but the counts'.
@@ -788,8 +801,8 @@ BEGIN
                                             leaf_data, data, recorded_at)
             SELECT first_index + row_number() OVER (ORDER BY c.place) - 1, p_tenant, 1, 'key_exchange', 'info',
                    c.leaf_hash, c.leaf_data, '{}', p_now
-              FROM unnest(p_leaf_hashes, p_leaves) WITH ORDINALITY AS c (leaf_hash, leaf_data, place)
-             WHERE c.place = ANY (v_created)
+              FROM unnest(v_is_new, p_leaf_hashes, p_leaves) WITH ORDINALITY AS c (is_new, leaf_hash, leaf_data, place)
+             WHERE c.is_new
             RETURNING log_index, leaf_hash)
         SELECT string_agg(w.leaf_hash, '' ORDER BY w.log_index) INTO v_leaves FROM written AS w;
         PERFORM qflare.extend_log(first_index, old_frontier, v_leaves);
@@ -800,9 +813,9 @@ BEGIN
             SELECT p_tenant, c.sid, (c.start + c.lifetime - 1) / 192 % 4, c.ref, c.key_version, c.form, c.start,
                    c.start + c.lifetime - 1, c.policy, 'live',
                    first_index + row_number() OVER (ORDER BY c.place) - 1, p_now
-              FROM unnest(p_sids, p_refs, p_key_versions, p_forms, p_starts, p_lifetimes, p_policies) WITH ORDINALITY
-                   AS c (sid, ref, key_version, form, start, lifetime, policy, place)
-             WHERE c.place = ANY (v_created)
+              FROM unnest(v_is_new, p_sids, p_refs, p_key_versions, p_forms, p_starts, p_lifetimes, p_policies)
+                   WITH ORDINALITY AS c (is_new, sid, ref, key_version, form, start, lifetime, policy, place)
+             WHERE c.is_new
             RETURNING last_bucket)
         SELECT array_agg(m.last_bucket) INTO v_ended FROM made AS m;
         PERFORM qflare.count_sessions(p_tenant, v_ended, 1, 1);
@@ -810,7 +823,7 @@ BEGIN
         -- At most four live sessions a device: the new ones stay, those that never carried a record go first,
         -- then the oldest.
         WITH ranked AS (
-            SELECT s.sid, s.slot,
+            SELECT s.sid,
                    row_number() OVER (PARTITION BY s.ref
                                       ORDER BY s.log_index >= confirm_sessions.first_index DESC,
                                                s.carried_at IS NOT NULL DESC, s.log_index DESC) AS place
@@ -818,24 +831,23 @@ BEGIN
              WHERE s.tenant_id = p_tenant
                AND s.ref = ANY (p_refs)
                AND s.state = 'live'
-               AND s.last_bucket >= p_live_bucket),
-        ended AS (
-            UPDATE qflare.session AS s
-               SET state = 'superseded', ended_at = p_now
-              FROM ranked AS r
-             WHERE r.place > 4
-               AND s.tenant_id = p_tenant AND s.sid = r.sid AND s.slot = r.slot
-            RETURNING s.last_bucket)
-        SELECT array_agg(e.last_bucket) INTO v_ended FROM ended AS e;
-        IF v_ended IS NOT NULL THEN
+               AND s.last_bucket >= p_live_bucket)
+        SELECT array_agg(r.sid) INTO v_excess FROM ranked AS r WHERE r.place > 4;
+        IF v_excess IS NOT NULL THEN
+            WITH ended AS (
+                UPDATE qflare.session AS s
+                   SET state = 'superseded', ended_at = p_now
+                 WHERE s.tenant_id = p_tenant AND s.sid = ANY (v_excess)
+                RETURNING s.last_bucket)
+            SELECT array_agg(e.last_bucket) INTO v_ended FROM ended AS e;
             PERFORM qflare.count_sessions(p_tenant, v_ended, -1, 0);
         END IF;
 
-        SELECT array_agg(coalesce(c.result, CASE WHEN n.place IS NOT NULL THEN 'created' END) ORDER BY c.place),
-               array_agg(confirm_sessions.first_index + n.nth - 1 ORDER BY c.place)
+        SELECT array_agg(coalesce(c.result, CASE WHEN c.is_new THEN 'created' END) ORDER BY c.place),
+               array_agg(CASE WHEN c.is_new THEN confirm_sessions.first_index + c.made - 1 END ORDER BY c.place)
           INTO results, log_indexes
-          FROM unnest(results) WITH ORDINALITY AS c (result, place)
-          LEFT JOIN unnest(v_created) WITH ORDINALITY AS n (place, nth) ON n.place = c.place;
+          FROM (SELECT u.*, count(*) FILTER (WHERE u.is_new) OVER (ORDER BY u.place) AS made
+                  FROM unnest(results, v_is_new) WITH ORDINALITY AS u (result, is_new, place)) AS c;
     END IF;
 
     -- What is undecided now was there before: the same M4 is due for the same handshake of a live session.
@@ -912,10 +924,14 @@ BEGIN
     -- The session's row is locked, so that its end comes wholly before or wholly after.
     WITH alive AS MATERIALIZED (
         SELECT s.sid, s.start_bucket, s.last_bucket, s.carried_at
-          FROM qflare.session AS s
-         WHERE s.tenant_id = p_tenant AND s.sid = ANY (p_sids) AND s.state = 'live'
-         ORDER BY s.sid
-           FOR NO KEY UPDATE),
+          FROM (SELECT DISTINCT u.sid FROM unnest(p_sids) AS u (sid) ORDER BY u.sid) AS w
+         CROSS JOIN LATERAL (
+               SELECT e.sid, e.start_bucket, e.last_bucket, e.carried_at, e.state
+                 FROM qflare.session AS e
+                WHERE e.tenant_id = p_tenant AND e.sid = w.sid LIMIT 1
+                  FOR NO KEY UPDATE) AS s
+         -- Asked here, not above: there it would invite the index of live sessions.
+         WHERE s.state = 'live'),
     taken AS (
         INSERT INTO qflare.stream (tenant_id, sid, stream_id, bucket, direction, slot)
         SELECT p_tenant, c.sid, c.stream_id, c.bucket, c.direction, c.bucket % 8
@@ -1091,9 +1107,10 @@ BEGIN
     SELECT c.tenant_id, c.sid, c.bucket, c.epoch, c.sealed_chain_key
       FROM qflare.session_state AS c
      CROSS JOIN LATERAL (
-           SELECT FROM qflare.session AS e
-            WHERE e.sid = c.sid AND e.tenant_id = c.tenant_id AND e.state = 'live' LIMIT 1) AS s
+           SELECT e.state FROM qflare.session AS e
+            WHERE e.sid = c.sid AND e.tenant_id = c.tenant_id LIMIT 1) AS s
      WHERE c.slot = p_bucket % 8 AND c.bucket = p_bucket
+       AND s.state = 'live'
        AND c.sid >= coalesce(p_after, '00000000-0000-0000-0000-000000000000')
        AND c.sid IS DISTINCT FROM p_after
      ORDER BY c.sid
@@ -1115,10 +1132,11 @@ BEGIN
     SELECT c.bucket, c.sid, c.tenant_id, c.bucket % 8, c.epoch, c.chain_key
       FROM unnest(p_tenants, p_sids, p_buckets, p_epochs, p_chain_keys) AS c (tenant_id, sid, bucket, epoch, chain_key)
      CROSS JOIN LATERAL (
-           SELECT FROM qflare.session AS e
-            WHERE e.sid = c.sid AND e.tenant_id = c.tenant_id AND e.state = 'live'
-              AND c.bucket BETWEEN e.start_bucket AND e.last_bucket LIMIT 1) AS s
+           SELECT e.state, e.start_bucket, e.last_bucket FROM qflare.session AS e
+            WHERE e.sid = c.sid AND e.tenant_id = c.tenant_id LIMIT 1) AS s
      WHERE c.bucket = ANY (v_live)
+       AND s.state = 'live'
+       AND c.bucket BETWEEN s.start_bucket AND s.last_bucket
      ORDER BY c.sid
     ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS v_saved = ROW_COUNT;

@@ -46,7 +46,9 @@ SELECT e.log_index, e.entry_type, e.tenant_id, e.leaf_hash, e.leaf_data, e.event
 -- $1 levels smallint[], $2 indexes bigint[]
 SELECT n.level, n.node_index, n.hash
   FROM unnest($1::smallint[], $2::bigint[]) AS w (level, node_index)
-  JOIN qflare.log_node AS n ON n.level = w.level AND n.node_index = w.node_index;
+ CROSS JOIN LATERAL (
+       SELECT e.level, e.node_index, e.hash FROM qflare.log_node AS e
+        WHERE e.level = w.level AND e.node_index = w.node_index LIMIT 1) AS n;
 
 -- name: find_leaves :many
 -- Leaf hashes by index, whoever they belong to.
