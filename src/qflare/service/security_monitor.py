@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -12,17 +11,20 @@ from qflare.errors import LengthError, QflareError, UsageError
 from qflare.manager.settings import ManagerSettings
 from qflare.model.event import AuditEntry, EventSeverity, LoggedEvent, SecurityEventType, SignedCheckpoint
 from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, DeviceId, TenantId
-from qflare.model.ports import Keeper
 from qflare.monitor.audit import HeldReceipt, LogReport, verify_log
 from qflare.monitor.dashboard import SecurityDashboard
 from qflare.monitor.events import security_event
 from qflare.monitor.proof import EventProof, prove_event
-from qflare.protocol.leaf import JsonValue
 from qflare.service.assembly import Engine, Foundation, Place, open_foundation
 from qflare.service.opening import Opening
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
     import asyncpg
+
+    from qflare.model.ports import Keeper
+    from qflare.protocol.leaf import JsonValue
 
 LIST_MAX = 10_000
 WINDOW_S_MAX = 366 * 86_400
@@ -57,9 +59,7 @@ class SecurityMonitor:
         if len(tenant) != ID_BYTES:
             raise LengthError("tenant", expected=ID_BYTES, actual=len(tenant))
         settings = config or ManagerSettings()
-        place = Place(
-            database=dsn_or_pool, data_dir=None if data_dir is None else Path(data_dir), keeper=keeper
-        )
+        place = Place(database=dsn_or_pool, data_dir=None if data_dir is None else Path(data_dir), keeper=keeper)
 
         @asynccontextmanager
         async def opener() -> AsyncIterator[Foundation]:
@@ -165,6 +165,10 @@ class SecurityMonitor:
             raise UsageError(f"first must be 0 or more and limit 1 to {LIST_MAX}, got {first} and {limit}")
         return await (await self._foundation()).store.list_entries(self._tenant, first=first, limit=limit)
 
+    async def identity(self) -> bytes:
+        """Return the server's ``root vk ‖ CERT`` as it is served (A1): what names the log and its key."""
+        return (await self._foundation()).identity.public.served
+
     # --- proofs ---------------------------------------------------------------------------------------------------------
 
     async def verify_event_integrity(self, event: int | LoggedEvent) -> EventProof:
@@ -226,9 +230,7 @@ class SecurityMonitor:
             generated_at=utc(now_s),
             window_s=window_s,
             events=await store.count_events(self._tenant, since_s=now_s - window_s),
-            refusals={
-                (step, reason.value): count for (step, reason), count in foundation.refusals.counts.items()
-            },
+            refusals={(step, reason.value): count for (step, reason), count in foundation.refusals.counts.items()},
             events_left_out=foundation.refusals.events_left_out,
             statistics=await store.count_keys(self._tenant, bucket=bucket),
             log_size=(await store.log_head()).size,
