@@ -150,14 +150,12 @@ def _held(path: Path, evidence: Evidence, identity: ServerIdentity) -> HeldRecei
     from qflare.errors import AuthenticationError, DecodeError, EvidenceError
     from qflare.monitor.audit import HeldReceipt
     from qflare.protocol.evidence import verify_evidence
-    from qflare.protocol.log import hash_leaf
-    from qflare.protocol.wire import M4_RECEIPT_AT
 
     try:
         verify_evidence(evidence, identity)
     except (AuthenticationError, DecodeError):
         raise EvidenceError(f"the evidence in {path} is not this server's, or altered") from None
-    return HeldReceipt(leaf_hash=hash_leaf(evidence.leaf_data()), receipt=evidence.m4[M4_RECEIPT_AT:])
+    return HeldReceipt.of(evidence)
 
 
 def _read_evidence(path: Path) -> Evidence:

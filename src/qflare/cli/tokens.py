@@ -19,8 +19,8 @@ def _group() -> None:
 
 @app.command("issue")
 def issue(
+    device_id: Annotated[str, typer.Argument(metavar="NAME", help="The device's name.")],
     *,
-    device_id: options.DeviceName,
     valid_s: Annotated[
         int, typer.Option("--valid-s", metavar="SECONDS", help="Seconds until the token expires.")
     ] = 86_400,
