@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 import vector_sets
 from postgres_database import (  # noqa: F401 - fixtures
     admin,

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
+
 from qflare.stores.embedded import binaries, server
 from qflare.stores.embedded.account import choose_account
 from qflare.stores.embedded.folder import open_folder
@@ -175,7 +176,7 @@ def psql_path():
 
 def run_psql(dsn, text):
     """Feed *text* to psql as `psql dbname < file` does."""
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         [psql_path(), "--no-psqlrc", "--set", "ON_ERROR_STOP=1", dsn],
         input=text,
         capture_output=True,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+
 from postgres_database import wait_until_stopped
 from qflare.errors import ConfigError, MissingExtraError, QflareError, SchemaMismatchError, StoreUnavailableError
 from qflare.stores.embedded import account, binaries, open_embedded
@@ -60,7 +61,7 @@ def start_user(data_dir):
 async def within(seconds, check):
     """Wait until *check* holds."""
     async with asyncio.timeout(seconds):
-        while not check():
+        while not check():  # noqa: ASYNC110 - other processes have no event
             await asyncio.sleep(0.05)
 
 
@@ -92,7 +93,7 @@ async def test_a_data_folder_becomes_a_database_and_stays_one(data_dir):
 
 
 async def test_it_is_durable_and_listens_on_a_private_socket_alone(data_dir):
-    """fsync is on, no address is listened on, folders are closed to others and the log shows no statement."""
+    """Fsync is on, no address is listened on, folders are closed to others and the log shows no statement."""
     async with await open_embedded(data_dir) as server:
         connection = await asyncpg.connect(server.dsn)
         settings = {
@@ -102,8 +103,13 @@ async def test_it_is_durable_and_listens_on_a_private_socket_alone(data_dir):
         with pytest.raises(asyncpg.PostgresError):
             await connection.execute("SELECT 'canary'::bigint")
         await connection.close()
-        assert {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "listen_addresses": "",
-                "data_checksums": "on"} == settings
+        assert {
+            "fsync": "on",
+            "full_page_writes": "on",
+            "synchronous_commit": "on",
+            "listen_addresses": "",
+            "data_checksums": "on",
+        } == settings
         for folder in (data_dir, data_dir / "postgres", Folder(data_dir.resolve()).socket_folder):
             assert 0 == folder.stat().st_mode & 0o077, folder
         assert "canary" not in (data_dir / "postgres.log").read_text()
@@ -214,7 +220,7 @@ async def test_a_long_path_gets_a_short_socket(tmp_path):
     deep.mkdir(parents=True)
     async with await open_embedded(deep / "data") as server:
         folder = open_folder(deep / "data")
-        assert str(folder.socket_folder).startswith("/tmp/qflare-")
+        assert str(folder.socket_folder).startswith("/tmp/qflare-")  # noqa: S108
         assert 0 == await query_again(server.dsn, "SELECT size FROM qflare.log_head")
     wait_until_stopped(folder)
     folder.socket_folder.rmdir()

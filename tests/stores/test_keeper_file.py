@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from qflare.errors import ConfigError, KeeperError, StoreError
 from qflare.secret import SecretBytes
 from qflare.stores.keeper import FileKeeper
@@ -210,7 +211,7 @@ def test_a_lasting_medium_voids_the_promise(keeper, tmp_path):
 
 def test_the_default_folder_lies_in_memory(tmp_path):
     """By default bucket keys lie in a 0700 folder of /dev/shm, one for each data folder."""
-    if not Path("/dev/shm").is_dir() or file_system_of(Path("/dev/shm")) != "tmpfs":
+    if not Path("/dev/shm").is_dir() or file_system_of(Path("/dev/shm")) != "tmpfs":  # noqa: S108
         pytest.skip("no /dev/shm in memory here")
     one, two = FileKeeper(tmp_path / "one"), FileKeeper(tmp_path / "two")
     try:

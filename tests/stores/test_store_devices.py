@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 from os import urandom
 
 import pytest
+
 from qflare.errors import (
     AlreadyExistsError,
     BatchError,
@@ -208,8 +209,9 @@ async def test_token_enrols_once_and_repeats_for_the_same_keys(store):
     results, append = await enrol(store, claim, claim)
     assert ["enrolled", "repeated"] == results
     assert 1 == len(append.leaf_hashes)
-    results, append = await enrol(store, claim, EnrolmentClaim(
-        token_id=token.token_id, key_hash=urandom(64), device=new_device("d")))
+    results, append = await enrol(
+        store, claim, EnrolmentClaim(token_id=token.token_id, key_hash=urandom(64), device=new_device("d"))
+    )
     assert ["repeated", "token-used"] == results
     assert append is None
 
@@ -226,7 +228,11 @@ async def test_bad_tokens_are_refused_each_by_itself(store):
         return EnrolmentClaim(token_id=token.token_id, key_hash=urandom(64), device=new_device(name))
 
     results, _ = await enrol(
-        store, claim(new_token("x"), "x"), claim(late, "b"), claim(foreign, "other"), claim(taken, "exists"),
+        store,
+        claim(new_token("x"), "x"),
+        claim(late, "b"),
+        claim(foreign, "other"),
+        claim(taken, "exists"),
         claim(good, "a"),
     )
     assert ["token-unknown", "token-expired", "token-unknown", "device-exists", "enrolled"] == results

@@ -1,4 +1,5 @@
 import pytest
+
 from qflare.errors import ConflictError
 from store_records import BUCKET, confirm, new_bucket, new_claim, new_device, new_event, new_identity, publish, register
 

@@ -4,6 +4,7 @@ import random
 from os import urandom
 
 import pytest
+
 from qflare.errors import BatchError, ConflictError
 from qflare.model.event import EventSeverity, SecurityEventType, SignedCheckpoint
 from qflare.model.ids import DEFAULT_TENANT, TenantId
@@ -86,7 +87,13 @@ async def test_entries_come_back_as_they_were_written(store):
     await store.append_events(DEFAULT_TENANT, [event])
     entry = await store.find_entry(DEFAULT_TENANT, 0)
     assert (event.event_type, event.severity, "d", event.data, event.leaf_data, 2) == (
-        entry.event_type, entry.severity, entry.device_id, entry.data, entry.leaf_data, entry.entry_type)
+        entry.event_type,
+        entry.severity,
+        entry.device_id,
+        entry.data,
+        entry.leaf_data,
+        entry.entry_type,
+    )
     assert event.occurred_at_ms == round(entry.recorded_at.timestamp() * 1000)
     assert hashlib.sha256(b"\x00" + event.leaf_data).digest() == entry.leaf_hash
     assert await store.find_entry(DEFAULT_TENANT, 1) is None
@@ -116,9 +123,7 @@ async def test_counts_are_by_type_and_severity_since_a_time(store):
 async def test_the_latest_checkpoint_is_the_largest_and_the_first_of_its_size(store):
     """A checkpoint is never replaced."""
     assert await store.latest_checkpoint() is None
-    made = [
-        SignedCheckpoint(size=size, root=urandom(32), time_s=5, signature=urandom(2420)) for size in (3, 9, 4, 9)
-    ]
+    made = [SignedCheckpoint(size=size, root=urandom(32), time_s=5, signature=urandom(2420)) for size in (3, 9, 4, 9)]
     for checkpoint in made:
         await store.save_checkpoint(checkpoint)
     assert made[1] == await store.latest_checkpoint()
@@ -130,4 +135,5 @@ async def test_only_confirm_writes_session_entries(admin):
         await admin.execute(
             "INSERT INTO qflare.audit_entry (log_index, tenant_id, entry_type, event_type, severity, leaf_hash,"
             " leaf_data, data, recorded_at) VALUES (0, gen_random_uuid(), 1, 'system', 'info', sha256('\\x0001'),"
-            " '\\x01', '{}', now())")
+            " '\\x01', '{}', now())"
+        )

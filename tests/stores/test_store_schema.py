@@ -3,6 +3,7 @@ from importlib.resources import files
 
 import asyncpg
 import pytest
+
 from postgres_database import psql_path, run_psql
 from qflare.errors import ConfigError, SchemaMismatchError
 from qflare.stores.postgres import check_schema, install_schema, open_store
@@ -124,7 +125,8 @@ async def test_every_constraint_has_a_name_that_begins_with_its_table(admin):
     """Constraints are part of the interface: `table_claim`, none named by PostgreSQL's own rules."""
     rows = await admin.fetch(
         "SELECT c.relname, o.conname FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid"
-        " WHERE o.connamespace = 'qflare'::regnamespace AND o.contype <> 'n' AND NOT c.relispartition")
+        " WHERE o.connamespace = 'qflare'::regnamespace AND o.contype <> 'n' AND NOT c.relispartition"
+    )
     assert rows
     for row in rows:
         assert row["conname"].startswith(row["relname"] + "_"), row["conname"]
@@ -137,10 +139,20 @@ async def test_every_unique_key_holds_the_tenant_or_the_bucket(admin):
         "SELECT c.relname, array_agg(a.attname::text) AS columns FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid"
         " JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)"
         " WHERE c.relnamespace = 'qflare'::regnamespace AND i.indisunique AND NOT c.relispartition"
-        " GROUP BY c.relname, i.indexrelid")
+        " GROUP BY c.relname, i.indexrelid"
+    )
     without = {row["relname"] for row in rows if not {"tenant_id", "bucket", "ticket_bucket"} & set(row["columns"])}
-    assert without == {"schema_version", "server_identity", "bucket_mark", "log_head", "log_node", "checkpoint",
-                       "audit_entry", "session_route", "tenant"}
+    assert without == {
+        "schema_version",
+        "server_identity",
+        "bucket_mark",
+        "log_head",
+        "log_node",
+        "checkpoint",
+        "audit_entry",
+        "session_route",
+        "tenant",
+    }
 
 
 def test_every_table_and_index_says_who_reads_it():
@@ -151,8 +163,10 @@ def test_every_table_and_index_says_who_reads_it():
             assert lines[number - 1].startswith("--"), line
 
 
-@pytest.mark.parametrize("text", ["SELECT 1;", "-- name: a :one\n", "-- name: a :one\n-- only words\n",
-                                  "SELECT 2;\n-- name: a :one\nSELECT 1;"])
+@pytest.mark.parametrize(
+    "text",
+    ["SELECT 1;", "-- name: a :one\n", "-- name: a :one\n-- only words\n", "SELECT 2;\n-- name: a :one\nSELECT 1;"],
+)
 def test_a_query_file_without_names_or_statements_is_refused(text):
     """Every statement has a name and every name a statement."""
     with pytest.raises(ConfigError):

@@ -2,6 +2,7 @@ import asyncio
 from os import urandom
 
 import pytest
+
 from qflare.errors import UsageError
 from qflare.model.device import KeyState
 from qflare.model.ids import DEFAULT_TENANT, TenantId
@@ -40,14 +41,25 @@ async def test_a_confirmed_session_can_be_read_back(store):
     assert (claim.leaf_hash,) == append.leaf_hashes
     session = (await store.find_sessions(DEFAULT_TENANT, [claim.sid]))[claim.sid]
     assert (claim.ref, device.device_id, 2, BUCKET, 7, SessionState.LIVE, 0) == (
-        session.ref, session.device_id, session.form, session.start, session.lifetime, session.state, session.epoch)
+        session.ref,
+        session.device_id,
+        session.form,
+        session.start,
+        session.lifetime,
+        session.state,
+        session.epoch,
+    )
     assert outcomes[0].log_index == session.log_index == append.first_index
     assert {claim.sid: DEFAULT_TENANT} == await store.find_session_tenants([claim.sid, urandom(16)])
     (chain,) = await store.find_chains(DEFAULT_TENANT, [claim.sid], first=BUCKET - 5, last=BUCKET + 5)
     assert (claim.sealed_chain_key, BUCKET) == (chain.sealed_chain_key, chain.bucket)
     entry = await store.find_entry(DEFAULT_TENANT, session.log_index)
     assert (1, claim.leaf_data, claim.leaf_hash, "key_exchange") == (
-        entry.entry_type, entry.leaf_data, entry.leaf_hash, entry.event_type)
+        entry.entry_type,
+        entry.leaf_data,
+        entry.leaf_hash,
+        entry.event_type,
+    )
 
 
 async def test_one_bad_claim_never_fails_its_batch(store):
@@ -67,8 +79,17 @@ async def test_one_bad_claim_never_fails_its_batch(store):
         new_claim(good, bucket=BUCKET - 1),
         new_claim(good, state_bucket=BUCKET + 7),
     ]
-    expected = ["unknown-device", "created", "device-state", "key-version", "expired", "repeated", "conflict",
-                "created", "expired"]
+    expected = [
+        "unknown-device",
+        "created",
+        "device-state",
+        "key-version",
+        "expired",
+        "repeated",
+        "conflict",
+        "created",
+        "expired",
+    ]
     outcomes, append = await store.confirm_sessions(DEFAULT_TENANT, claims, now_s=NOW_S, live_bucket=BUCKET - 1)
     assert expected == results(outcomes)
     assert (claims[1].leaf_hash, claims[7].leaf_hash) == append.leaf_hashes
@@ -207,13 +228,15 @@ async def test_a_revocation_racing_claims_leaves_no_live_session(store, admin):
     for _ in range(5):
         (device,) = await register(store)
         revocation = store.set_device_state(
-            DEFAULT_TENANT, device.ref, KeyState.COMPROMISED, reason="", event=new_event())
+            DEFAULT_TENANT, device.ref, KeyState.COMPROMISED, reason="", event=new_event()
+        )
         claims = [confirm(store, new_claim(device)) for _ in range(6)]
         answers = await asyncio.gather(*claims[:3], revocation, *claims[3:])
         made = [results(answer)[0] for answer in answers if isinstance(answer, tuple)]
         assert {"created", "device-state"} >= set(made)
         assert 0 == await admin.fetchval(
-            "SELECT count(*) FROM qflare.session WHERE ref = $1 AND state = 'live'", device.ref)
+            "SELECT count(*) FROM qflare.session WHERE ref = $1 AND state = 'live'", device.ref
+        )
     statistics = await store.count_keys(DEFAULT_TENANT, bucket=BUCKET)
     assert 0 == statistics.sessions_live
 
@@ -229,8 +252,9 @@ async def test_claims_ends_and_records_in_parallel_do_not_lock_up(store):
         some = claims[number::3]
         work += [
             confirm(store, *(new_claim(device) for device in (devices if number % 2 else devices[::-1]))),
-            store.end_sessions(DEFAULT_TENANT, [claim.sid for claim in some[::-1]], SessionState.ENDED,
-                               events=[new_event()]),
+            store.end_sessions(
+                DEFAULT_TENANT, [claim.sid for claim in some[::-1]], SessionState.ENDED, events=[new_event()]
+            ),
             accept(store, *(new_stream(claim.sid) for claim in some)),
         ]
     await asyncio.gather(*work)
@@ -297,8 +321,10 @@ async def test_a_turn_copies_live_chains_once(store):
         for chain in listed
     ]
     assert 6 == await store.save_chains(turned)
-    again = [SealedChain(tenant_id=chain.tenant_id, sid=chain.sid, bucket=BUCKET + 1, epoch=0,
-                         sealed_chain_key=urandom(93)) for chain in listed]
+    again = [
+        SealedChain(tenant_id=chain.tenant_id, sid=chain.sid, bucket=BUCKET + 1, epoch=0, sealed_chain_key=urandom(93))
+        for chain in listed
+    ]
     assert 0 == await store.save_chains(again)
     found = await store.find_chains(DEFAULT_TENANT, [claims[1].sid], first=BUCKET, last=BUCKET + 1)
     assert [BUCKET, BUCKET + 1] == [chain.bucket for chain in found]
@@ -316,7 +342,8 @@ async def test_chains_are_saved_for_live_sessions_of_their_own_tenant_only(store
         return SealedChain(tenant_id=tenant_id, sid=sid, bucket=bucket, epoch=0, sealed_chain_key=urandom(93))
 
     assert 0 == await store.save_chains(
-        [chain(ended), chain(live, tenant_id=TenantId(urandom(16))), chain(live, bucket=BUCKET + 7)])
+        [chain(ended), chain(live, tenant_id=TenantId(urandom(16))), chain(live, bucket=BUCKET + 7)]
+    )
     assert 1 == await store.save_chains([chain(live)])
 
 
@@ -389,7 +416,11 @@ async def test_statistics_count_one_tenant(store):
     await store.set_device_state(DEFAULT_TENANT, two.ref, KeyState.DEACTIVATED, reason="", event=new_event())
     figures = await store.count_keys(DEFAULT_TENANT, bucket=BUCKET)
     assert (2, 1, 1, 4) == (
-        figures.devices_total, figures.devices_active, figures.devices_revoked, figures.device_keys_total)
+        figures.devices_total,
+        figures.devices_active,
+        figures.devices_revoked,
+        figures.device_keys_total,
+    )
     assert (1, 1, 1) == (figures.sessions_live, figures.sessions_total, figures.handshakes_recent)
     assert (BUCKET, BUCKET - 1) == (figures.bucket, figures.oldest_live_bucket)
     assert (await store.log_head()).size == figures.log_size

@@ -1,11 +1,15 @@
 """Goal E1: a matrix of every table and verb, taken from the catalogue."""
 
+# ruff: noqa: S608 - table names come from the catalogue
+# ruff: noqa: ARG001 - the fixtures filled and tokens are asked for their effect
+
 import asyncio
 import random
 from os import urandom
 
 import asyncpg
 import pytest
+
 from qflare.model.ids import DEFAULT_TENANT, TenantId
 from qflare.stores.postgres import PostgresStore
 from store_records import begin_session, new_event, new_stream, publish, register
@@ -115,15 +119,17 @@ async def test_a_row_of_another_tenant_cannot_be_written(filled, admin, table):
         "stream": "('{t}', gen_random_uuid(), gen_random_uuid(), 1000, 1, 0)",
     }[table].format(t=OTHER.hex())
     assert "refused" == await attempt(
-        admin, "qflare_app", DEFAULT_TENANT, f"INSERT INTO qflare.{table} VALUES {values}")
+        admin, "qflare_app", DEFAULT_TENANT, f"INSERT INTO qflare.{table} VALUES {values}"
+    )
     assert 1 == await attempt(admin, "qflare_app", OTHER, f"INSERT INTO qflare.{table} VALUES {values}")
 
 
 async def test_row_security_is_on_and_forced_everywhere(admin):
     """Every table with a tenant has row-level security, forced, and a policy unless it is a partition."""
     tenant_tables = {row["table_name"] for row in await admin.fetch(TENANT_TABLES)}
-    policies = {row["tablename"] for row in await admin.fetch(
-        "SELECT tablename FROM pg_policies WHERE schemaname = 'qflare'")}
+    policies = {
+        row["tablename"] for row in await admin.fetch("SELECT tablename FROM pg_policies WHERE schemaname = 'qflare'")
+    }
     for row in await admin.fetch(TABLES):
         if row["table_name"] in tenant_tables:
             assert row["relrowsecurity"], row["table_name"]
@@ -142,13 +148,16 @@ async def test_the_application_owns_nothing_and_bypasses_nothing(admin):
     """qflare_app and qflare_auditor own no object; no role of ours logs in, is a superuser or bypasses security."""
     for role in ("qflare_app", "qflare_auditor"):
         for catalogue, column in (("pg_class", "relowner"), ("pg_proc", "proowner"), ("pg_namespace", "nspowner")):
-            assert 0 == await admin.fetchval(
-                f"SELECT count(*) FROM {catalogue} WHERE {column} = $1::regrole", role), (role, catalogue)
+            assert 0 == await admin.fetchval(f"SELECT count(*) FROM {catalogue} WHERE {column} = $1::regrole", role), (
+                role,
+                catalogue,
+            )
     roles = await admin.fetch("SELECT * FROM pg_roles WHERE rolname LIKE 'qflare\\_%'")
     assert 4 == len(roles)
     for role in roles:
         assert not any(
-            role[power] for power in ("rolsuper", "rolcanlogin", "rolbypassrls", "rolcreaterole", "rolcreatedb"))
+            role[power] for power in ("rolsuper", "rolcanlogin", "rolbypassrls", "rolcreaterole", "rolcreatedb")
+        )
 
 
 async def test_the_auditor_reads_all_and_writes_nothing(filled, tokens, admin):
@@ -158,8 +167,11 @@ async def test_the_auditor_reads_all_and_writes_nothing(filled, tokens, admin):
         if not row["relispartition"]:
             rows = await admin.fetchval(f"SELECT count(*) FROM qflare.{table}")
             assert rows == await attempt(admin, "qflare_auditor", None, f"SELECT 1 FROM qflare.{table}"), table
-        for statement in (f"DELETE FROM qflare.{table}", f"TRUNCATE qflare.{table}",
-                          f"INSERT INTO qflare.{table} DEFAULT VALUES"):
+        for statement in (
+            f"DELETE FROM qflare.{table}",
+            f"TRUNCATE qflare.{table}",
+            f"INSERT INTO qflare.{table} DEFAULT VALUES",
+        ):
             assert "refused" == await attempt(admin, "qflare_auditor", None, statement), statement
 
 
@@ -168,11 +180,14 @@ async def test_functions_that_cross_tenants_are_few_and_narrow(admin):
     rows = await admin.fetch(
         "SELECT proname, prosecdef, pg_get_userbyid(proowner) AS owner,"
         " has_function_privilege('public', oid, 'EXECUTE') AS is_public FROM pg_proc"
-        " WHERE pronamespace = 'qflare'::regnamespace")
+        " WHERE pronamespace = 'qflare'::regnamespace"
+    )
     definers = {(row["proname"], row["owner"]) for row in rows if row["prosecdef"]}
     crossing = {"find_session_tenants", "list_chains", "save_chains", "list_tenants", "find_leaves", "count_expired"}
     assert definers == {(name, "qflare_maintenance") for name in crossing} | {
-        ("empty_slots", "qflare_owner"), ("empty_session_slots", "qflare_owner")}
+        ("empty_slots", "qflare_owner"),
+        ("empty_session_slots", "qflare_owner"),
+    }
     assert not any(row["is_public"] for row in rows)
 
 
