@@ -49,7 +49,7 @@ class StreamSealer:
         self._cipher: SegmentCipher | None = SegmentCipher.derive(
             message_key, self.header, stream_id=header.stream_id, aad=aad
         )
-        self._held = bytearray(SEGMENT_BYTES)
+        self._held = bytearray()  # made when pieces come: a message in one buffer needs none
         self._held_size = 0
         self._number = 0
 
@@ -95,6 +95,8 @@ class StreamSealer:
         self._require_going()
         view = as_view(piece, name="piece")
         sealed: list[bytes] = []
+        if not self._held:
+            self._held = bytearray(SEGMENT_BYTES)
         # A full segment is sealed only when more follows, for the last one has another nonce.
         while self._held_size + len(view) > SEGMENT_BYTES:
             if self._held_size == 0:
