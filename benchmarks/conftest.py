@@ -7,6 +7,7 @@ import time
 import pytest
 from interleave import Bench
 from raw import Raw
+from server import Server
 
 from qflare.service.bench.machine import describe_machine
 
@@ -47,3 +48,11 @@ def bench(request, benchmark, is_quick) -> Bench:
     timer = time.perf_counter if marker is None else marker.kwargs["timer"]
     section = request.module.__doc__.strip().rstrip(".")
     return Bench(benchmark, section=section, is_quick=is_quick, timer=timer, say=say)
+
+
+@pytest.fixture(scope="session")
+def server(is_quick):
+    """A manager over its own PostgreSQL, with a fleet of registered devices."""
+    opened = Server(devices=1024 if is_quick else 6144)
+    yield opened
+    opened.close()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from qflare.service.bench.claim import Claim, Goal, Quantity, Relation
 from qflare.service.bench.spread import Spread, around, differences, ratios, spread_of
+from qflare.service.bench.table import as_quantity
 
 _UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
 
@@ -121,8 +122,6 @@ class Bench:
     def claim(self, claim: Claim) -> None:
         """Keep a claim, and say it."""
         self._benchmark.extra_info["claims"].append(claim.to_json())
-        from qflare.service.bench.table import as_quantity
-
         verdict = {True: "met", False: "not met", None: "no goal"}[claim.is_met]
         self._say(f"{claim.what}: {as_quantity(claim.figure.median, claim.unit)} ({verdict})")
 
@@ -164,15 +163,30 @@ class Bench:
         goal = Goal(Relation.AT_MOST, at_most_s * 1e6)
         self._claim(what, rounds, reference, goal, scaled, "µs more", note, is_mean=is_mean)
 
-    def quantity(
-        self, what: str, values: list[float], unit: str, goal: Goal | None, *, reference: str = "", note: str = ""
+    def at_most(
+        self, what: str, values: list[float], unit: str, at_most: float, *, reference: str = "", note: str = ""
     ) -> None:
-        """Claim a plain number."""
-        figure = spread_of(values)
+        """Claim a plain number that is at most so large."""
+        self._quantity(what, values, unit, Goal(Relation.AT_MOST, at_most), reference, note)
+
+    def at_least(
+        self, what: str, values: list[float], unit: str, at_least: float, *, reference: str = "", note: str = ""
+    ) -> None:
+        """Claim a plain number that is at least so large."""
+        self._quantity(what, values, unit, Goal(Relation.AT_LEAST, at_least), reference, note)
+
+    def figure(self, what: str, values: list[float], unit: str, *, reference: str = "", note: str = "") -> None:
+        """Say a plain number for which nothing was set."""
+        self._quantity(what, values, unit, None, reference, note)
+
+    def _quantity(
+        self, what: str, values: list[float], unit: str, goal: Goal | None, reference: str, note: str
+    ) -> None:
+        spread = spread_of(values)
         self.claim(
             Claim(
-                section=self._section, what=what, goal=goal, measured=Quantity(figure.median, unit), reference=None,
-                reference_name=reference, figure=figure, unit=unit, note=note,
+                section=self._section, what=what, goal=goal, measured=Quantity(spread.median, unit), reference=None,
+                reference_name=reference, figure=spread, unit=unit, note=note,
             )  # fmt: skip
         )
 

@@ -1,0 +1,158 @@
+"""A server to be measured: a manager over a PostgreSQL of its own, on this machine's disk, and a fleet of devices."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import uvloop
+from raw import FOLDER
+
+from qflare.errors import QflareError
+from qflare.manager.settings import ManagerSettings
+from qflare.protocol.announcement import Announcement, verify_announcement
+from qflare.protocol.device_identity import DeviceIdentity
+from qflare.protocol.hello_device import accept_hello, start_hello
+from qflare.protocol.identity import decode_identity
+from qflare.protocol.offer_device import accept_offer
+from qflare.service.key_manager import QuantumKeyManager
+from qflare.stores.embedded import open_embedded
+
+BUCKET_WIDTH_S = 3600
+"""Wide, so that no bucket turns in the middle of a figure."""
+_NS_FIELD = 0
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a stretch of work used."""
+
+    wall_s: float
+    worker_s: float
+    """CPU of this process, all threads."""
+    postgres_s: float
+    """CPU of every process of the PostgreSQL server."""
+
+
+class Server:
+    """The manager under measurement; synchronous on the outside, on uvloop inside, as the workers are."""
+
+    def __init__(self, *, devices: int) -> None:
+        """Open PostgreSQL and the manager, and register the fleet."""
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="data-", dir=FOLDER))
+        self._stack = AsyncExitStack()
+        self.run(self._open(devices))
+
+    def run(self, work: Coroutine):
+        """Run a coroutine to its end."""
+        return self._runner.run(work)
+
+    def close(self) -> None:
+        self.run(self._stack.aclose())
+        self._runner.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # --- cost -----------------------------------------------------------------------------------------------------------
+
+    def postgres_cpu_s(self) -> float:
+        """Return the CPU that PostgreSQL's processes used since they started."""
+        return sum(_cpu_ns(process_id) for process_id in self._postgres_processes()) / 1e9
+
+    def cost_of(self, work: Coroutine) -> tuple[Cost, object]:
+        """Run *work* and return what it used, and its result."""
+        postgres, worker, wall = self.postgres_cpu_s(), time.process_time(), time.perf_counter()
+        result = self.run(work)
+        wall_s, worker_s = time.perf_counter() - wall, time.process_time() - worker
+        return Cost(wall_s, worker_s, self.postgres_cpu_s() - postgres), result
+
+    def _postgres_processes(self) -> list[int]:
+        # Backends live as long as the pool's connections do; looking for new ones each time costs a millisecond.
+        children = Path(f"/proc/{self._postmaster}/task/{self._postmaster}/children").read_text(encoding="ascii")
+        return [self._postmaster, *map(int, children.split())]
+
+    # --- opening --------------------------------------------------------------------------------------------------------
+
+    async def _open(self, devices: int) -> None:
+        embedded = await self._stack.enter_async_context(await open_embedded(self._folder))
+        self.dsn = embedded.dsn
+        self._postmaster = int(next(self._folder.rglob("postmaster.pid")).read_text().split("\n", 1)[0])
+        settings = ManagerSettings(bucket_width_s=BUCKET_WIDTH_S)
+        self.manager = await self._stack.enter_async_context(
+            QuantumKeyManager(self.dsn, data_dir=self._folder, config=settings)
+        )
+        self.admin = await asyncpg.connect(self.dsn)
+        self._stack.push_async_callback(self.admin.close)
+        self.postgres_version = await self.admin.fetchval("SHOW server_version")
+        durability = {name: await self.admin.fetchval(f"SHOW {name}") for name in ("fsync", "synchronous_commit")}
+        if durability != {"fsync": "on", "synchronous_commit": "on"}:
+            raise RuntimeError(f"the figures are about durable commits, PostgreSQL says {durability}")
+        identity = decode_identity(await self.manager.identity(), server_id=await self.manager.server_id())
+        self.announcement: Announcement = verify_announcement(
+            await self.manager.announcement("current"), identity.certificate
+        )
+        self.devices: list[DeviceIdentity] = []
+        for first in range(0, devices, 512):
+            names = [f"bench-{number}" for number in range(first, min(first + 512, devices))]
+            pairs = good(await self.manager.generate_device_keypairs_many(names))
+            self.keys = [(pair.device_id, pair.encapsulation_key) for pair in pairs]
+            self.devices += [pair.identity() for pair in pairs]
+        self._next = 0
+
+    # --- the devices' side, made ahead ----------------------------------------------------------------------------------
+
+    def take_devices(self, count: int) -> list[DeviceIdentity]:
+        """Return the next *count* devices of the fleet, from its beginning again at its end."""
+        taken = [self.devices[(self._next + number) % len(self.devices)] for number in range(count)]
+        self._next += count
+        return taken
+
+    def hellos(self, devices: list[DeviceIdentity]) -> list:
+        """M1 of each device, with what it waits for."""
+        return [start_hello(device, self.announcement) for device in devices]
+
+    def finishes(self, pending: list, m2s: list[bytes], devices: list[DeviceIdentity]) -> list[bytes]:
+        """M3 of each device."""
+        return [
+            accept_hello(hello, m2, device).message for hello, m2, device in zip(pending, m2s, devices, strict=True)
+        ]
+
+    def answers(self, offers: list[bytes], devices: list[DeviceIdentity]) -> list[bytes]:
+        """ANSWER of each device."""
+        return [
+            accept_offer(offer, device, self.announcement, pending={}).message
+            for offer, device in zip(offers, devices, strict=True)
+        ]
+
+    def m3s(self, count: int) -> list[bytes]:
+        """As many M3s, made ahead."""
+        devices = self.take_devices(count)
+        pending = self.hellos(devices)
+        m2s = good(self.run(self.manager.answer_hellos_many([hello.message for hello in pending])))
+        return self.finishes(pending, list(m2s), devices)
+
+
+def good(results):
+    """Return *results*, none of which may be an error: a figure over failures is none."""
+    for result in results:
+        if isinstance(result, QflareError):
+            raise result
+    return results
+
+
+def _cpu_ns(process_id: int) -> float:
+    try:
+        # Nanoseconds on a processor; /proc/…/stat counts in hundredths of a second.
+        return float(Path(f"/proc/{process_id}/schedstat").read_text(encoding="ascii").split()[_NS_FIELD])
+    except FileNotFoundError:
+        ticks = Path(f"/proc/{process_id}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[11:13]
+        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") * 1e9
