@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import qflare
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+
 from qflare.errors import OverloadedError, StoreUnavailableError, UsageError
 from qflare.manager.batcher import Batcher
 

@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+
 from manager_world import Edge, TurnedClock, managers, settle
 from qflare.errors import AlreadyExistsError, RefusedError, UsageError
 from qflare.model.device import KeyState
@@ -64,7 +65,8 @@ async def test_same_enrolment_again_is_answered_afresh_and_another_is_refused(da
         await settle(two)
         entries = await two.monitor.list_events()
         assert any(
-            entry.event_type is SecurityEventType.POLICY_VIOLATION and b'"token-used"' in entry.data for entry in entries
+            entry.event_type is SecurityEventType.POLICY_VIOLATION and b'"token-used"' in entry.data
+            for entry in entries
         )
         assert 1 == (await one.get_key_statistics()).devices_total
 

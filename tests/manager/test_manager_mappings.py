@@ -1,4 +1,5 @@
 import pytest
+
 from manager_world import TurnedClock
 from qflare.device.key_mapping import DeviceKeyMapping
 from qflare.errors import (

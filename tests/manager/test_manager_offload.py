@@ -2,6 +2,7 @@ import asyncio
 import threading
 
 import pytest
+
 from qflare.errors import OverloadedError
 from qflare.manager.offload import Offload
 from qflare.secret import SecretBytes

@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+
 from manager_world import Edge, engine_of, managers, settle
 from qflare.errors import (
     AuthenticationError,

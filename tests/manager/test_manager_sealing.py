@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+
 from qflare.errors import AuthenticationError, KeeperError
 from qflare.manager.sealing import CHAIN_COLUMN, PSK_COLUMN, Place, seal, seal_rows, unseal, unseal_rows
 from qflare.primitives.random import random_secret

@@ -2,6 +2,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+
 from qflare.errors import ConfigError
 from qflare.manager.settings import ManagerSettings
 from qflare.service.config import is_debug, read_data_dir, read_dsn, read_settings
@@ -34,10 +35,17 @@ def test_settings_come_from_the_environment():
     """Each field has a variable; what is not set keeps its default."""
     made = read_settings(
         ManagerSettings,
-        {"QFLARE_BUCKET_WIDTH_S": "2", "QFLARE_STORE_TIMEOUT_S": "1.5", "QFLARE_LOG_ORIGIN": "log.example", "HOME": "/"},
+        {
+            "QFLARE_BUCKET_WIDTH_S": "2",
+            "QFLARE_STORE_TIMEOUT_S": "1.5",
+            "QFLARE_LOG_ORIGIN": "log.example",
+            "HOME": "/",
+        },
     )
     assert (2, 1.5, "log.example") == (made.bucket_width_s, made.store_timeout_s, made.log_origin)
-    assert dataclasses.replace(ManagerSettings(), bucket_width_s=2, store_timeout_s=1.5, log_origin="log.example") == made
+    assert (
+        dataclasses.replace(ManagerSettings(), bucket_width_s=2, store_timeout_s=1.5, log_origin="log.example") == made
+    )
 
 
 def test_unreadable_variable_is_named():

@@ -2,6 +2,7 @@ import asyncio
 import dataclasses
 
 import pytest
+
 from manager_world import Edge, engine_of, managers, settings
 from qflare.errors import EvidenceError, KeyNotFoundError, QflareError, UsageError
 from qflare.model.event import EventSeverity, SecurityEventType
@@ -95,10 +96,12 @@ async def test_names_of_secrets_that_name_something_harmless_are_taken(database_
 
 async def test_monitor_stands_alone(database_dsn, tmp_path):
     """A monitor of its own writes into the same log as the managers, and its events hold there."""
-    async with managers(database_dsn, tmp_path) as (manager,):
-        async with SecurityMonitor(database_dsn, data_dir=tmp_path / "data", config=settings(tmp_path)) as monitor:
-            event = await monitor.log_security_event(SYSTEM, INFO, {"n": 1})
-            assert event.index == (await manager.monitor.verify_event_integrity(event)).index
+    async with (
+        managers(database_dsn, tmp_path) as (manager,),
+        SecurityMonitor(database_dsn, data_dir=tmp_path / "data", config=settings(tmp_path)) as monitor,
+    ):
+        event = await monitor.log_security_event(SYSTEM, INFO, {"n": 1})
+        assert event.index == (await manager.monitor.verify_event_integrity(event)).index
 
 
 async def test_whole_log_is_verified_with_the_devices_receipts(database_dsn, tmp_path):
@@ -149,7 +152,7 @@ async def test_every_edit_of_an_entry_is_found_at_its_place(database_dsn, tmp_pa
 async def test_swapped_and_cut_entries_are_found(database_dsn, tmp_path, admin):
     """Two entries swapped, and the last ones cut off, are found at the first bad index (D1)."""
     async with managers(database_dsn, tmp_path) as (manager,):
-        evidence, events = await filled(manager)
+        _, events = await filled(manager)
         await admin.execute("SET session_replication_role = replica")
         size = (await manager.monitor.verify_log()).size
         one, two = events[0].index, events[2].index

@@ -4,6 +4,7 @@ import warnings
 
 import asyncpg
 import pytest
+
 import qflare
 from manager_world import Edge, engine_of, make_manager, managers, settings
 from qflare.errors import (
@@ -120,7 +121,7 @@ async def test_forgetting_to_close_is_a_resource_warning(database_dsn, tmp_path)
     manager = make_manager(database_dsn, tmp_path)
     await manager.open()
     opening = manager._opening
-    with pytest.warns(ResourceWarning, match="async with"):
+    with pytest.warns(ResourceWarning, match="async with"):  # noqa: PT031 - forgetting takes two steps
         del manager
         gc.collect()
     await opening.close()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
 
 _log = logging.getLogger("qflare.manager")
 
@@ -14,7 +17,7 @@ class Background:
     """
     Tasks that live as long as the manager.
 
-    A TaskGroup would tie them to the task that opened the manager, which may be any caller's (the first await opens it).
+    A TaskGroup would tie them to the task that opened the manager, which may be any caller's: the first await does.
     """
 
     def __init__(self) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from qflare.errors import OverloadedError, QflareError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -215,4 +217,3 @@ class Batcher(Generic[Item, Result]):
     def _drop(self, result: Result | QflareError) -> None:
         if self._discard is not None and not isinstance(result, QflareError):
             self._discard(result)
-

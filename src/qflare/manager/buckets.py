@@ -10,27 +10,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from qflare.clock import Clock
 from qflare.errors import AuthenticationError, KeeperError, KeyNotFoundError, KeyStateError
 from qflare.manager.deadline import Deadline
-from qflare.manager.identity import Identity
-from qflare.manager.offload import Offload
 from qflare.manager.sealing import BUCKET_DK_COLUMN, BUCKET_TICKET_COLUMN, Place, seal, unseal
-from qflare.manager.settings import ManagerSettings
 from qflare.model.bucket import SealedBucket
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
-from qflare.model.ports import IdentityStore, Keeper
 from qflare.protocol.bucket import BucketKeys, Keyring, make_bucket_keys, restore_bucket_keys
 from qflare.protocol.bucket_mark import BucketMark
 from qflare.protocol.leaf import JsonValue, new_event
 from qflare.protocol.wire import u64
-from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from qflare.clock import Clock
+    from qflare.manager.identity import Identity
+    from qflare.manager.offload import Offload
+    from qflare.manager.settings import ManagerSettings
+    from qflare.model.ports import IdentityStore, Keeper
+    from qflare.secret import SecretBytes
 
 _log = logging.getLogger("qflare.manager")
 _NS: Final = 1_000_000_000
@@ -140,16 +143,14 @@ class Buckets:
         for bucket in live.values():
             bucket.users += 1
         try:
-            yield Ring(
-                self._current, self.now_s(), {index: bucket.keys for index, bucket in live.items()}, live
-            )
+            yield Ring(self._current, self.now_s(), {index: bucket.keys for index, bucket in live.items()}, live)
         finally:
             for bucket in live.values():
                 bucket.users -= 1
                 bucket.release()
 
     def now_s(self) -> int:
-        """Return server time: the wall clock where it agrees with the current bucket, else time elapsed in the bucket."""
+        """Return server time: the wall clock where it agrees with the bucket, else the time elapsed in the bucket."""
         wall_s = self._clock.now_s()
         if wall_s // self._width_s == self._current:
             return wall_s
@@ -190,7 +191,7 @@ class Buckets:
             live.release()
         self._live = {}
 
-    # --- turning --------------------------------------------------------------------------------------------------
+    # --- turning ----------------------------------------------------------------------------------
 
     def _tick(self) -> int:
         if self._mark is None:
@@ -213,7 +214,9 @@ class Buckets:
                 self._mark.raise_to(mark, monotonic_ns=self._clock.monotonic_ns())
                 bucket = mark
                 await self._destroy(before=bucket - 1)
-            rows = {row.bucket: row for row in await self._deadline.of(self._store.find_buckets(bucket - 1, bucket + 1))}
+            rows = {
+                row.bucket: row for row in await self._deadline.of(self._store.find_buckets(bucket - 1, bucket + 1))
+            }
             for index in (bucket - 1, bucket, bucket + 1):
                 if index not in self._live:
                     live = await self._enter(index, rows.get(index), is_past=index < bucket, is_start=is_start)
@@ -231,7 +234,9 @@ class Buckets:
             listener(before)
         await self._offload.run(partial(self._keeper.destroy_bucket_keys, before=before))
 
-    async def _enter(self, bucket: int, row: SealedBucket | None, *, is_past: bool, is_start: bool) -> _LiveBucket | None:
+    async def _enter(
+        self, bucket: int, row: SealedBucket | None, *, is_past: bool, is_start: bool
+    ) -> _LiveBucket | None:
         if row is not None:
             live = await self._offload.run(partial(self._restore, row, is_past=is_past), wipe=_wipe_live)
             if live is not None:
@@ -319,12 +324,8 @@ class Buckets:
         _log.warning("%s: %s", what, facts)
         self._alarms.append(self._event(SecurityEventType.SYSTEM, EventSeverity.WARNING, {"what": what, **facts}))
 
-    def _event(
-        self, event_type: SecurityEventType, severity: EventSeverity, data: dict[str, JsonValue]
-    ) -> NewEvent:
-        return new_event(
-            event_type, severity, data, tenant_id=DEFAULT_TENANT, occurred_at_ms=self._clock.now_ms()
-        )
+    def _event(self, event_type: SecurityEventType, severity: EventSeverity, data: dict[str, JsonValue]) -> NewEvent:
+        return new_event(event_type, severity, data, tenant_id=DEFAULT_TENANT, occurred_at_ms=self._clock.now_ms())
 
 
 def _place(column: bytes, bucket: int) -> Place:

@@ -6,20 +6,23 @@ A turn only inserts what is absent, so any number of workers may run it, again a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from qflare.manager.buckets import Buckets, Ring
 from qflare.manager.deadline import Deadline
-from qflare.manager.offload import Offload
 from qflare.manager.sealing import CHAIN_COLUMN, Place, seal_rows, unseal_rows
-from qflare.manager.settings import ManagerSettings
-from qflare.model.ids import SessionId, TenantId
-from qflare.model.ports import SessionStore
 from qflare.model.session import SealedChain
 from qflare.primitives.kdf import chain_step_many
 from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.manager.buckets import Buckets, Ring
+    from qflare.manager.offload import Offload
+    from qflare.manager.settings import ManagerSettings
+    from qflare.model.ids import SessionId, TenantId
+    from qflare.model.ports import SessionStore
 
 CHAIN_KEY_BYTES: Final = 64
 
@@ -71,9 +74,7 @@ def unseal_chains(ring: Ring, chains: Sequence[SealedChain]) -> list[SecretBytes
 class Turns:
     """Steps every live session's chain key into the current bucket, page by page."""
 
-    def __init__(
-        self, *, store: SessionStore, buckets: Buckets, offload: Offload, settings: ManagerSettings
-    ) -> None:
+    def __init__(self, *, store: SessionStore, buckets: Buckets, offload: Offload, settings: ManagerSettings) -> None:
         """Work on *store* with the keys of *buckets*."""
         self._store = store
         self._buckets = buckets

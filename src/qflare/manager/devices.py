@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from qflare.clock import Clock
 from qflare.errors import AlreadyExistsError, KeyCheckError, KeyNotFoundError, LengthError, QflareError, UsageError
 from qflare.manager.algorithm import KEM_STANDARD, SIGNATURE_STANDARD
 from qflare.manager.deadline import Deadline
-from qflare.manager.offload import Offload
 from qflare.manager.sealing import PSK_COLUMN, Place, seal, unseal
-from qflare.manager.settings import ManagerSettings
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
-from qflare.model.ids import DeviceId, DeviceRef, TenantId
-from qflare.model.ports import DeviceStore
 from qflare.primitives import kem
 from qflare.primitives.sig import SIG44
 from qflare.protocol.credential import DeviceCredential
 from qflare.protocol.device_identity import DeviceIdentity
-from qflare.protocol.device_keys import DeviceKeys
 from qflare.protocol.identity import device_ref
 from qflare.protocol.leaf import JsonValue, new_event
 from qflare.secret import SecretBytes
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from qflare.clock import Clock
+    from qflare.manager.offload import Offload
+    from qflare.manager.settings import ManagerSettings
+    from qflare.model.ids import DeviceId, DeviceRef, TenantId
+    from qflare.model.ports import DeviceStore
+    from qflare.protocol.device_keys import DeviceKeys
+
 PSK_BYTES: Final = 64
+REASON_BYTES_MAX: Final = 1000
 _NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceKeypair:
-    """Both key pairs of a device, made for it (E5); the private halves exist here and nowhere else: the holder wipes them."""
+    """Both key pairs of a device, made for it (E5); the private halves exist here alone: the holder wipes them."""
 
     tenant_id: TenantId
     device_id: DeviceId
@@ -94,7 +98,12 @@ class DeviceKeypair:
 
 
 def keypairs_of(
-    made: Sequence[DeviceKeys], device_ids: Sequence[DeviceId], *, tenant_id: TenantId, server_id: bytes, key_version: int
+    made: Sequence[DeviceKeys],
+    device_ids: Sequence[DeviceId],
+    *,
+    tenant_id: TenantId,
+    server_id: bytes,
+    key_version: int,
 ) -> list[DeviceKeypair]:
     """Name fresh keys after their devices; the secrets go over to the result."""
     return [
@@ -131,7 +140,7 @@ class Devices:
         self._age_ns = settings.device_cached_s * _NS
         self._cached: OrderedDict[tuple[TenantId, DeviceRef], tuple[Device, int]] = OrderedDict()
 
-    # --- what handshakes ask ------------------------------------------------------------------------------------
+    # --- what handshakes ask ----------------------------------------------------------------------
 
     async def credentials(
         self, wanted: Sequence[tuple[TenantId, DeviceRef, int] | None]
@@ -186,7 +195,7 @@ class Devices:
         """Drop a remembered row: it changed here."""
         self._cached.pop((tenant_id, ref), None)
 
-    # --- the roster ----------------------------------------------------------------------------------------------
+    # --- the roster -------------------------------------------------------------------------------
 
     async def get(self, tenant_id: TenantId, device_id: DeviceId) -> Device:
         """Return a device's row. `KeyNotFoundError` if there is none."""
@@ -205,10 +214,8 @@ class Devices:
                 )
         return [device for device in devices if device is not None]
 
-    async def register(
-        self, tenant_id: TenantId, devices: Sequence[NewDevice]
-    ) -> list[QflareError | None]:
-        """Add devices whose public keys are known; an error where the name exists or a key is bad, None where it is new."""
+    async def register(self, tenant_id: TenantId, devices: Sequence[NewDevice]) -> list[QflareError | None]:
+        """Add devices whose public keys are known; None where one is new, an error where its name or key is bad."""
         verdicts = await self._offload.run(partial(_check_keys, devices))
         good = [device for device, verdict in zip(devices, verdicts, strict=True) if verdict is None]
         # One name twice in a call: the first stands, as it would if the calls had come one after the other.
@@ -232,7 +239,9 @@ class Devices:
         return [
             verdict
             if verdict is not None or is_new.get(id(device), False)
-            else AlreadyExistsError(f"a device {device.device_id!r} exists already: rotate its keys, or choose another name")
+            else AlreadyExistsError(
+                f"a device {device.device_id!r} exists already: rotate its keys, or choose another name"
+            )
             for device, verdict in zip(devices, verdicts, strict=True)
         ]
 
@@ -255,7 +264,7 @@ class Devices:
 
     async def set_state(self, tenant_id: TenantId, device_id: DeviceId, state: KeyState, *, reason: str) -> Device:
         """Change a device's state; unless it becomes active, its sessions end in the same transaction."""
-        if not 1 <= len(reason.encode()) <= 1000:
+        if not 1 <= len(reason.encode()) <= REASON_BYTES_MAX:
             raise UsageError("reason must be text of 1 to 1000 bytes: say why the state changes")
         ref = device_ref(tenant_id, device_id)
         event = self.event(

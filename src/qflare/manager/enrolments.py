@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, utc
 from qflare.errors import QflareError, RefusedError, UsageError
 from qflare.manager.batcher import Batcher
-from qflare.manager.buckets import Buckets
 from qflare.manager.deadline import Deadline
 from qflare.manager.devices import Devices, new_device
-from qflare.manager.offload import Offload
-from qflare.manager.refusals import Refusals
-from qflare.manager.settings import ManagerSettings
 from qflare.model.event import SecurityEventType
-from qflare.model.ids import DeviceId, TenantId, TokenId
-from qflare.model.ports import DeviceStore
 from qflare.model.refusal import Refusal
 from qflare.model.token import EnrolmentClaim, EnrolmentOutcome, EnrolmentResult, TokenRecord
 from qflare.protocol.enrolment import (
@@ -29,6 +22,16 @@ from qflare.protocol.enrolment import (
 )
 from qflare.protocol.identity import device_ref
 from qflare.protocol.token import new_token
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.manager.buckets import Buckets
+    from qflare.manager.offload import Offload
+    from qflare.manager.refusals import Refusals
+    from qflare.manager.settings import ManagerSettings
+    from qflare.model.ids import DeviceId, TenantId, TokenId
+    from qflare.model.ports import DeviceStore
 
 VALID_S_MAX: Final = 366 * 86_400
 
@@ -106,9 +109,7 @@ class Enrolments:
                     partial(check_enrolments, opened, [None if token is None else token.device_id for token in tokens])
                 )
                 ended, outcomes = await self._enrol(opened, tokens, verdicts)
-                answers = await self._offload.run(
-                    partial(answer_enrolments, opened, ended, bucket_mark=ring.current)
-                )
+                answers = await self._offload.run(partial(answer_enrolments, opened, ended, bucket_mark=ring.current))
         return [
             self._refuse(answer, opened.claims[place], details[place], outcomes.get(place))
             if isinstance(answer, Refusal)

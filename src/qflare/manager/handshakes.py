@@ -1,41 +1,45 @@
 """
 Hellos answered and handshakes finished (PROTOCOL H3-H10, O3), in batches.
 
-The server keeps nothing between M1 and M3.  What ends a handshake is one transaction: device row, handshake row, session,
-sealed chain key and audit entry; M4 exists only after it, and only with the log's signature.
+The server keeps nothing between M1 and M3.  What ends a handshake is one transaction: device row, handshake row,
+session, sealed chain key and audit entry; M4 exists only after it, and only with the log's signature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qflare.errors import DecodeError, QflareError, RefusedError, StoreUnavailableError
 from qflare.manager.batcher import Batcher
-from qflare.manager.buckets import Buckets, Ring
 from qflare.manager.chains import seal_chains
 from qflare.manager.deadline import Deadline
-from qflare.manager.devices import Devices
-from qflare.manager.log import Log
-from qflare.manager.offload import Offload
-from qflare.manager.refusals import Refusals
-from qflare.manager.settings import ManagerSettings
-from qflare.model.event import LogAppend
-from qflare.model.ids import DeviceRef, SessionId, TenantId
-from qflare.model.ports import SessionStore
+from qflare.manager.tenancy import by_tenant
 from qflare.model.refusal import Refusal
 from qflare.model.session import ClaimOutcome, ClaimResult, SealedChain, SessionClaim
 from qflare.primitives.kdf import chain_advance_many
 from qflare.protocol import wire
 from qflare.protocol.confirm import Confirmation, confirm_hellos, encode_confirmation, split_glued
-from qflare.protocol.credential import DeviceCredential
 from qflare.protocol.hello import HelloClaim, OpenedHellos, answer_hellos, open_hellos
 from qflare.protocol.offer import AnswerClaim, OpenedAnswers, confirm_answers, open_answers
 from qflare.protocol.seen import SeenHellos
 from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.manager.buckets import Buckets, Ring
+    from qflare.manager.devices import Devices
+    from qflare.manager.log import Log
+    from qflare.manager.offload import Offload
+    from qflare.manager.refusals import Refusals
+    from qflare.manager.settings import ManagerSettings
+    from qflare.model.event import LogAppend
+    from qflare.model.ids import DeviceRef, SessionId, TenantId
+    from qflare.model.ports import SessionStore
+    from qflare.protocol.credential import DeviceCredential
 
 _REFUSALS: Final = {
     ClaimResult.CONFLICT: Refusal.CONFLICT,
@@ -138,7 +142,7 @@ class Handshakes:
         await self.hellos.close(timeout_s)
         await self.finishes.close(timeout_s)
 
-    # --- M1 to M2 -------------------------------------------------------------------------------------------------
+    # --- M1 to M2 ---------------------------------------------------------------------------------
 
     async def _answer_batch(self, messages: Sequence[bytes]) -> list[bytes | QflareError]:
         await self._buckets.refresh()
@@ -185,7 +189,7 @@ class Handshakes:
         tenant_id = claim.tenant_id if credential is not None else None
         return self._refusals.refuse("hello", reason, tenant_id=tenant_id, evidence={"ref": claim.ref.hex()})
 
-    # --- M3 or ANSWER to M4 -----------------------------------------------------------------------------------------
+    # --- M3 or ANSWER to M4 -----------------------------------------------------------------------
 
     async def _confirm_batch(self, batch: Sequence[Finish]) -> list[Confirmed | QflareError]:
         await self._buckets.refresh()
@@ -195,26 +199,33 @@ class Handshakes:
                 if isinstance(verdict, Confirmation):
                     secrets.enter_context(verdict)
             results: list[Confirmed | QflareError | None] = [None] * len(batch)
-            standing: dict[SessionId, list[int]] = {}
-            for position, verdict in enumerate(verdicts):
-                if isinstance(verdict, Refusal):
-                    results[position] = self._refusals.refuse("confirm", verdict)
-                elif batch[position].expected_sid not in (None, verdict.sid):
-                    results[position] = self._refusals.refuse("confirm", Refusal.UNKNOWN_SESSION)
-                else:
-                    # The same message twice in one batch is one claim: one ticket has one sid and one transcript.
-                    standing.setdefault(verdict.sid, []).append(position)
-            groups: dict[TenantId, list[Confirmation]] = {}
-            for positions in standing.values():
-                first = verdicts[positions[0]]
-                if isinstance(first, Confirmation):
-                    groups.setdefault(first.tenant_id, []).append(first)
-            for tenant_id, confirmations in groups.items():
+            standing = self._sort(batch, verdicts, results)
+            firsts = [verdicts[positions[0]] for positions in standing.values()]
+            claims = [first for first in firsts if isinstance(first, Confirmation)]
+            for tenant_id, confirmations in by_tenant(claims, lambda claim: claim.tenant_id).items():
                 ended = await self._commit(ring, tenant_id, confirmations)
                 for confirmation, end in zip(confirmations, ended, strict=True):
                     for number, position in enumerate(standing[confirmation.sid]):
                         results[position] = self._result(confirmation, end, is_copy=number > 0)
             return [_complete(result) for result in results]
+
+    def _sort(
+        self,
+        batch: Sequence[Finish],
+        verdicts: Sequence[Confirmation | Refusal],
+        results: list[Confirmed | QflareError | None],
+    ) -> dict[SessionId, list[int]]:
+        """Put refusals into *results*; return the positions of what goes on, by session."""
+        standing: dict[SessionId, list[int]] = {}
+        for position, verdict in enumerate(verdicts):
+            if isinstance(verdict, Refusal):
+                results[position] = self._refusals.refuse("confirm", verdict)
+            elif batch[position].expected_sid not in (None, verdict.sid):
+                results[position] = self._refusals.refuse("confirm", Refusal.UNKNOWN_SESSION)
+            else:
+                # The same message twice in one batch is one claim: one ticket has one sid and one transcript.
+                standing.setdefault(verdict.sid, []).append(position)
+        return standing
 
     async def _check(self, ring: Ring, batch: Sequence[Finish]) -> list[Confirmation | Refusal]:
         verdicts: list[Confirmation | Refusal] = [Refusal.TYPE] * len(batch)
@@ -283,10 +294,8 @@ class Handshakes:
             return [failure] * len(confirmations)
         return list(zip(outcomes, receipts, strict=True))
 
-    async def _carry(
-        self, ring: Ring, confirmations: Sequence[Confirmation], outcomes: Sequence[ClaimOutcome]
-    ) -> None:
-        """Carry sessions that began before the current bucket into it: their turn is over, and their old KEK dies soon."""
+    async def _carry(self, ring: Ring, confirmations: Sequence[Confirmation], outcomes: Sequence[ClaimOutcome]) -> None:
+        """Carry sessions that began before the current bucket into it: its sweep may be over and their KEK dies."""
         late = [
             confirmation
             for confirmation, outcome in zip(confirmations, outcomes, strict=True)
@@ -296,9 +305,7 @@ class Handshakes:
             sealed = await self._offload.run(partial(_step_late, ring, late))
             await self._deadline.of(self._store.save_chains(sealed))
 
-    async def _receipts(
-        self, outcomes: Sequence[ClaimOutcome], append: LogAppend | None
-    ) -> list[bytes | None]:
+    async def _receipts(self, outcomes: Sequence[ClaimOutcome], append: LogAppend | None) -> list[bytes | None]:
         # H9: one signature for the batch, after the commit.
         fresh = await self._log.receipts(append) if append is not None else []
         first = append.first_index if append is not None else 0
@@ -401,4 +408,6 @@ def _wipe_confirmations(verdicts: Sequence[Confirmation | Refusal]) -> None:
 
 def _complete(result: Confirmed | QflareError | None) -> Confirmed | QflareError:
     # Every position was filled above; a hole would be our own mistake and must not become an answer.
-    return result if result is not None else StoreUnavailableError("confirm: no outcome for this message; send it again")
+    return (
+        result if result is not None else StoreUnavailableError("confirm: no outcome for this message; send it again")
+    )

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final, Self
 
-from qflare.clock import Clock
 from qflare.errors import AuthenticationError, KeeperError
 from qflare.manager.deadline import Deadline
-from qflare.manager.offload import Offload
 from qflare.manager.sealing import ANNOUNCE_COLUMN, LOG_COLUMN, ROOT_COLUMN, Place, seal, unseal
-from qflare.manager.settings import ManagerSettings
 from qflare.model.bucket import SealedIdentity
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
-from qflare.model.ports import IdentityStore, Keeper
 from qflare.primitives.random import random_secret
 from qflare.primitives.sig import SIG44, SIG87, SigKeyPair, SignatureScheme
 from qflare.protocol.identity import Certificate, ServerIdentity, decode_certificate, issue_certificate, server_id_of
 from qflare.protocol.leaf import new_event
 from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from qflare.clock import Clock
+    from qflare.manager.offload import Offload
+    from qflare.manager.settings import ManagerSettings
+    from qflare.model.ports import IdentityStore, Keeper
 
 _YEAR_S: Final = 31_557_600
 _FIRST_SERIAL: Final = 1
@@ -144,7 +146,7 @@ class _Signer:
         pair = scheme.generate()
         return cls(pair, SecretBytes.copy_of(pair.signing_key))
 
-    def __enter__(self) -> _Signer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -161,8 +163,8 @@ def _unseal(kek: SecretBytes, sealed: bytes, place: Place) -> SecretBytes:
         return unseal(kek, sealed, place)
     except AuthenticationError:
         raise KeeperError(
-            "the keeper's long-term key did not seal this database's identity: start with the keeper folder that belongs "
-            "to this database, or restore it from its backup"
+            "the keeper's long-term key did not seal this database's identity: start with the keeper folder that "
+            "belongs to this database, or restore it from its backup"
         ) from None
 
 
@@ -172,5 +174,7 @@ def _signing_key(scheme: SignatureScheme, stored: SecretBytes, verification_key:
     pair = scheme.generate_from_seed(stored)
     if pair.verification_key != verification_key:
         pair.signing_key.wipe()
-        raise KeeperError("a stored signing key does not belong to the certificate beside it: the identity row was altered")
+        raise KeeperError(
+            "a stored signing key does not belong to the certificate beside it: the identity row was altered"
+        )
     return pair.signing_key

@@ -4,23 +4,27 @@ The audit log as the manager writes it: append, sign one head for a whole batch,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from qflare.clock import Clock, utc
 from qflare.errors import QflareError
 from qflare.manager.batcher import Batcher
 from qflare.manager.deadline import Deadline
-from qflare.manager.identity import Identity
-from qflare.manager.offload import Offload
-from qflare.manager.settings import ManagerSettings
 from qflare.model.event import LogAppend, LoggedEvent, NewEvent, SignedCheckpoint
-from qflare.model.ids import TenantId
-from qflare.model.ports import LogStore
 from qflare.protocol.checkpoint import sign_checkpoint
 from qflare.protocol.log import Frontier, hash_leaf, inclusion_path, inclusion_paths, nodes_for_path
 from qflare.protocol.receipt import encode_receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.manager.identity import Identity
+    from qflare.manager.offload import Offload
+    from qflare.manager.settings import ManagerSettings
+    from qflare.model.ids import TenantId
+    from qflare.model.ports import LogStore
 
 
 @dataclass(frozen=True, slots=True)

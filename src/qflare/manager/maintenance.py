@@ -12,21 +12,23 @@ import logging
 import secrets
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from qflare.clock import Clock
 from qflare.errors import QflareError
-from qflare.manager.background import Background
-from qflare.manager.buckets import Buckets
-from qflare.manager.chains import Turns
 from qflare.manager.deadline import Deadline
-from qflare.manager.log import Log
-from qflare.manager.offload import Offload
-from qflare.manager.settings import ManagerSettings
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
-from qflare.model.ports import Keeper, Store
 from qflare.protocol.leaf import new_event
+
+if TYPE_CHECKING:
+    from qflare.clock import Clock
+    from qflare.manager.background import Background
+    from qflare.manager.buckets import Buckets
+    from qflare.manager.chains import Turns
+    from qflare.manager.log import Log
+    from qflare.manager.offload import Offload
+    from qflare.manager.settings import ManagerSettings
+    from qflare.model.ports import Keeper, Store
 
 _log = logging.getLogger("qflare.manager")
 
@@ -128,9 +130,7 @@ class Maintenance:
         rows = await self._deadline.of(self._store.drop_buckets(before=bucket - 1, event=event))
         # R1: records of the bucket before the current one are still read, so its last sessions still live.
         expired = await self._deadline.of(self._store.expire_sessions(before_bucket=bucket - 1))
-        return CleanupReport(
-            bucket=bucket, bucket_rows=rows, bucket_keys_destroyed=destroyed, sessions_expired=expired
-        )
+        return CleanupReport(bucket=bucket, bucket_rows=rows, bucket_keys_destroyed=destroyed, sessions_expired=expired)
 
     def _is_late(self) -> bool:
         return self._buckets.seconds_left() <= self._settings.bucket_width_s * _LAST_TENTH

@@ -7,11 +7,9 @@ Needs no database: what a mapping holds rests sealed under a key derived from th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from qflare.clock import Clock, SystemClock, utc
 from qflare.errors import (
@@ -34,6 +32,10 @@ from qflare.protocol.identity import device_ref
 from qflare.protocol.mapping import Mapping, MappingSigner, NewMapping, create_mappings
 from qflare.protocol.mapping_state import MASTER_KEY_BYTES_MIN, restore_mapping, seal_mapping
 from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
 
 VALID_S_DEFAULT: Final = 30 * 86_400
 MAPPINGS_MAX: Final = 1_000_000
@@ -303,7 +305,7 @@ class SecureKeyMapper:
         """Say how many mappings there are, and nothing of the keys."""
         return f"<SecureKeyMapper of {len(self._kept)} mappings>"
 
-    # --- inside -----------------------------------------------------------------------------------------------------
+    # --- inside -----------------------------------------------------------------------------------
 
     def _signer(self, key: ServerKeypair | SecretBytes | bytes) -> MappingSigner:
         if isinstance(key, ServerKeypair):
@@ -323,7 +325,9 @@ class SecureKeyMapper:
             signer.wipe()
         return known
 
-    def _keep(self, new: NewMapping, device_id: DeviceId, client_public_key: bytes, server_public_key: bytes) -> KeyMapping:
+    def _keep(
+        self, new: NewMapping, device_id: DeviceId, client_public_key: bytes, server_public_key: bytes
+    ) -> KeyMapping:
         expires_s = self._clock.now_s() + self._valid_s
         with new.mapping as mapping:
             public = KeyMapping(

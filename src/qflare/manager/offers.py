@@ -8,23 +8,27 @@ is made to a key that nobody holds, so that existence is not told.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from qflare.errors import KeyNotFoundError, KeyRevokedError, QflareError
 from qflare.manager.batcher import Batcher
-from qflare.manager.buckets import Buckets
-from qflare.manager.devices import Devices
-from qflare.manager.offload import Offload
-from qflare.manager.refusals import Refusals
-from qflare.manager.settings import ManagerSettings
 from qflare.model.device import Device, KeyState
-from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId
 from qflare.model.refusal import Refusal
 from qflare.primitives import kem
 from qflare.protocol.offer import Offer, OfferTarget, make_offers
 from qflare.protocol.ticket import offer_expiry_s
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.manager.buckets import Buckets
+    from qflare.manager.devices import Devices
+    from qflare.manager.offload import Offload
+    from qflare.manager.refusals import Refusals
+    from qflare.manager.settings import ManagerSettings
+    from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +115,15 @@ class Offers:
         if device is None:
             return KeyNotFoundError(
                 f"device {request.device_id!r} is not registered, so its key proves nothing: let it enrol with a token "
-                "(issue_enrolment_token), register its keys (register_device), or let it start with a hello (answer_hello)"
+                "(issue_enrolment_token), register its keys (register_device), or let it start with a hello "
+                "(answer_hello)"
             )
         if device.state is not KeyState.ACTIVE:
             return KeyRevokedError(f"device {request.device_id!r} is {device.state.value}: no session can begin")
         if not hmac.compare_digest(device.encapsulation_key, request.encapsulation_key):
             return KeyNotFoundError(
                 f"client_public_key is not the current key of device {request.device_id!r} (key version "
-                f"{device.key_version}): use get_device_public_key, enrol the device with a token, or let it start with a "
-                "hello (answer_hello)"
+                f"{device.key_version}): use get_device_public_key, enrol the device with a token, or let it start "
+                "with a hello (answer_hello)"
             )
         return OfferTarget(request.tenant_id, request.ref, device.key_version, device.encapsulation_key)

@@ -7,30 +7,32 @@ session still lives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from qflare.errors import KeyNotFoundError, QflareError, SessionExpiredError, StaleBucketError, StoreUnavailableError
 from qflare.manager.batcher import Batcher
-from qflare.manager.buckets import Buckets, Ring
 from qflare.manager.chains import CHAIN_KEY_BYTES
 from qflare.manager.deadline import Deadline
-from qflare.manager.offload import Offload
-from qflare.manager.refusals import Refusals
-from qflare.manager.sessions import Resolved, Sessions
-from qflare.manager.settings import ManagerSettings
 from qflare.manager.tenancy import by_tenant
-from qflare.model.ids import SessionId, StreamId, TenantId
-from qflare.model.ports import SessionStore
 from qflare.model.refusal import Refusal
 from qflare.model.session import Session, SessionState, StreamClaim
 from qflare.primitives.kdf import message_keys_many
-from qflare.protocol.chain import refuse_bucket
 from qflare.protocol.record import RecordHeader, new_header, open_records_many, read_header, seal_records_many
 from qflare.protocol.wire import DIRECTION_TO_DEVICE, DIRECTION_TO_SERVER
 from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.manager.buckets import Buckets, Ring
+    from qflare.manager.offload import Offload
+    from qflare.manager.refusals import Refusals
+    from qflare.manager.sessions import Resolved, Sessions
+    from qflare.manager.settings import ManagerSettings
+    from qflare.model.ids import SessionId, StreamId, TenantId
+    from qflare.model.ports import SessionStore
 
 MESSAGE_KEY_BYTES: Final = 64
 
@@ -138,7 +140,7 @@ class Records:
         for queue in (self.opens, self.seals, self.keys):
             await queue.close(timeout_s)
 
-    # --- opening ----------------------------------------------------------------------------------------------------
+    # --- opening ----------------------------------------------------------------------------------
 
     async def _open_batch(self, batch: Sequence[SealedRecord]) -> list[OpenedRecord | QflareError]:
         await self._buckets.refresh()
@@ -241,7 +243,7 @@ class Records:
             evidence={"sid": header.sid.hex(), "bucket": header.bucket, "stream_id": header.stream_id.hex()},
         )
 
-    # --- sealing ----------------------------------------------------------------------------------------------------
+    # --- sealing ----------------------------------------------------------------------------------
 
     async def _seal_batch(self, batch: Sequence[PlainRecord]) -> list[bytes | QflareError]:
         await self._buckets.refresh()
@@ -270,7 +272,7 @@ class Records:
             results[place] = message
         return results
 
-    # --- keys -------------------------------------------------------------------------------------------------------
+    # --- keys -------------------------------------------------------------------------------------
 
     async def _derive_batch(self, batch: Sequence[KeyRequest]) -> list[SecretBytes | QflareError]:
         await self._buckets.refresh()
@@ -283,16 +285,14 @@ class Records:
             )
             results: list[SecretBytes | QflareError] = [
                 StaleBucketError(
-                    f"the key of bucket {bucket} is erased or not published yet: {ring.first} to {ring.current + 1} can be "
-                    "derived"
+                    f"the key of bucket {bucket} is erased or not published yet: {ring.first} to {ring.current + 1} "
+                    "can be derived"
                 )
                 for bucket in buckets
             ]
             with resolved:
                 _refuse_strangers(resolved, [batch[place].tenant_id for place in places])
-                rows = [
-                    (buckets[place], batch[place].direction, batch[place].purpose) for place in places
-                ]
+                rows = [(buckets[place], batch[place].direction, batch[place].purpose) for place in places]
                 with await self._offload.run(
                     partial(derive_message_keys, resolved.chain_keys, rows), wipe=SecretBytes.wipe
                 ) as keys:

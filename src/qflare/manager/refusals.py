@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from qflare.clock import Clock
 from qflare.errors import QflareError, RefusedError
-from qflare.manager.background import Background
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT, TenantId
 from qflare.model.refusal import Refusal
 from qflare.protocol.leaf import JsonValue, new_event
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from qflare.clock import Clock
+    from qflare.manager.background import Background
 
 _log = logging.getLogger("qflare.manager")
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from qflare.errors import ConflictError, KeyStateError, QflareError
 from qflare.manager.devices import Devices, new_device
-from qflare.manager.offload import Offload
 from qflare.manager.records import OpenedRecord, PlainRecord, Records
-from qflare.manager.refusals import Refusals
 from qflare.model.refusal import Refusal
 from qflare.protocol.record import KIND_CONTROL
 from qflare.protocol.rotation import Rotation, check_rotations, encode_rotated
+
+if TYPE_CHECKING:
+    from qflare.manager.offload import Offload
+    from qflare.manager.refusals import Refusals
 
 
 class Rotations:
@@ -49,9 +52,7 @@ class Rotations:
         try:
             verdict = (
                 await self._offload.run(
-                    partial(
-                        check_rotations, [body], server_id=self._server_id, refs=[session.ref], devices=credential
-                    )
+                    partial(check_rotations, [body], server_id=self._server_id, refs=[session.ref], devices=credential)
                 )
             )[0]
         finally:
@@ -62,10 +63,9 @@ class Rotations:
             raise self._refuse(record, reason)
         if not verdict.is_repeated:
             await self._rotate(record, verdict)
-        sealed = await self._records.seals.submit(
+        return await self._records.seals.submit(
             PlainRecord(session.tenant_id, session.sid, encode_rotated(verdict.key_version), b"", KIND_CONTROL)
         )
-        return sealed
 
     async def _rotate(self, record: OpenedRecord, rotation: Rotation) -> None:
         session = record.session
@@ -76,9 +76,7 @@ class Rotations:
             encapsulation_key=rotation.encapsulation_key,
         )
         try:
-            await self._devices.rotate(
-                session.tenant_id, keys, key_version=rotation.key_version, by="device"
-            )
+            await self._devices.rotate(session.tenant_id, keys, key_version=rotation.key_version, by="device")
         except (ConflictError, KeyStateError):
             failed = True
         else:

@@ -1,20 +1,23 @@
 """
 Sealing what rests in the database (PROTOCOL R8): AES-256-GCM under KEK_L or KEK_b.
 
-A sealed value is ``1 ‖ nonce(12) ‖ ciphertext ‖ tag(16)``.  The associated data bind tenant, table and column, row id and
-version, so that values swapped between rows or columns by whoever can write the database do not open.
+A sealed value is ``1 ‖ nonce(12) ‖ ciphertext ‖ tag(16)``.  The associated data bind tenant, table and column, row id
+and version, so that values swapped between rows or columns by whoever can write the database do not open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qflare.errors import AuthenticationError, KeeperError
 from qflare.primitives import aead
 from qflare.primitives.random import random_bytes
-from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.secret import SecretBytes
 
 FORMAT: Final = 1
 NONCE_BYTES: Final = 12
@@ -113,4 +116,3 @@ def _split(sealed: bytes) -> tuple[bytes, bytes]:
     if len(sealed) < OVERHEAD_BYTES or sealed[0] != FORMAT:
         raise KeeperError("a sealed value has an unknown format: it was written by a newer version, or is damaged")
     return sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
-

@@ -8,23 +8,26 @@ matters: a record is accepted there, and `resolve(is_fresh=True)` reads the stat
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from qflare.manager.buckets import Buckets, Ring
 from qflare.manager.chains import CHAIN_KEY_BYTES, seal_chains, unseal_chains
 from qflare.manager.deadline import Deadline
-from qflare.manager.offload import Offload
-from qflare.manager.settings import ManagerSettings
 from qflare.manager.tenancy import by_tenant
-from qflare.model.ids import SessionId, TenantId
-from qflare.model.ports import SessionStore
 from qflare.model.refusal import Refusal
 from qflare.model.session import SealedChain, Session, SessionState
 from qflare.primitives.kdf import chain_advance_many
 from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.manager.buckets import Buckets, Ring
+    from qflare.manager.offload import Offload
+    from qflare.manager.settings import ManagerSettings
+    from qflare.model.ids import SessionId, TenantId
+    from qflare.model.ports import SessionStore
 
 
 @dataclass(slots=True)
@@ -66,9 +69,7 @@ class Resolved:
 class Sessions:
     """Finds sessions and the chain keys that a batch needs."""
 
-    def __init__(
-        self, *, store: SessionStore, buckets: Buckets, offload: Offload, settings: ManagerSettings
-    ) -> None:
+    def __init__(self, *, store: SessionStore, buckets: Buckets, offload: Offload, settings: ManagerSettings) -> None:
         """Hold nothing yet."""
         self._store = store
         self._offload = offload
@@ -81,9 +82,7 @@ class Sessions:
         """Return how many sessions are held."""
         return len(self._held)
 
-    async def resolve(
-        self, ring: Ring, wanted: Sequence[tuple[SessionId, int]], *, is_fresh: bool = False
-    ) -> Resolved:
+    async def resolve(self, ring: Ring, wanted: Sequence[tuple[SessionId, int]], *, is_fresh: bool = False) -> Resolved:
         """
         Find each (sid, bucket)'s session and the chain key of that bucket.
 
@@ -96,7 +95,7 @@ class Sessions:
             A session or `Refusal` each, and the keys.
         """
         found = await self._find(ring, {sid: None for sid, _ in wanted}, wanted, is_fresh=is_fresh)
-        await self._step(ring, wanted, found)
+        await self._step(wanted, found)
         # Nothing is awaited from here to the end: no key can be wiped or evicted in between.
         sessions: list[Session | Refusal] = []
         chain_keys = SecretBytes.zeros(len(wanted) * CHAIN_KEY_BYTES)
@@ -133,9 +132,7 @@ class Sessions:
     def forget_device(self, tenant_id: TenantId, ref: bytes) -> None:
         """Erase a device's sessions from this worker's memory: it was revoked or suspended here."""
         for sid in [
-            sid
-            for sid, held in self._held.items()
-            if held.session.tenant_id == tenant_id and held.session.ref == ref
+            sid for sid, held in self._held.items() if held.session.tenant_id == tenant_id and held.session.ref == ref
         ]:
             self.forget(sid)
 
@@ -153,7 +150,7 @@ class Sessions:
             held.wipe()
         self._held.clear()
 
-    # --- finding ------------------------------------------------------------------------------------------------
+    # --- finding ----------------------------------------------------------------------------------
 
     async def _find(
         self,
@@ -179,9 +176,7 @@ class Sessions:
             if session.state is not SessionState.LIVE:
                 self.forget(sid)
         alive = [
-            held.session
-            for sid, held in found.items()
-            if sid in lacking and held.session.state is SessionState.LIVE
+            held.session for sid, held in found.items() if sid in lacking and held.session.state is SessionState.LIVE
         ]
         await self._load_chains(ring, alive, found)
         return found
@@ -207,10 +202,10 @@ class Sessions:
                 self._keep(chain.sid, held)
             # R8, first touch: what no turn has carried into the current bucket yet is carried now.
             late = [sid for sid, bucket in newest.items() if bucket < ring.current]
-            await self._step(ring, [(sid, ring.current) for sid in late], found)
+            await self._step([(sid, ring.current) for sid in late], found)
             await self._save(ring, [found[sid] for sid in late])
 
-    async def _step(self, ring: Ring, wanted: Sequence[tuple[SessionId, int]], found: dict[SessionId, _Held]) -> None:
+    async def _step(self, wanted: Sequence[tuple[SessionId, int]], found: dict[SessionId, _Held]) -> None:
         """Derive missing keys, all that lead to one bucket in one C call."""
         by_target: dict[int, list[_Held]] = {}
         for sid, bucket in dict.fromkeys(wanted):
@@ -240,9 +235,7 @@ class Sessions:
             return
         with SecretBytes.join([held.keys[bucket] for held in ready]) as chain_keys:
             owners = [(held.session.tenant_id, held.session.sid, held.session.epoch) for held in ready]
-            sealed: list[SealedChain] = await self._offload.run(
-                partial(seal_chains, ring, bucket, owners, chain_keys)
-            )
+            sealed: list[SealedChain] = await self._offload.run(partial(seal_chains, ring, bucket, owners, chain_keys))
         await self._deadline.of(self._store.save_chains(sealed))
 
     def _keep(self, sid: SessionId, held: _Held) -> None:
@@ -273,4 +266,3 @@ def _wipe_all(keys: Sequence[SecretBytes | None]) -> None:
     for key in keys:
         if key is not None:
             key.wipe()
-

@@ -9,6 +9,7 @@ from qflare.errors import ConfigError
 
 _LIFETIME_MAX: Final = 288
 _ORIGIN_BYTES_MAX: Final = 255
+_SECONDS_MAX: Final = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ class ManagerSettings:
                 raise ConfigError(f"setting {name} must be a whole number from {low} to {high}, got {value!r}")
         for name in ("store_timeout_s", "close_timeout_s", "tick_max_s", "cleanup_every_s"):
             seconds: object = getattr(self, name)
-            if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds <= 3600:
+            if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds <= _SECONDS_MAX:
                 raise ConfigError(f"setting {name} must be above 0 and at most 3600 seconds, got {seconds!r}")
         if self.pool_size_min > self.pool_size_max:
             raise ConfigError("setting pool_size_min must not be above pool_size_max")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from qflare.model.ids import TenantId
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from qflare.model.ids import TenantId
 
 Item = TypeVar("Item")
 

@@ -8,22 +8,25 @@ end, and, against receipts that devices hold, a whole older copy.  The first bad
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from qflare.errors import AuthenticationError, DecodeError, EvidenceError
-from qflare.model.event import AuditEntry, LogHead, SignedCheckpoint
-from qflare.model.ports import LogStore
-from qflare.monitor.event_log import Runner
 from qflare.monitor.proof import check_entry
 from qflare.protocol.checkpoint import verify_checkpoint
-from qflare.protocol.identity import Certificate
-from qflare.protocol.evidence import Evidence
 from qflare.protocol.log import Frontier, Node, hash_leaf
 from qflare.protocol.receipt import Receipt, decode_receipt, verify_receipt
 from qflare.protocol.wire import M4_RECEIPT_AT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from qflare.model.event import AuditEntry, LogHead, SignedCheckpoint
+    from qflare.model.ports import LogStore
+    from qflare.monitor.event_log import Runner
+    from qflare.protocol.evidence import Evidence
+    from qflare.protocol.identity import Certificate
 
 PAGE: Final = 1000
 """Rows read and hashed at a time."""
@@ -148,7 +151,9 @@ def _check_heads(walk: _Pass, head: LogHead, checkpoint: SignedCheckpoint | None
     if size < head.size:
         raise EvidenceError(f"the log says it has {head.size} entries, {size} are stored", index=size)
     if size > head.size and walk.roots.get(head.size) is None:
-        raise EvidenceError("entries were added while the log was checked and its older head is not among them", index=size)
+        raise EvidenceError(
+            "entries were added while the log was checked and its older head is not among them", index=size
+        )
     if Frontier(head.size, head.frontier).root() != walk.roots[head.size]:
         raise EvidenceError("the stored head is not the root of the stored entries", index=None)
     if checkpoint is None:
@@ -171,15 +176,13 @@ def _check_receipts(
 ) -> None:
     for mine, receipt in zip(held, decoded, strict=True):
         try:
-            shown = verify_receipt(
-                receipt, mine.leaf_hash, log_key=certificate.log_key, origin=certificate.log_origin
-            )
+            shown = verify_receipt(receipt, mine.leaf_hash, log_key=certificate.log_key, origin=certificate.log_origin)
         except AuthenticationError:
             raise EvidenceError(f"a receipt for entry {receipt.index} does not hold", index=receipt.index) from None
         root = walk.roots.get(receipt.size)
         if root is None:
             raise EvidenceError(
-                f"a receipt shows {receipt.size} entries, the log has {walk.frontier.size}: it was cut, or is an older copy",
+                f"a receipt shows {receipt.size} entries, the log has {walk.frontier.size}: cut, or an older copy",
                 index=walk.frontier.size,
             )
         if root != shown:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from typing import TYPE_CHECKING
 
-from qflare.model.event import SignedCheckpoint
-from qflare.model.statistics import KeyStatistics
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from qflare.model.event import SignedCheckpoint
+    from qflare.model.statistics import KeyStatistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from qflare.errors import QflareError
-from qflare.model.event import LoggedEvent, NewEvent, SignedCheckpoint
-from qflare.model.ids import TenantId
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from qflare.errors import QflareError
+    from qflare.model.event import LoggedEvent, NewEvent, SignedCheckpoint
+    from qflare.model.ids import TenantId
 
 T = TypeVar("T")
 

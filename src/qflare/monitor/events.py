@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from qflare.clock import Clock
 from qflare.errors import UsageError
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
-from qflare.model.ids import DeviceId, TenantId
 from qflare.protocol.leaf import JsonValue, new_event
 from qflare.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from qflare.clock import Clock
+    from qflare.model.ids import DeviceId, TenantId
 
 DATA_BYTES_MAX: Final = 16 * 1024
 """Most bytes of an event's canonical JSON."""
@@ -58,7 +60,9 @@ def security_event(
         event_type, severity, data, tenant_id=tenant_id, device_id=device_id, occurred_at_ms=clock.now_ms()
     )
     if len(event.data) > DATA_BYTES_MAX:
-        raise UsageError(f"event data is {len(event.data)} bytes of JSON, at most {DATA_BYTES_MAX}: log a digest instead")
+        raise UsageError(
+            f"event data is {len(event.data)} bytes of JSON, at most {DATA_BYTES_MAX}: log a digest instead"
+        )
     return event
 
 
@@ -67,7 +71,9 @@ def _refuse_secrets(value: object, *, path: str, depth: int) -> None:
     if depth > 16:  # noqa: PLR2004 - twice what the encoding takes
         raise UsageError(f"{path} is nested too deep")
     if isinstance(value, SecretBytes | bytes | bytearray | memoryview):
-        raise UsageError(f"{path} holds bytes: the log is kept for ever, so write a name, a count or a public digest in hex")
+        raise UsageError(
+            f"{path} holds bytes: the log is kept for ever, so write a name, a count or a public digest in hex"
+        )
     if isinstance(value, Mapping):
         for key, item in value.items():
             if isinstance(key, str) and _SECRET_KEY.search(key) and not _HARMLESS_KEY.search(key):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qflare.errors import AuthenticationError, DecodeError, EvidenceError, KeyNotFoundError
 from qflare.model.event import (
@@ -12,16 +13,18 @@ from qflare.model.event import (
     LoggedEvent,
     SignedCheckpoint,
 )
-from qflare.model.ids import TenantId
-from qflare.model.ports import LogStore
-from qflare.monitor.event_log import EventLog
 from qflare.protocol.checkpoint import verify_checkpoint
-from qflare.protocol.identity import Certificate
 from qflare.protocol.labels import MAGIC_LEAF
 from qflare.protocol.leaf import decode_event_leaf
 from qflare.protocol.log import hash_leaf, inclusion_path, nodes_for_path, verify_inclusion
 from qflare.protocol.receipt import decode_receipt, verify_receipt
 from qflare.protocol.wire import LEAF_BYTES
+
+if TYPE_CHECKING:
+    from qflare.model.ids import TenantId
+    from qflare.model.ports import LogStore
+    from qflare.monitor.event_log import EventLog
+    from qflare.protocol.identity import Certificate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +103,7 @@ def check_entry(entry: AuditEntry) -> None:
         raise EvidenceError(f"entry {entry.index} was altered: {problem}", index=entry.index)
 
 
-def _problem_of(entry: AuditEntry) -> str | None:
+def _problem_of(entry: AuditEntry) -> str | None:  # noqa: PLR0911 - one sentence a problem
     if hash_leaf(entry.leaf_data) != entry.leaf_hash:
         return "its leaf hash is not that of its leaf data"
     if entry.entry_type == SESSION_ENTRY:
@@ -133,11 +136,8 @@ def _check_logged(event: LoggedEvent, entry: AuditEntry, certificate: Certificat
         raise EvidenceError(f"entry {index} is another one than was logged there", index=index)
     try:
         receipt = decode_receipt(event.receipt)
-        verify_receipt(
-            receipt, event.leaf_hash, log_key=certificate.log_key, origin=certificate.log_origin
-        )
+        verify_receipt(receipt, event.leaf_hash, log_key=certificate.log_key, origin=certificate.log_origin)
     except (AuthenticationError, DecodeError):
         raise EvidenceError(f"the receipt of entry {index} does not hold", index=index) from None
     if receipt.index != index:
         raise EvidenceError(f"the receipt is of entry {receipt.index}, not {index}", index=index)
-

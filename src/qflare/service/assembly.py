@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, SystemClock
@@ -22,6 +19,7 @@ from qflare.errors import ConfigError, MissingExtraError
 from qflare.manager.background import Background
 from qflare.manager.buckets import Buckets
 from qflare.manager.chains import Turns
+from qflare.manager.deadline import Deadline
 from qflare.manager.devices import Devices
 from qflare.manager.enrolments import Enrolments
 from qflare.manager.handshakes import Handshakes
@@ -34,13 +32,17 @@ from qflare.manager.records import Records
 from qflare.manager.refusals import Refusals
 from qflare.manager.rotations import Rotations
 from qflare.manager.sessions import Sessions
-from qflare.manager.settings import ManagerSettings
-from qflare.model.ports import Keeper, Store
 from qflare.secret import SecretBytes
 from qflare.service.config import read_data_dir
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
     import asyncpg
+
+    from qflare.manager.settings import ManagerSettings
+    from qflare.model.ports import Keeper, Store
 
 _KEEPER_NAME: Final = "keeper"
 
@@ -67,6 +69,8 @@ class Foundation:
     log: Log
     refusals: Refusals
     background: Background
+    deadline: Deadline
+    """Bounds the waits of callers that ask the store themselves."""
     clock: Clock
     settings: ManagerSettings
 
@@ -107,10 +111,10 @@ async def open_foundation(
         # Closed in a thread: it waits for the batch that runs.
         stack.push_async_callback(asyncio.to_thread, offload.close)
         store, folder = await _open_store(place, settings, stack)
-        keeper = place.keeper if place.keeper is not None else await offload.run(partial(_open_keeper, folder, settings))
-        identity = await open_identity(
-            store=store, keeper=keeper, offload=offload, clock=its_clock, settings=settings
+        keeper = (
+            place.keeper if place.keeper is not None else await offload.run(partial(_open_keeper, folder, settings))
         )
+        identity = await open_identity(store=store, keeper=keeper, offload=offload, clock=its_clock, settings=settings)
         stack.callback(identity.wipe)
         background = Background()
         refusals = Refusals(clock=its_clock, per_minute=settings.refusal_events_per_minute)
@@ -126,6 +130,7 @@ async def open_foundation(
             log=log,
             refusals=refusals,
             background=background,
+            deadline=Deadline(settings.store_timeout_s),
             clock=its_clock,
             settings=settings,
         )
@@ -177,9 +182,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
         records = Records(
             store=store, buckets=buckets, sessions=sessions, refusals=refusals, offload=offload, settings=settings
         )
-        rotations = Rotations(
-            devices=devices, records=records, refusals=refusals, offload=offload, server_id=server_id
-        )
+        rotations = Rotations(devices=devices, records=records, refusals=refusals, offload=offload, server_id=server_id)
         turns = Turns(store=store, buckets=buckets, offload=offload, settings=settings)
         maintenance = Maintenance(
             store=store,
@@ -284,5 +287,5 @@ async def _close_pool(pool: asyncpg.Pool, timeout_s: float) -> None:
 def _default_folder() -> Path:
     chosen = read_data_dir()
     # The default place may lack more than its last part; one that the caller names must not be made up.
-    os.makedirs(chosen.parent, mode=0o700, exist_ok=True)
+    chosen.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return chosen

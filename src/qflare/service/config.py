@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Final, TypeVar, get_args, get_type_hints
 
 from qflare.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PREFIX: Final = "QFLARE_"
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from typing import TYPE_CHECKING
 
-from qflare.manager.records import OpenedRecord
-from qflare.model.device import KeyState
-from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId
-from qflare.model.refusal import Refusal
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from qflare.manager.records import OpenedRecord
+    from qflare.model.device import KeyState
+    from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId
+    from qflare.model.refusal import Refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from qflare.errors import KeyStateError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -80,7 +82,9 @@ class Opening(Generic[T]):
     def warn_if_forgotten(self, owner: object) -> None:
         """Warn that *owner* is collected while it is open; called from its `__del__`."""
         if self.is_open:
-            warnings.warn(f"unclosed {owner!r}: use async with, or await close()", ResourceWarning, source=owner, stacklevel=3)
+            warnings.warn(
+                f"unclosed {owner!r}: use async with, or await close()", ResourceWarning, source=owner, stacklevel=3
+            )
 
     async def _open(self) -> T:
         async with AsyncExitStack() as stack:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from typing import TYPE_CHECKING
 
 from qflare.errors import QflareError
 from qflare.secret import SecretBytes
-from qflare.service.assembly import Engine
 from qflare.service.exchange import Readiness
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from qflare.service.assembly import Engine
 
 
 async def look_ready(engine: Engine, *, timeout_s: float) -> Readiness:

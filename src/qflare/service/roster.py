@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from qflare.errors import IllegalTransitionError, LengthError, QflareError, UsageError
 from qflare.manager.algorithm import require_kem
@@ -17,29 +15,24 @@ from qflare.primitives.random import random_bytes
 from qflare.protocol.device_keys import DeviceKeys
 from qflare.protocol.identity import device_ref, encode_name
 from qflare.secret import SecretBytes
-from qflare.service.assembly import Engine
+from qflare.service.arguments import raised, require_name
 from qflare.service.exchange import DevicePublicKey
+from qflare.service.tenant_view import TenantView
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.service.assembly import Engine
 
 LIST_MAX: Final = 10_000
 MANY_MAX: Final = 4096
 """Most items of one `…_many` call about keys."""
 
 
-class Roster(ABC):
+class Roster(TenantView):
     """Mixed into `QuantumKeyManager`; everything here is about one tenant's devices."""
 
-    @property
-    @abstractmethod
-    def tenant(self) -> TenantId:
-        """Whose devices."""
-
-    @abstractmethod
-    async def _engine(self) -> Engine:
-        """Return the running engine, opening it first if need be."""
-
-    # --- making and registering keys --------------------------------------------------------------------------------
+    # --- making and registering keys --------------------------------------------------------------
 
     async def generate_device_keypair(self, device_id: str, algorithm: str = "Kyber1024") -> DeviceKeypair:
         """
@@ -85,9 +78,7 @@ class Roster(ABC):
         except BaseException:
             _wipe_keys(made)
             raise
-        pairs = keypairs_of(
-            made, names, tenant_id=self.tenant, server_id=foundation.identity.server_id, key_version=1
-        )
+        pairs = keypairs_of(made, names, tenant_id=self.tenant, server_id=foundation.identity.server_id, key_version=1)
         results: list[DeviceKeypair | QflareError] = []
         for pair, verdict in zip(pairs, verdicts, strict=True):
             if verdict is not None:
@@ -158,9 +149,7 @@ class Roster(ABC):
             encapsulation_key=keys.encapsulation_key,
         )
         try:
-            row = await engine.devices.rotate(
-                self.tenant, fresh, key_version=device.key_version + 1, by="operator"
-            )
+            row = await engine.devices.rotate(self.tenant, fresh, key_version=device.key_version + 1, by="operator")
         except QflareError as failure:
             keys.wipe()
             return failure
@@ -169,7 +158,7 @@ class Roster(ABC):
             [keys], [device.device_id], tenant_id=self.tenant, server_id=server_id, key_version=row.key_version
         )[0]
 
-    # --- looking --------------------------------------------------------------------------------------------------------
+    # --- looking ----------------------------------------------------------------------------------
 
     async def get_device_public_key(self, device_id: str) -> DevicePublicKey:
         """Return a device's registered public keys. `KeyNotFoundError` if it is not registered."""
@@ -203,7 +192,7 @@ class Roster(ABC):
         engine = await self._engine()
         return await engine.devices.page(self.tenant, limit=limit, after=None if after is None else require_name(after))
 
-    # --- states ---------------------------------------------------------------------------------------------------------
+    # --- states -----------------------------------------------------------------------------------
 
     async def revoke_device(self, device_id: str, *, reason: str) -> Device:
         """
@@ -258,7 +247,7 @@ class Roster(ABC):
         with SecretBytes.copy_of(psk) as copy:
             await engine.devices.set_psk(self.tenant, name, copy)
 
-    # --- tokens and tenants ---------------------------------------------------------------------------------------------
+    # --- tokens and tenants -----------------------------------------------------------------------
 
     async def issue_enrolment_token(self, device_id: str, *, valid_s: int = 86_400) -> str:
         """
@@ -275,9 +264,7 @@ class Roster(ABC):
         engine = await self._engine()
         return await engine.enrolments.issue(self.tenant, name, valid_s=valid_s)
 
-    async def issue_enrolment_tokens_many(
-        self, device_ids: Sequence[str], *, valid_s: int = 86_400
-    ) -> tuple[str, ...]:
+    async def issue_enrolment_tokens_many(self, device_ids: Sequence[str], *, valid_s: int = 86_400) -> tuple[str, ...]:
         """Make a token for each of many devices."""
         names = _names(device_ids)
         engine = await self._engine()
@@ -298,22 +285,15 @@ class Roster(ABC):
         event = engine.devices.event(
             chosen, SecurityEventType.TENANT_CREATED, {"tenant_id": chosen.hex(), "name": name}, device_id=None
         )
-        await engine.foundation.store.save_tenant(chosen, name, event=event)
+        foundation = engine.foundation
+        await foundation.deadline.of(foundation.store.save_tenant(chosen, name, event=event))
         return chosen
 
     async def list_tenants(self) -> tuple[tuple[TenantId, str], ...]:
         """Return every tenant's id and name."""
         engine = await self._engine()
-        return await engine.foundation.store.list_tenants()
-
-
-def require_name(device_id: str) -> DeviceId:
-    """Return a device's name, or raise `UsageError` if it can be none."""
-    given: object = device_id
-    if not isinstance(given, str):
-        raise UsageError(f"device_id must be text, got {type(device_id).__name__}")
-    encode_name(device_id)
-    return DeviceId(device_id)
+        foundation = engine.foundation
+        return await foundation.deadline.of(foundation.store.list_tenants())
 
 
 def _names(device_ids: Sequence[str]) -> list[DeviceId]:
@@ -322,13 +302,6 @@ def _names(device_ids: Sequence[str]) -> list[DeviceId]:
     if len(device_ids) > MANY_MAX:
         raise UsageError(f"at most {MANY_MAX} devices a call, got {len(device_ids)}")
     return [require_name(device_id) for device_id in device_ids]
-
-
-def raised(result: T | QflareError) -> T:
-    """Return a batch's one result, or raise it."""
-    if isinstance(result, QflareError):
-        raise result
-    return result
 
 
 def _wipe_keys(made: Sequence[DeviceKeys]) -> None:

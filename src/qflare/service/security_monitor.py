@@ -107,7 +107,7 @@ class SecurityMonitor:
         """Say the tenant."""
         return f"<SecurityMonitor of tenant {self._tenant.hex()}>"
 
-    # --- events ---------------------------------------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------
 
     async def log_security_event(
         self,
@@ -163,13 +163,14 @@ class SecurityMonitor:
         """Return the tenant's entries from index *first* on, sessions among them."""
         if not 1 <= limit <= LIST_MAX or first < 0:
             raise UsageError(f"first must be 0 or more and limit 1 to {LIST_MAX}, got {first} and {limit}")
-        return await (await self._foundation()).store.list_entries(self._tenant, first=first, limit=limit)
+        foundation = await self._foundation()
+        return await foundation.deadline.of(foundation.store.list_entries(self._tenant, first=first, limit=limit))
 
     async def identity(self) -> bytes:
         """Return the server's ``root vk ‖ CERT`` as it is served (A1): what names the log and its key."""
         return (await self._foundation()).identity.public.served
 
-    # --- proofs ---------------------------------------------------------------------------------------------------------
+    # --- proofs -----------------------------------------------------------------------------------
 
     async def verify_event_integrity(self, event: int | LoggedEvent) -> EventProof:
         """
@@ -185,12 +186,14 @@ class SecurityMonitor:
         if type(event) is not int and not isinstance(event, LoggedEvent):
             raise UsageError("pass the entry's index, or the LoggedEvent that log_security_event() returned")
         foundation = await self._foundation()
-        return await prove_event(
-            event,
-            tenant_id=self._tenant,
-            store=foundation.store,
-            log=foundation.log,
-            certificate=foundation.identity.certificate,
+        return await foundation.deadline.of(
+            prove_event(
+                event,
+                tenant_id=self._tenant,
+                store=foundation.store,
+                log=foundation.log,
+                certificate=foundation.identity.certificate,
+            )
         )
 
     async def checkpoint(self) -> SignedCheckpoint:
@@ -217,7 +220,7 @@ class SecurityMonitor:
             is_deep=deep,
         )
 
-    # --- figures --------------------------------------------------------------------------------------------------------
+    # --- figures ----------------------------------------------------------------------------------
 
     async def get_security_dashboard_data(self, *, window_s: int = 86_400) -> SecurityDashboard:
         """Return the tenant's figures; events of the last *window_s* seconds."""
@@ -225,16 +228,17 @@ class SecurityMonitor:
             raise UsageError(f"window_s must be 1 to {WINDOW_S_MAX} seconds, got {window_s}")
         foundation = await self._foundation()
         store, now_s = foundation.store, foundation.clock.now_s()
-        bucket = await store.bucket_mark()
+        wait = foundation.deadline.of
+        bucket = await wait(store.bucket_mark())
         return SecurityDashboard(
             generated_at=utc(now_s),
             window_s=window_s,
-            events=await store.count_events(self._tenant, since_s=now_s - window_s),
+            events=await wait(store.count_events(self._tenant, since_s=now_s - window_s)),
             refusals={(step, reason.value): count for (step, reason), count in foundation.refusals.counts.items()},
             events_left_out=foundation.refusals.events_left_out,
-            statistics=await store.count_keys(self._tenant, bucket=bucket),
-            log_size=(await store.log_head()).size,
-            checkpoint=await store.latest_checkpoint(),
+            statistics=await wait(store.count_keys(self._tenant, bucket=bucket)),
+            log_size=(await wait(store.log_head())).size,
+            checkpoint=await wait(store.latest_checkpoint()),
             keeper_promise=await foundation.offload.run(foundation.keeper.promise),
         )
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qflare.manager.algorithm import KEM_NAMES, SIGNATURE_NAMES
 from qflare.primitives.about import native_about
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _EXTRA_PACKAGES: Final = {
     "server": ("asyncpg", "starlette", "uvicorn"),

@@ -1,0 +1,72 @@
+"""What callers pass, checked before any work: messages, ids, names, kinds and directions."""
+
+from __future__ import annotations
+
+from typing import TypeAlias, TypeVar
+
+from qflare.errors import LengthError, QflareError, UsageError
+from qflare.model.ids import ID_BYTES, DeviceId, SessionId
+from qflare.protocol.identity import encode_name
+from qflare.protocol.record import KIND_CONTROL, KIND_DATA
+from qflare.protocol.wire import DIRECTION_TO_DEVICE, DIRECTION_TO_SERVER
+
+T = TypeVar("T")
+
+Message: TypeAlias = bytes | bytearray | memoryview
+"""Bytes of a message, in whatever buffer they lie."""
+
+
+def as_bytes(message: Message, *, name: str = "message") -> bytes:
+    """Return *message* as bytes, or raise `UsageError` if it is none."""
+    given: object = message
+    if not isinstance(given, bytes | bytearray | memoryview):
+        raise UsageError(f"{name} must be bytes, got {type(message).__name__}")
+    return bytes(message)
+
+
+def as_buffer(message: Message) -> Message:
+    """Return *message* as it is, uncopied, or raise `UsageError` if it is no bytes."""
+    given: object = message
+    if not isinstance(given, bytes | bytearray | memoryview):
+        raise UsageError(f"message must be bytes, got {type(message).__name__}")
+    return message
+
+
+def as_sid(session_id: SessionId | bytes) -> SessionId:
+    """Return a session id, 16 bytes; `UsageError` or `LengthError` if it is none."""
+    given: object = session_id
+    if not isinstance(given, bytes | bytearray | memoryview):
+        raise UsageError(f"session_id must be bytes, got {type(session_id).__name__}")
+    if len(session_id) != ID_BYTES:
+        raise LengthError("session_id", expected=ID_BYTES, actual=len(session_id))
+    return SessionId(bytes(session_id))
+
+
+def as_kind(kind: int) -> int:
+    """Return the kind of a record that a caller may seal, or raise `UsageError`."""
+    if kind not in {KIND_DATA, KIND_CONTROL}:
+        raise UsageError(f"kind is 0 (data) or 1 (control), got {kind!r}")
+    return kind
+
+
+def as_direction(direction: int) -> int:
+    """Return a direction, or raise `UsageError`."""
+    if direction not in {DIRECTION_TO_SERVER, DIRECTION_TO_DEVICE}:
+        raise UsageError(f"direction is 1 (device to server) or 2 (back), got {direction!r}")
+    return direction
+
+
+def require_name(device_id: str) -> DeviceId:
+    """Return a device's name, or raise `UsageError` if it can be none."""
+    given: object = device_id
+    if not isinstance(given, str):
+        raise UsageError(f"device_id must be text, got {type(device_id).__name__}")
+    encode_name(device_id)
+    return DeviceId(device_id)
+
+
+def raised(result: T | QflareError) -> T:
+    """Return a batch's one result, or raise it."""
+    if isinstance(result, QflareError):
+        raise result
+    return result

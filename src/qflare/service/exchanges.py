@@ -1,0 +1,198 @@
+"""The key manager's calls about enrolment and handshakes: what devices send before there is a session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qflare.clock import utc
+from qflare.errors import LengthError, QflareError, RefusedError, UsageError
+from qflare.manager.algorithm import KEM_STANDARD
+from qflare.manager.handshakes import Confirmed, Finish
+from qflare.manager.offers import MadeOffer, OfferRequest
+from qflare.manager.records import OpenedRecord, SealedRecord
+from qflare.model.ids import ID_BYTES, REF_BYTES, DeviceId, DeviceRef, SessionId, TenantId
+from qflare.model.refusal import Refusal
+from qflare.primitives import kem
+from qflare.protocol.identity import device_ref
+from qflare.service.arguments import Message, as_bytes, as_sid, raised, require_name
+from qflare.service.exchange import CompletedExchange, KeyExchange
+from qflare.service.tenant_view import TenantView
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.service.assembly import Engine
+
+
+class Exchanges(TenantView):
+    """Mixed into `QuantumKeyManager`; messages name their own tenant, calls by device name are about the view's."""
+
+    # --- enrolment --------------------------------------------------------------------------------
+
+    async def answer_enrolment(self, message: Message) -> bytes:
+        """Answer ENROL with ENROLLED once token, device and audit entry are committed (E2, E3); `RefusedError`."""
+        engine = await self._engine()
+        return await engine.enrolments.queue.submit(as_bytes(message))
+
+    async def answer_enrolments_many(self, messages: Sequence[Message]) -> tuple[bytes | QflareError, ...]:
+        """Answer many ENROLs; one answer or error each."""
+        engine = await self._engine()
+        return tuple(await engine.enrolments.queue.submit_many([as_bytes(message) for message in messages]))
+
+    # --- handshakes -------------------------------------------------------------------------------
+
+    async def answer_hello(self, hello: Message) -> bytes:
+        """Answer M1 with M2 (H3-H5); nothing is kept of it here. `RefusedError` if it is refused."""
+        engine = await self._engine()
+        return await engine.handshakes.hellos.submit(as_bytes(hello))
+
+    async def answer_hellos_many(self, hellos: Sequence[Message]) -> tuple[bytes | QflareError, ...]:
+        """Answer many M1s; one M2 or error each."""
+        engine = await self._engine()
+        return tuple(await engine.handshakes.hellos.submit_many([as_bytes(hello) for hello in hellos]))
+
+    async def initiate_temporal_key_exchange(self, device_id: str, client_public_key: bytes) -> KeyExchange:
+        """
+        Begin a session with a device (O1): the result's `offer` goes to it.
+
+        Args:
+            device_id: A registered device.
+            client_public_key: Its current ML-KEM-1024 key, 1568 bytes, as registered.
+
+        Raises:
+            KeyNotFoundError: device or key are not registered; the message names the remedies.
+            KeyRevokedError: the device is suspended or revoked.
+        """
+        return raised((await self.initiate_temporal_key_exchanges_many([(device_id, client_public_key)]))[0])
+
+    async def initiate_temporal_key_exchanges_many(
+        self, devices: Sequence[tuple[str, bytes]]
+    ) -> tuple[KeyExchange | QflareError, ...]:
+        """Begin a session with each (device_id, client_public_key), such as the devices of a round; one result each."""
+        requests: list[OfferRequest] = []
+        for device_id, key in devices:
+            public = as_bytes(key, name="client_public_key")
+            if len(public) != kem.EK_BYTES:
+                raise LengthError("client_public_key", expected=kem.EK_BYTES, actual=len(public))
+            name = require_name(device_id)
+            requests.append(OfferRequest(self.tenant, device_ref(self.tenant, name), name, public))
+        engine = await self._engine()
+        made = await engine.offers.queue.submit_many(requests)
+        return tuple(
+            _exchange(offer, request.device_id) if isinstance(offer, MadeOffer) and request.device_id else _error(offer)
+            for offer, request in zip(made, requests, strict=True)
+        )
+
+    async def offer_for(self, ref: DeviceRef | bytes, *, tenant_id: TenantId | None = None) -> bytes:
+        """Return an OFFER for whoever says to be *ref* (32 bytes); one that nobody can answer if there is none."""
+        return raised((await self.offers_for_many([(tenant_id or self.tenant, ref)]))[0])
+
+    async def offers_for_many(
+        self, refs: Sequence[tuple[TenantId, DeviceRef | bytes]]
+    ) -> tuple[bytes | QflareError, ...]:
+        """Return an OFFER for each (tenant_id, ref)."""
+        for tenant_id, ref in refs:
+            if len(tenant_id) != ID_BYTES or len(ref) != REF_BYTES:
+                raise LengthError(
+                    "tenant_id and ref", expected=f"{ID_BYTES} and {REF_BYTES}", actual=len(tenant_id) + len(ref)
+                )
+        engine = await self._engine()
+        made = await engine.offers.queue.submit_many(
+            [OfferRequest(tenant_id, DeviceRef(bytes(ref))) for tenant_id, ref in refs]
+        )
+        return tuple(offer.message if isinstance(offer, MadeOffer) else offer for offer in made)
+
+    async def confirm(self, message: Message) -> CompletedExchange:
+        """
+        Finish a handshake with M3 or ANSWER, with or without a record glued to it (H8, O3).
+
+        Returns:
+            The session that stands and its M4.  A glued record that is refused does not undo the session:
+            `record_refusal` says why.
+
+        Raises:
+            RefusedError: the message is refused; no session stands by it.
+            StoreUnavailableError: the database did not answer; whether the session stands shows when it is sent again.
+        """
+        return await self._complete(as_bytes(message), expected_sid=None)
+
+    async def confirm_many(self, messages: Sequence[Message]) -> tuple[CompletedExchange | QflareError, ...]:
+        """Finish many handshakes; one result or error each."""
+        engine = await self._engine()
+        finishes: list[Finish | QflareError] = []
+        for message in messages:
+            try:
+                finishes.append(engine.handshakes.finish(as_bytes(message)))
+            except RefusedError as refusal:
+                finishes.append(refusal)
+        wanted = [finish for finish in finishes if isinstance(finish, Finish)]
+        ended = iter(zip(wanted, await engine.handshakes.finishes.submit_many(wanted), strict=True))
+        results = [finish if isinstance(finish, QflareError) else next(ended) for finish in finishes]
+        return tuple(
+            [
+                result
+                if isinstance(result, QflareError)
+                else result[1]
+                if isinstance(result[1], QflareError)
+                else await self._with_record(engine, result[0], result[1])
+                for result in results
+            ]
+        )
+
+    async def complete_key_exchange(self, session_id: SessionId | bytes | None, response: Message) -> CompletedExchange:
+        """
+        Finish the exchange that `initiate_temporal_key_exchange` began, or a hello's, with ANSWER or M3.
+
+        Args:
+            session_id: Which session the response must be of; None takes any.
+            response: ANSWER or M3.
+
+        Raises:
+            RefusedError: as `confirm`, and if the response is of another session.
+        """
+        sid = None if session_id is None else as_sid(session_id)
+        return await self._complete(as_bytes(response, name="response"), expected_sid=sid)
+
+    async def _complete(self, message: bytes, *, expected_sid: SessionId | None) -> CompletedExchange:
+        engine = await self._engine()
+        finish = engine.handshakes.finish(message, expected_sid=expected_sid)
+        confirmed = await engine.handshakes.finishes.submit(finish)
+        return await self._with_record(engine, finish, confirmed)
+
+    async def _with_record(self, engine: Engine, finish: Finish, confirmed: Confirmed) -> CompletedExchange:
+        record: OpenedRecord | None = None
+        refusal: Refusal | None = None
+        if finish.record is not None:
+            try:
+                record = await engine.records.opens.submit(SealedRecord(finish.record, b""))
+            except RefusedError as refused:
+                refusal = Refusal(refused.reason) if refused.reason is not None else Refusal.INTERNAL
+        return CompletedExchange(
+            session_id=confirmed.sid,
+            tenant_id=confirmed.tenant_id,
+            ref=confirmed.ref,
+            key_version=confirmed.key_version,
+            form=confirmed.form,
+            start=confirmed.start,
+            lifetime=confirmed.lifetime,
+            confirmation=confirmed.message,
+            log_index=confirmed.log_index,
+            is_repeated=confirmed.is_repeated,
+            record=record,
+            record_refusal=refusal,
+        )
+
+
+def _exchange(offer: MadeOffer, device_id: DeviceId) -> KeyExchange:
+    return KeyExchange(
+        session_id=offer.sid,
+        device_id=device_id,
+        offer=offer.message,
+        bucket=offer.bucket,
+        expires_at=utc(offer.expires_s),
+        algorithm=KEM_STANDARD,
+    )
+
+
+def _error(result: object) -> QflareError:
+    return result if isinstance(result, QflareError) else UsageError("the offer names no device")

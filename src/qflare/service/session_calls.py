@@ -1,0 +1,173 @@
+"""The key manager's calls about sessions that stand: keys, records, looking and ending."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qflare.errors import AuthenticationError, KeyNotFoundError, QflareError
+from qflare.manager.records import KeyRequest, OpenedRecord, PlainRecord, SealedRecord
+from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.model.ids import SessionId
+from qflare.model.session import Session, SessionState
+from qflare.protocol.purpose import encode_purpose
+from qflare.protocol.record import KIND_DATA
+from qflare.protocol.wire import DIRECTION_TO_SERVER
+from qflare.service.arguments import Message, as_buffer, as_direction, as_kind, as_sid, raised
+from qflare.service.exchange import SessionKeyRequest
+from qflare.service.tenant_view import TenantView
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.secret import SecretBytes
+
+
+class SessionCalls(TenantView):
+    """Mixed into `QuantumKeyManager`; records name their own session, calls by session id are inside the tenant."""
+
+    async def derive_session_key(
+        self,
+        session_id: SessionId | bytes,
+        purpose: str,
+        *,
+        bucket: int | None = None,
+        direction: int = DIRECTION_TO_SERVER,
+    ) -> SecretBytes:
+        """
+        Derive the application's key for *purpose*, 64 bytes, the same on both sides (R2); the caller wipes it.
+
+        Args:
+            session_id: 16 bytes.
+            purpose: ``[a-z0-9._-]{1,64}``, not beginning ``qfx.``.
+            bucket: Which bucket's key; the server's present one if not given.
+            direction: 1 device to server, 2 back; 1 where none is meant.
+
+        Raises:
+            KeyNotFoundError: no such session.
+            SessionExpiredError: the session has ended.
+            StaleBucketError: the bucket's key is erased, or not published yet.
+        """
+        request = SessionKeyRequest(
+            session_id=SessionId(bytes(session_id)), purpose=purpose, bucket=bucket, direction=direction
+        )
+        return raised((await self.derive_session_keys_many([request]))[0])
+
+    async def derive_session_keys_many(
+        self, requests: Sequence[SessionKeyRequest]
+    ) -> tuple[SecretBytes | QflareError, ...]:
+        """Derive many keys; one key or error each. The caller wipes them."""
+        wanted = [
+            KeyRequest(
+                self.tenant,
+                as_sid(request.session_id),
+                encode_purpose(request.purpose),
+                request.bucket,
+                as_direction(request.direction),
+            )
+            for request in requests
+        ]
+        engine = await self._engine()
+        return tuple(await engine.records.keys.submit_many(wanted))
+
+    async def verify_session_key(
+        self,
+        session_id: SessionId | bytes,
+        key: SecretBytes | bytes,
+        *,
+        purpose: str,
+        bucket: int | None = None,
+        direction: int = DIRECTION_TO_SERVER,
+    ) -> Session:
+        """
+        Check that *key* is the session's key for *purpose*, in constant time, and return the session.
+
+        Raises:
+            AuthenticationError: it is another key.
+            KeyNotFoundError: no such session; and the other errors of `derive_session_key`.
+        """
+        with await self.derive_session_key(session_id, purpose, bucket=bucket, direction=direction) as own:
+            if not own.equals(key):
+                raise AuthenticationError
+        return await self.find_session(session_id)
+
+    async def find_session(self, session_id: SessionId | bytes) -> Session:
+        """Return the terms and state of a session of this tenant, ended ones too. `KeyNotFoundError` if absent."""
+        sid = as_sid(session_id)
+        engine = await self._engine()
+        foundation = engine.foundation
+        found = await foundation.deadline.of(foundation.store.find_sessions(self.tenant, [sid]))
+        if sid not in found:
+            raise KeyNotFoundError(f"no session {sid.hex()} in this tenant: finish a handshake first")
+        return found[sid]
+
+    async def end_session(self, session_id: SessionId | bytes, *, reason: str = "ended by the application") -> bool:
+        """End a session of this tenant now, on every worker; False if it was not live."""
+        sid = as_sid(session_id)
+        engine = await self._engine()
+        event = engine.devices.event(
+            self.tenant,
+            SecurityEventType.SESSION_ENDED,
+            {"sid": sid.hex(), "reason": reason},
+            device_id=None,
+            severity=EventSeverity.INFO,
+        )
+        foundation = engine.foundation
+        ended = await foundation.deadline.of(
+            foundation.store.end_sessions(self.tenant, [sid], SessionState.ENDED, events=[event])
+        )
+        engine.sessions.forget(sid)
+        return ended > 0
+
+    async def open_record(self, message: Message, *, aad: bytes = b"") -> OpenedRecord:
+        """
+        Open a record of a device and accept it, once (R1-R4).
+
+        Args:
+            message: The whole record; a view is not copied, so leave its memory alone until the call returns.
+            aad: The application's associated data, as the device gave it.
+
+        Returns:
+            The record; the caller wipes its plaintext.  It was accepted in a transaction that saw its session live.
+
+        Raises:
+            RefusedError: it is altered, was accepted before, or its session, bucket or device does not live.
+        """
+        engine = await self._engine()
+        return await engine.records.opens.submit(SealedRecord(as_buffer(message), aad))
+
+    async def open_records_many(
+        self, messages: Sequence[Message], aads: Sequence[bytes] | None = None
+    ) -> tuple[OpenedRecord | QflareError, ...]:
+        """Open many records; one record or error each."""
+        engine = await self._engine()
+        associated = [b""] * len(messages) if aads is None else list(aads)
+        records = [SealedRecord(as_buffer(message), aad) for message, aad in zip(messages, associated, strict=True)]
+        return tuple(await engine.records.opens.submit_many(records))
+
+    async def seal_record(
+        self, session_id: SessionId | bytes, plaintext: Message, *, aad: bytes = b"", kind: int = KIND_DATA
+    ) -> bytes:
+        """
+        Seal a message to a device in the server's present bucket (R3).
+
+        Raises:
+            KeyNotFoundError: no such session.
+            SessionExpiredError: it has ended, or its device was revoked.
+        """
+        engine = await self._engine()
+        return await engine.records.seals.submit(
+            PlainRecord(self.tenant, as_sid(session_id), plaintext, aad, as_kind(kind))
+        )
+
+    async def seal_records_many(
+        self, messages: Sequence[tuple[SessionId | bytes, Message]], *, aad: bytes = b"", kind: int = KIND_DATA
+    ) -> tuple[bytes | QflareError, ...]:
+        """Seal many (session_id, plaintext); one record or error each."""
+        engine = await self._engine()
+        records = [PlainRecord(self.tenant, as_sid(sid), plaintext, aad, as_kind(kind)) for sid, plaintext in messages]
+        return tuple(await engine.records.seals.submit_many(records))
+
+    async def answer_control(self, record: OpenedRecord) -> bytes:
+        """Do what a control record asks (E4: rotate the device's keys) and return the sealed answer; `RefusedError`."""
+        engine = await self._engine()
+        return await engine.rotations.answer(record)
