@@ -177,6 +177,7 @@ async def test_rewritten_history_is_found_by_signature_and_receipts(database_dsn
     async with managers(database_dsn, tmp_path) as (manager,):
         evidence, events = await filled(manager)
         before = events[0].index + 1
+        await manager.monitor.checkpoint()
         held = [HeldReceipt.of(each) for each in evidence]
         nodes = await admin.fetch("SELECT * FROM qflare.log_node")
         await admin.execute("SET session_replication_role = replica")
@@ -204,6 +205,7 @@ async def test_dashboard_counts_what_happened(database_dsn, tmp_path):
         evidence, events = await filled(manager)
         with pytest.raises(QflareError):
             await manager.open_record(b"junk")
+        await manager.monitor.checkpoint()
         figures = await manager.monitor.get_security_dashboard_data(window_s=3600)
         assert len(events) == figures.events["system", "info"]
         assert len(evidence) == figures.events["key_exchange", "info"]
@@ -227,3 +229,15 @@ async def test_flood_of_refusals_does_not_flood_the_log(database_dsn, tmp_path):
         assert before + 5 == (await manager.get_key_statistics()).log_size
         assert 2000 == manager.refusals.total()
         assert 1995 == (await manager.monitor.get_security_dashboard_data()).events_left_out
+
+
+async def test_signed_head_is_stored_soon_and_at_the_latest_when_closing(database_dsn, tmp_path, admin):
+    """The head that receipts were signed under reaches the database by itself, and before the manager is closed."""
+    largest = "SELECT max(size) FROM qflare.checkpoint"
+    async with managers(database_dsn, tmp_path) as (manager,):
+        event = await manager.monitor.log_security_event(SYSTEM, INFO, {"n": 1})
+        async with asyncio.timeout(10):
+            while (await admin.fetchval(largest) or 0) <= event.index:  # noqa: ASYNC110 - another task stores it
+                await asyncio.sleep(0.05)
+        event = await manager.monitor.log_security_event(SYSTEM, INFO, {"n": 2})
+    assert await admin.fetchval(largest) > event.index

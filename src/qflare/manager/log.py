@@ -4,9 +4,11 @@ The audit log as the manager writes it: append, sign one head for a whole batch,
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, utc
 from qflare.errors import QflareError
@@ -20,11 +22,18 @@ from qflare.protocol.receipt import encode_receipt
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qflare.manager.background import Background
     from qflare.manager.identity import Identity
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ids import TenantId
     from qflare.model.ports import LogStore
+
+_log = logging.getLogger("qflare.manager")
+
+_SAVE_EVERY_S: Final = 0.2
+"""Signed heads are stored at most so often; only the newest of them matters."""
+_RETRY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,8 @@ class Log:
         self._clock = clock
         self._deadline = Deadline(settings.store_timeout_s)
         self._latest: SignedCheckpoint | None = None
+        self._unsaved: SignedCheckpoint | None = None
+        self._has_unsaved = asyncio.Event()
         self._batcher: Batcher[_Pending, LoggedEvent] = Batcher(
             "log event", self._log_batch, items_max=settings.batch_max, waiting_max=settings.waiting_max
         )
@@ -64,12 +75,13 @@ class Log:
 
     async def receipts(self, append: LogAppend) -> list[bytes]:
         """
-        Sign the head that *append* left, store it, and return the receipt of every new entry in order.
+        Sign the head that *append* left and return the receipt of every new entry in order.
 
-        Only after the commit: what is signed is what will be found.
+        Only after the commit: what is signed is what will be found.  The signed head is stored in the background:
+        nobody's answer rests on it, and whoever holds a receipt holds the head.
         """
         checkpoint, paths = await self._offload.run(partial(self._prove, append))
-        await self._save(checkpoint)
+        self._note(checkpoint)
         return [
             encode_receipt(append.first_index + number, checkpoint.size, checkpoint.time_s, path, checkpoint.signature)
             for number, path in enumerate(paths)
@@ -93,16 +105,34 @@ class Log:
     async def checkpoint(self) -> SignedCheckpoint:
         """Sign the log as it stands (the stored head if it is of that size already) and store the signature."""
         head = await self._deadline.of(self._store.log_head())
-        if self._latest is not None and self._latest.size == head.size:
-            return self._latest
-        root = Frontier(head.size, head.frontier).root()
-        checkpoint = await self._offload.run(partial(self._sign, head.size, root))
-        await self._save(checkpoint)
+        checkpoint = self._latest
+        if checkpoint is None or checkpoint.size != head.size:
+            root = Frontier(head.size, head.frontier).root()
+            checkpoint = await self._offload.run(partial(self._sign, head.size, root))
+            self._note(checkpoint)
+        await self._save_noted()
         return checkpoint
 
+    async def save_heads(self, background: Background) -> None:
+        """Store the newest signed head whenever there is one, until the manager closes."""
+        while not background.stop.is_set():
+            await background.pause_until(self._has_unsaved)
+            try:
+                await self._save_noted()
+            except QflareError as failure:
+                # Noted it stays; the next head, or the next try, stores it.
+                _log.warning("a signed head was not stored: %s", type(failure).__name__)
+                await background.pause(_RETRY_S)
+            else:
+                await background.pause(_SAVE_EVERY_S)
+
     async def close(self, timeout_s: float) -> None:
-        """Finish what was accepted."""
+        """Finish what was accepted, and store the last signed head."""
         await self._batcher.close(timeout_s)
+        try:
+            await self._save_noted()
+        except QflareError as failure:
+            _log.warning("the last signed head was not stored: %s", type(failure).__name__)
 
     def _sign(self, size: int, root: bytes) -> SignedCheckpoint:
         identity = self._identity
@@ -113,10 +143,19 @@ class Log:
         checkpoint = self._sign(frontier.size, frontier.root())
         return checkpoint, inclusion_paths(append.old_frontier, append.first_index, append.leaf_hashes)
 
-    async def _save(self, checkpoint: SignedCheckpoint) -> None:
-        await self._deadline.of(self._store.save_checkpoint(checkpoint))
+    def _note(self, checkpoint: SignedCheckpoint) -> None:
         if self._latest is None or checkpoint.size > self._latest.size:
-            self._latest = checkpoint
+            self._latest = self._unsaved = checkpoint
+            self._has_unsaved.set()
+
+    async def _save_noted(self) -> None:
+        checkpoint = self._unsaved
+        if checkpoint is None:
+            return
+        await self._deadline.of(self._store.save_checkpoint(checkpoint))
+        if self._unsaved is checkpoint:
+            self._unsaved = None
+            self._has_unsaved.clear()
 
     async def _log_batch(self, batch: Sequence[_Pending]) -> list[LoggedEvent | QflareError]:
         results: list[LoggedEvent | QflareError | None] = [None] * len(batch)

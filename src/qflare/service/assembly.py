@@ -121,6 +121,7 @@ async def open_foundation(
         log = Log(store=store, identity=identity, offload=offload, clock=its_clock, settings=settings)
         stack.push_async_callback(log.close, settings.close_timeout_s)
         stack.push_async_callback(background.close, settings.close_timeout_s)
+        background.start(log.save_heads(background), name="heads")
         background.start(refusals.write(log.append, background), name="refusals")
         yield Foundation(
             store=store,
