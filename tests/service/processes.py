@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
+
 
 def environment(folder, **more):
     """The environment of a command that must leave nothing outside *folder*."""
@@ -80,8 +82,7 @@ async def wait_for(url, status, *, within_s=20):
 def is_alive(pid):
     """Whether a process runs (and is no zombie)."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 

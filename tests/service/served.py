@@ -1,7 +1,7 @@
 """An ASGI application behind a real uvicorn on loopback, in the test's own loop."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import uvicorn
 
@@ -14,13 +14,7 @@ class QuietServer(uvicorn.Server):
         return self.servers[0].sockets[0].getsockname()[1]
 
     def capture_signals(self):
-        return _nothing()
-
-
-def _nothing():
-    from contextlib import nullcontext
-
-    return nullcontext()
+        return nullcontext()
 
 
 @asynccontextmanager

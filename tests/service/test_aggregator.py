@@ -1,21 +1,27 @@
 """Devices speak to an Aggregator over sockets, with a real database under it."""
 
 import asyncio
+import re
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import pytest
+
 from manager_world import Edge, make_manager, managers
-from service.served import serving, url_of
-from qflare.device import AsyncDevice, Device
-from qflare.errors import RefusedError, StoreUnavailableError
+from qflare.device import AsyncDevice, Device, HttpTransport, Step
+from qflare.errors import ConfigError, RefusedError, StoreUnavailableError
 from qflare.model.refusal import Refusal
+from qflare.primitives import kem
 from qflare.primitives.kdf import expand
+from qflare.primitives.sig import SIG44
 from qflare.protocol import labels, wire
 from qflare.protocol.chain import SessionChain
+from qflare.protocol.device_keys import DeviceKeys
 from qflare.protocol.envelope import encode_envelope, split_envelope
-from qflare.protocol.record import new_header, read_header, seal_record
+from qflare.protocol.record import KIND_CONTROL, new_header, read_header, seal_record
+from qflare.protocol.rotation import accept_rotated, make_rotation
 from qflare.service.aggregator import Aggregator, AggregatorSettings, Reply
+from service.served import serving, url_of
 
 OCTETS = {"content-type": "application/octet-stream"}
 
@@ -130,8 +136,6 @@ async def test_every_refusal_looks_the_same(database_dsn, tmp_path):
         await manager.revoke_device(stranger.name, reason="test")
         flipped = bytearray(pending.message)
         flipped[-1] ^= 1
-        token = await manager.issue_enrolment_token("new")
-        del token
         cases = {
             ("record", Refusal.REPLAY): ("record", encode_envelope(b"", record)),
             ("record", Refusal.TAG): ("record", encode_envelope(b"other", edge.seal(sid, b"x"))),
@@ -185,7 +189,7 @@ async def test_an_unknown_device_gets_an_offer_nobody_can_answer(database_dsn, t
         edge.accept(pending, done.content)
 
 
-def glued(edge, pending, plaintext):
+def glued(pending, plaintext):
     """Return M3 with a record behind it, sealed before M4 is known."""
     key = expand(pending.ck2, labels.EXPAND_CHAIN, pending.th3, wire.SECRET_BYTES)
     chain = SessionChain.begin(key, sid=pending.sid, start=pending.start, lifetime=pending.lifetime)
@@ -199,7 +203,7 @@ async def test_a_glued_record_is_answered_behind_m4(database_dsn, tmp_path):
     async with aggregating(database_dsn, tmp_path, on_record=echo) as ((manager,), _, (client,)):
         edge = await Edge.provision(manager)
         pending = await edge.hello(manager)
-        message = glued(edge, pending, b"early")
+        message = glued(pending, b"early")
         answer = (await post(client, "confirm", message)).content
         size = wire.M4_BYTES_MIN + 32 * answer[wire.M4_RECEIPT_AT + 24]
         sid = edge.accept(pending, answer[:size]).sid
@@ -215,7 +219,7 @@ async def test_a_glued_record_is_answered_behind_m4(database_dsn, tmp_path):
 async def test_an_application_that_fails_says_nothing_outside(database_dsn, tmp_path, caplog):
     """An exception of the application is a bare 500 outside and a traceback inside; the record stays accepted."""
 
-    async def fail(record, aad):
+    async def fail(_record, _aad):
         raise ValueError("the application's secret")
 
     async with aggregating(database_dsn, tmp_path, on_record=fail) as ((manager,), _, (client,)):
@@ -232,7 +236,7 @@ async def test_an_application_that_fails_says_nothing_outside(database_dsn, tmp_
 async def test_an_application_answers_bytes_a_reply_or_nothing(database_dsn, tmp_path, wrong):
     """Anything else is the application's mistake: 500 outside, said in the log."""
 
-    async def answer(record, aad):
+    async def answer(_record, _aad):
         return wrong
 
     async with aggregating(database_dsn, tmp_path, on_record=answer) as ((manager,), _, (client,)):
@@ -284,15 +288,9 @@ async def test_a_batch_that_fails_fails_for_its_senders_alone(database_dsn, tmp_
 
 async def test_a_device_rotates_its_keys_over_http(database_dsn, tmp_path):
     """A control record is answered by the manager, not by the application."""
-    from qflare.protocol.record import KIND_CONTROL
-    from qflare.protocol.rotation import accept_rotated, make_rotation
-    from qflare.protocol.device_keys import DeviceKeys
-    from qflare.primitives import kem
-    from qflare.primitives.sig import SIG44
-
     asked = []
 
-    async def keep(record, aad):
+    async def keep(record, _aad):
         asked.append(record)
 
     async with aggregating(database_dsn, tmp_path, on_record=keep) as ((manager,), _, (client,)):
@@ -315,19 +313,18 @@ async def test_a_device_rotates_its_keys_over_http(database_dsn, tmp_path):
         assert asked == []
 
 
-async def test_the_server_being_away_is_its_own_error(tmp_path, database_dsn):
+async def test_the_server_being_away_is_its_own_error():
     """A device that cannot reach the server says so, and which address it tried."""
-    async with aggregating(database_dsn, tmp_path) as ((manager,), _, _):
-        token = await manager.issue_enrolment_token("alone")
 
-        def work():
-            with pytest.raises(StoreUnavailableError, match="127.0.0.1:9"):
-                from qflare.device import HttpTransport, Step
+    def work():
+        transport = HttpTransport("http://127.0.0.1:9")
+        try:
+            transport.exchange(Step.IDENTITY, b"")
+        finally:
+            transport.close()
 
-                HttpTransport("http://127.0.0.1:9").exchange(Step.IDENTITY, b"")
-
+    with pytest.raises(StoreUnavailableError, match=re.escape("127.0.0.1:9")):
         await asyncio.to_thread(work)
-        del token
 
 
 async def test_a_used_token_is_refused(database_dsn, tmp_path):
@@ -365,7 +362,7 @@ async def test_shutdown_waits_for_what_was_accepted(database_dsn, tmp_path):
     """A record that the application works on at shutdown is still answered."""
     started = asyncio.Event()
 
-    async def slow(record, aad):
+    async def slow(_record, _aad):
         started.set()
         await asyncio.sleep(0.5)
         return b"done"
@@ -385,8 +382,6 @@ async def test_shutdown_waits_for_what_was_accepted(database_dsn, tmp_path):
 
 async def test_settings_out_of_range_are_refused():
     """A setting that cannot work is named."""
-    from qflare.errors import ConfigError
-
     for name, value in (("requests_max", 0), ("drain_s", 0), ("bodies_bytes_max", 5), ("retry_after_s", True)):
         with pytest.raises(ConfigError, match=name):
             AggregatorSettings(**{name: value})

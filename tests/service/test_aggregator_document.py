@@ -6,10 +6,9 @@ from pathlib import Path
 
 import qflare
 from manager_world import settings
-from service.served import serving, url_of
-
 from qflare.device import Device
 from qflare.protocol import wire
+from service.served import serving, url_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "http.md"
 
@@ -18,7 +17,7 @@ async def test_the_example_serves_a_device(database_dsn, tmp_path, monkeypatch):
     """The FastAPI example, as it stands in the document, is under twenty lines and serves a device."""
     source = re.search(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)[1]
     assert len([line for line in source.splitlines() if line.strip()]) < 20
-    place = dict(data_dir=tmp_path / "data", config=settings(tmp_path))
+    place = {"data_dir": tmp_path / "data", "config": settings(tmp_path)}
 
     class Placed(qflare.QuantumKeyManager):
         """The manager of the example, kept out of the home folder."""

@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from manager_world import Edge
-from service.test_aggregator import REFUSAL, aggregating, agreed, post, shape
 
+from manager_world import Edge
 from qflare.protocol import wire
 from qflare.protocol.envelope import encode_envelope
+from service.test_aggregator import REFUSAL, aggregating, agreed, post, shape
 
 SIZES = {
     "enrol": (wire.TYPE_ENROL, wire.ENROL_BYTES),

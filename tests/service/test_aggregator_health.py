@@ -1,18 +1,17 @@
 """What operators ask a worker: whether it lives, and whether it can serve."""
 
 import asyncio
-import os
 from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
+
 from manager_world import Edge, make_manager
 from postgres_database import with_database
-from service.served import serving, url_of
-from service.test_aggregator import OCTETS, aggregating, agreed, post
-
 from qflare.protocol.envelope import encode_envelope
 from qflare.service.aggregator import Aggregator
+from service.served import serving, url_of
+from service.test_aggregator import OCTETS, aggregating, agreed, post
 
 
 async def cut_off(dsn, *, is_allowed):
@@ -63,7 +62,7 @@ async def test_readiness_names_a_keeper_that_is_gone(database_dsn, tmp_path):
         away = {path: path.read_bytes() for path in files}
         for path in files:
             path.unlink()
-        os.rmdir(folder)
+        folder.rmdir()
         ready = (await client.get("/readyz")).json()
         assert ready["status"] == "not ready"
         assert ready["keeper"] != "ok"

@@ -4,13 +4,13 @@ import asyncio
 
 import httpx
 import pytest
-from manager_world import Edge, managers
-from service.served import serving, url_of
-from service.test_aggregator import OCTETS, REFUSAL, aggregating, agreed, post, shape
 
+from manager_world import Edge, managers
 from qflare.protocol import wire
 from qflare.protocol.envelope import encode_envelope
 from qflare.service.aggregator import Aggregator, AggregatorSettings
+from service.served import serving, url_of
+from service.test_aggregator import OCTETS, REFUSAL, aggregating, agreed, post, shape
 
 STEPS = {
     "enrol": wire.ENROL_BYTES,
@@ -120,7 +120,7 @@ async def test_a_full_worker_says_when_to_come_back(database_dsn, tmp_path):
     """Above its bounds a worker answers 503 with Retry-After, at once, and serves again afterwards."""
     release = asyncio.Event()
 
-    async def wait(record, aad):
+    async def wait(_record, _aad):
         await release.wait()
 
     settings = AggregatorSettings(requests_max=1, retry_after_s=7)
@@ -146,11 +146,13 @@ async def test_a_full_worker_says_when_to_come_back(database_dsn, tmp_path):
 async def test_bodies_share_a_budget_of_memory(database_dsn, tmp_path):
     """A declared size above what is left of the worker's memory is answered with 503, and not read."""
     settings = AggregatorSettings(bodies_bytes_max=2**16)
-    async with managers(database_dsn, tmp_path, **SMALL) as (manager,):
-        async with serving(Aggregator(manager, settings=settings)) as server:
-            answer = await speak(server.port, head("record", f"Content-Length: {2**16 + 1}"))
-            assert answer.startswith(b"HTTP/1.1 503")
-            assert b"retry-after: 1" in answer
+    async with (
+        managers(database_dsn, tmp_path, **SMALL) as (manager,),
+        serving(Aggregator(manager, settings=settings)) as server,
+    ):
+        answer = await speak(server.port, head("record", f"Content-Length: {2**16 + 1}"))
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 1" in answer
 
 
 @pytest.mark.parametrize(
@@ -163,11 +165,14 @@ async def test_bodies_share_a_budget_of_memory(database_dsn, tmp_path):
 )
 async def test_another_content_type_is_not_read(headers, database_dsn, tmp_path):
     """Bodies are application/octet-stream as they are; anything else is 415."""
-    async with managers(database_dsn, tmp_path) as (manager,):
-        async with serving(Aggregator(manager)) as server, httpx.AsyncClient(base_url=url_of(server)) as client:
-            for step in STEPS:
-                answer = await client.post(f"/v1/{step}", content=b"{}", headers=headers)
-                assert answer.status_code == 415
+    async with (
+        managers(database_dsn, tmp_path) as (manager,),
+        serving(Aggregator(manager)) as server,
+        httpx.AsyncClient(base_url=url_of(server)) as client,
+    ):
+        for step in STEPS:
+            answer = await client.post(f"/v1/{step}", content=b"{}", headers=headers)
+            assert answer.status_code == 415
 
 
 async def test_other_methods_and_addresses_are_told(database_dsn, tmp_path):

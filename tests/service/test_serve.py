@@ -11,14 +11,14 @@ from pathlib import Path
 import asyncpg
 import httpx
 import pytest
-from manager_world import Edge, make_manager
-from service.processes import environment, is_alive, serve, start, until, wait_for
-from service.test_aggregator import OCTETS, REFUSAL, agreed, post, shape
 
+from manager_world import Edge, make_manager
 from qflare.device import Device
 from qflare.errors import ConfigError
 from qflare.protocol.envelope import encode_envelope
 from qflare.service.serve import ServeOptions, listen
+from service.processes import environment, is_alive, serve, start, until, wait_for
+from service.test_aggregator import OCTETS, REFUSAL, agreed, post, shape
 
 ECHO = """
     import asyncio, os
@@ -66,20 +66,22 @@ async def test_two_workers_serve_one_fleet(database_dsn, folder):
 async def test_captured_bytes_are_refused_whichever_worker_gets_them(database_dsn, folder):
     """A record sent twenty times over new connections to two workers is taken once."""
     arguments = ("--workers", "2", "--data-dir", str(folder / "data"))
-    async with serve(folder, *arguments, QFLARE_DSN=database_dsn) as served:
-        async with make_manager(database_dsn, folder, keeper_dir=str(folder / "keys")) as manager:
-            edge = await Edge.provision(manager)
+    async with (
+        serve(folder, *arguments, QFLARE_DSN=database_dsn) as served,
+        make_manager(database_dsn, folder, keeper_dir=str(folder / "keys")) as manager,
+    ):
+        edge = await Edge.provision(manager)
+        async with httpx.AsyncClient(base_url=served.url, headers=OCTETS, trust_env=False) as client:
+            sid = await agreed(client, manager, edge)
+        body = encode_envelope(b"", edge.seal(sid, b"once"))
+
+        async def send():
             async with httpx.AsyncClient(base_url=served.url, headers=OCTETS, trust_env=False) as client:
-                sid = await agreed(client, manager, edge)
-            body = encode_envelope(b"", edge.seal(sid, b"once"))
+                return await post(client, "record", body)
 
-            async def send():
-                async with httpx.AsyncClient(base_url=served.url, headers=OCTETS, trust_env=False) as client:
-                    return await post(client, "record", body)
-
-            answers = await asyncio.gather(*(send() for _ in range(20)))
-            assert [200] == [answer.status_code for answer in answers if answer.status_code != 403]
-            assert all(shape(answer) == REFUSAL for answer in answers if answer.status_code == 403)
+        answers = await asyncio.gather(*(send() for _ in range(20)))
+        assert [200] == [answer.status_code for answer in answers if answer.status_code != 403]
+        assert all(shape(answer) == REFUSAL for answer in answers if answer.status_code == 403)
 
 
 async def test_a_worker_that_dies_is_replaced(database_dsn, folder):
@@ -276,7 +278,7 @@ def test_options_out_of_range_are_refused():
 def test_an_address_that_is_not_ours_is_refused():
     """A host that is no address of this machine is refused by name."""
     for host in ("203.0.113.7", "no.such.host.invalid", "x" * 300):
-        with pytest.raises(ConfigError, match="host|listen"):
+        with pytest.raises(ConfigError, match=r"host|listen"):
             listen(host, 0)
 
 

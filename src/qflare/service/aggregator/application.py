@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, SystemClock
 from qflare.errors import ConfigError, MissingExtraError, QflareError
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from qflare.service.key_manager import QuantumKeyManager
 
+INTAKE_CLOSE_S: Final = 1.0
+"""Longest wait at shutdown for a batch of `on_records` whose senders are gone."""
 _log = logging.getLogger("qflare.service.aggregator")
 
 
@@ -134,7 +136,8 @@ class Aggregator:
                 await self._bodies.settled()
         except TimeoutError:
             _log.warning("%d requests were still under way at shutdown", self._bodies.requests)
-        await self._intake.close(self._settings.drain_s)
+        # Whoever waited for a batch was answered or given up by now.
+        await self._intake.close(INTAKE_CLOSE_S)
 
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncIterator[None]:

@@ -1,0 +1,79 @@
+"""
+`--help` of every command is what it was.
+
+After a wanted change:  python tests/cli/test_help.py > tests/cli/help.txt
+"""
+
+import re
+import sys
+from pathlib import Path
+
+COMMANDS = (
+    (),
+    ("serve",),
+    ("enrol",),
+    ("token",),
+    ("token", "issue"),
+    ("device",),
+    ("device", "show"),
+    ("device", "connect"),
+    ("device", "send"),
+    ("device", "evidence"),
+    ("demo",),
+    ("doctor",),
+    ("audit",),
+    ("audit", "verify"),
+    ("audit", "show"),
+    ("bench",),
+)
+GOLDEN = Path(__file__).with_name("help.txt")
+
+
+def helps(folder):
+    """Return every command's help, one after the other."""
+    from cli.commands import qflare
+
+    texts = []
+    for command in COMMANDS:
+        ended = qflare(folder, *command, "--help")
+        assert (0, "") == (ended.code, ended.err), command
+        texts.append(f"$ qflare {' '.join([*command, '--help'])}\n{ended.out.rstrip()}\n")
+    return "\n".join(texts)
+
+
+def test_help_is_what_it_was(tmp_path):
+    """The text that people and scripts read changes only on purpose."""
+    assert GOLDEN.read_text() == helps(tmp_path)
+
+
+def test_no_command_is_missing():
+    """The list above is every command there is."""
+    import typer
+
+    from qflare.cli.commands import app
+
+    def walk(command, path):
+        yield path
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from walk(inner, (*path, name))
+
+    assert sorted(walk(typer.main.get_command(app), ())) == sorted(COMMANDS)
+
+
+def test_the_document_names_every_command():
+    """docs/cli.md has a row for each command that does something."""
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    named = {
+        tuple(found.split()[1:]) for found in re.findall(r"^\| `(qflare [a-z ]+[a-z])[ A-Z]*` ", text, re.MULTILINE)
+    }
+    assert named == {
+        command for command in COMMANDS if command and command not in {("token",), ("device",), ("audit",)}
+    }
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        sys.stdout.write(helps(Path(name)))
