@@ -237,7 +237,7 @@ async def test_signed_head_is_stored_soon_and_at_the_latest_when_closing(databas
     async with managers(database_dsn, tmp_path) as (manager,):
         event = await manager.monitor.log_security_event(SYSTEM, INFO, {"n": 1})
         async with asyncio.timeout(10):
-            while (await admin.fetchval(largest) or 0) <= event.index:  # noqa: ASYNC110 - another task stores it
+            while (await admin.fetchval(largest) or 0) <= event.index:
                 await asyncio.sleep(0.05)
         event = await manager.monitor.log_security_event(SYSTEM, INFO, {"n": 2})
     assert await admin.fetchval(largest) > event.index
