@@ -303,7 +303,7 @@ async def test_real_time_turns_by_itself(database_dsn, tmp_path):
             with await two.open_record(edge.seal(session.sid, b"last", bucket=await two.current_bucket())):
                 pass
             # The file is destroyed by whichever loop comes first, and no event of ours tells of it.
-            while (keeper_of(one).volatile_dir / f"kek-b-{first}").exists():  # noqa: ASYNC110
+            while (keeper_of(one).volatile_dir / f"kek-b-{first}").exists():
                 await asyncio.sleep(0.05)
 
 
