@@ -223,8 +223,15 @@ class Handshakes:
             elif batch[position].expected_sid not in (None, verdict.sid):
                 results[position] = self._refusals.refuse("confirm", Refusal.UNKNOWN_SESSION)
             else:
-                # The same message twice in one batch is one claim: one ticket has one sid and one transcript.
                 standing.setdefault(verdict.sid, []).append(position)
+        for positions in standing.values():
+            first = verdicts[positions[0]]
+            # The same message twice in one batch is one claim. Two ANSWERs to one OFFER have one sid and two
+            # transcripts: the first stands, as it would if the second had come a batch later.
+            others = [position for position in positions[1:] if not _is_same(verdicts[position], first)]
+            for position in others:
+                positions.remove(position)
+                results[position] = self._refusals.refuse("confirm", Refusal.CONFLICT)
         return standing
 
     async def _check(self, ring: Ring, batch: Sequence[Finish]) -> list[Confirmation | Refusal]:
@@ -392,6 +399,15 @@ def _step_late(ring: Ring, late: Sequence[Confirmation]) -> list[SealedChain]:
         with chain_advance_many(old, sids, starts, ring.current) as fresh:
             owners = [(confirmation.tenant_id, confirmation.sid, 0) for confirmation in late]
             return seal_chains(ring, ring.current, owners, fresh)
+
+
+def _is_same(one: Confirmation | Refusal, other: Confirmation | Refusal) -> bool:
+    return (
+        isinstance(one, Confirmation)
+        and isinstance(other, Confirmation)
+        and (one.form, one.tenant_id, one.ticket_bucket, one.th3_hash)
+        == (other.form, other.tenant_id, other.ticket_bucket, other.th3_hash)
+    )
 
 
 def _own_psks(stack: ExitStack, credentials: Sequence[DeviceCredential | None]) -> None:

@@ -1,0 +1,68 @@
+"""Attacks on the end of a handshake: what one message of a batch can do to another, and what may be glued to one."""
+
+import asyncio
+
+from manager_world import Edge, engine_of, managers
+from qflare.errors import RefusedError
+from qflare.model.refusal import Refusal
+from qflare.protocol import labels, wire
+from qflare.protocol.chain import SessionChain
+from qflare.protocol.record import new_header, seal_record
+from qflare.protocol.schedule import expand_th3
+
+
+async def test_two_answers_to_one_offer_in_one_batch_make_one_session(database_dsn, tmp_path):
+    """Of two ANSWERs with one ticket and different keys that share a batch one is refused, not given the other's M4 (H8)."""
+    async with managers(database_dsn, tmp_path) as (manager,):
+        edge = await Edge.provision(manager)
+        offer = (await manager.initiate_temporal_key_exchange(edge.name, edge.pair.public_key)).offer
+        first, second = await edge.answer(manager, offer), await edge.answer(manager, offer)
+        assert first.message != second.message
+        ended = await asyncio.gather(
+            manager.confirm(first.message), manager.confirm(second.message), return_exceptions=True
+        )
+        assert engine_of(manager).handshakes.finishes.batches == 1
+        stand = [
+            (pending, end)
+            for pending, end in zip((first, second), ended, strict=True)
+            if not isinstance(end, Exception)
+        ]
+        assert 1 == len(stand)
+        assert [Refusal.CONFLICT] == [end.reason for end in ended if isinstance(end, RefusedError)]
+        edge.accept(stand[0][0], stand[0][1].confirmation)
+
+
+def glue(pending, plaintext, *, sid=None, bucket=None):
+    """A record under the session that *pending* leads to."""
+    chain_key = expand_th3(1, pending.ck2, labels.EXPAND_CHAIN, pending.th3, wire.SECRET_BYTES)
+    chain = SessionChain.begin(chain_key, sid=pending.sid, start=pending.start, lifetime=pending.lifetime)
+    header = new_header(sid=sid or pending.sid, bucket=bucket or pending.start, direction=1)
+    with chain.message_key(header.bucket, direction=1, purpose=header.purpose) as key:
+        return seal_record(key, header, plaintext)
+
+
+async def test_many_confirmations_come_back_in_order(database_dsn, tmp_path):
+    """Good, bad, repeated and glued messages of both forms in one batch: each caller gets the answer to its own."""
+    async with managers(database_dsn, tmp_path) as (manager,):
+        edges = [await Edge.provision(manager) for _ in range(8)]
+        pending = [
+            await (edge.hello(manager) if number % 2 else edge.answer(manager)) for number, edge in enumerate(edges)
+        ]
+        messages = []
+        for number, each in enumerate(pending):
+            message = each.message
+            if number in {2, 5}:
+                message = message[:-1] + bytes((message[-1] ^ 1,))
+            elif number == 4:
+                message += glue(each, b"early")
+            messages.append(message)
+        messages += [messages[0], b"", messages[1] + b"x"]
+        ended = await asyncio.gather(*(manager.confirm(message) for message in messages), return_exceptions=True)
+        assert {2, 5, 9, 10} == {place for place, end in enumerate(ended) if isinstance(end, Exception)}
+        for number in (0, 1, 3, 4, 6, 7):
+            edges[number].accept(pending[number], ended[number].confirmation)
+            assert ended[number].ref == edges[number].device.ref
+        assert (ended[0].session_id, True) == (ended[8].session_id, ended[8].is_repeated or ended[0].is_repeated)
+        with ended[4].record as opened:
+            assert opened.plaintext.equals(b"early")
+            assert opened.session.ref == edges[4].device.ref
