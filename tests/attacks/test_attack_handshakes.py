@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from manager_world import Edge, engine_of, managers
 from qflare.errors import RefusedError
 from qflare.model.refusal import Refusal
@@ -39,6 +41,22 @@ def glue(pending, plaintext, *, sid=None, bucket=None):
     header = new_header(sid=sid or pending.sid, bucket=bucket or pending.start, direction=1)
     with chain.message_key(header.bucket, direction=1, purpose=header.purpose) as key:
         return seal_record(key, header, plaintext)
+
+
+@pytest.mark.parametrize("form", ["hello", "offer"])
+async def test_glued_record_of_another_session_is_not_taken(database_dsn, tmp_path, form):
+    """Somebody else's record glued to one's own M3 or ANSWER is refused, and still opens where it belongs (H10)."""
+    async with managers(database_dsn, tmp_path) as (manager,):
+        victim, thief = await Edge.provision(manager), await Edge.provision(manager)
+        sid = (await victim.connect(manager)).sid
+        record = victim.seal(sid, b"the victim's update")
+        pending = await (thief.hello(manager) if form == "hello" else thief.answer(manager))
+        done = await manager.confirm(pending.message + record)
+        assert done.record is None
+        assert Refusal.UNKNOWN_SESSION is done.record_refusal
+        thief.accept(pending, done.confirmation)
+        with await manager.open_record(record) as opened:
+            assert opened.session.ref == victim.device.ref
 
 
 async def test_many_confirmations_come_back_in_order(database_dsn, tmp_path):

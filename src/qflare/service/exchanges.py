@@ -14,6 +14,7 @@ from qflare.model.ids import ID_BYTES, REF_BYTES, DeviceId, DeviceRef, SessionId
 from qflare.model.refusal import Refusal
 from qflare.primitives import kem
 from qflare.protocol.identity import device_ref
+from qflare.protocol.record import RecordHeader, read_header
 from qflare.service.arguments import Message, as_bytes, as_sid, raised, require_name
 from qflare.service.exchange import CompletedExchange, KeyExchange
 from qflare.service.tenant_view import TenantView
@@ -134,7 +135,7 @@ class Exchanges(TenantView):
                 if isinstance(result, QflareError)
                 else result[1]
                 if isinstance(result[1], QflareError)
-                else await self._with_record(engine, result[0], result[1])
+                else await self._with_record_or_error(engine, result[0], result[1])
                 for result in results
             ]
         )
@@ -159,12 +160,21 @@ class Exchanges(TenantView):
         confirmed = await engine.handshakes.finishes.submit(finish)
         return await self._with_record(engine, finish, confirmed)
 
+    async def _with_record_or_error(
+        self, engine: Engine, finish: Finish, confirmed: Confirmed
+    ) -> CompletedExchange | QflareError:
+        try:
+            return await self._with_record(engine, finish, confirmed)
+        except QflareError as failure:
+            # Its own caller sends it again; what the others sent is taken already and goes to them.
+            return failure
+
     async def _with_record(self, engine: Engine, finish: Finish, confirmed: Confirmed) -> CompletedExchange:
         record: OpenedRecord | None = None
         refusal: Refusal | None = None
         if finish.record is not None:
             try:
-                record = await engine.records.opens.submit(SealedRecord(finish.record, b""))
+                record = await self._open_glued(engine, finish.record, confirmed)
             except RefusedError as refused:
                 refusal = Refusal(refused.reason) if refused.reason is not None else Refusal.INTERNAL
         return CompletedExchange(
@@ -181,6 +191,18 @@ class Exchanges(TenantView):
             record=record,
             record_refusal=refusal,
         )
+
+    async def _open_glued(self, engine: Engine, message: bytes, confirmed: Confirmed) -> OpenedRecord:
+        header = read_header(message)
+        if isinstance(header, RecordHeader) and header.sid != confirmed.sid:
+            # H10: it is this session's own. Another session's would be taken for this device's words.
+            raise engine.foundation.refusals.refuse(
+                "record",
+                Refusal.UNKNOWN_SESSION,
+                tenant_id=confirmed.tenant_id,
+                evidence={"sid": confirmed.sid.hex(), "of": header.sid.hex()},
+            )
+        return await engine.records.opens.submit(SealedRecord(message, b""))
 
 
 def _exchange(offer: MadeOffer, device_id: DeviceId) -> KeyExchange:
