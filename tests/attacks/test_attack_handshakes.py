@@ -84,3 +84,31 @@ async def test_many_confirmations_come_back_in_order(database_dsn, tmp_path):
         with ended[4].record as opened:
             assert opened.plaintext.equals(b"early")
             assert opened.session.ref == edges[4].device.ref
+
+
+async def test_damaged_psk_fails_its_own_device_alone(database_dsn, tmp_path, admin):
+    """A device whose sealed psk does not open is refused; the handshakes that share its batch go through, in both forms."""
+    async with managers(database_dsn, tmp_path, device_cached_s=0) as (manager,):
+        bad, good, psk = await Edge.provision(manager), await Edge.provision(manager), bytes(range(64))
+        third = await Edge.provision(manager, psk=psk_of(psk))
+        await manager.set_device_psk(bad.name, psk)
+        answers = [await edge.answer(manager) for edge in (bad, good, third)]
+        hello = await good.hello(manager)
+        await admin.execute(
+            "UPDATE qflare.device SET sealed_psk = set_byte(sealed_psk, 20, get_byte(sealed_psk, 20) # 1) WHERE device_id = $1",
+            bad.name,
+        )
+        ended = await asyncio.gather(
+            *(manager.confirm(pending.message) for pending in (*answers, hello)), return_exceptions=True
+        )
+        assert [True, False, False, False] == [isinstance(end, RefusedError) for end in ended]
+        assert [False] * 3 == [isinstance(end, Exception) for end in ended[1:]]
+        both = await asyncio.gather(bad.hello(manager), good.hello(manager), return_exceptions=True)
+        assert isinstance(both[0], RefusedError)
+        good.accept(both[1], (await manager.confirm(both[1].message)).confirmation)
+
+
+def psk_of(data):
+    from qflare.secret import SecretBytes
+
+    return SecretBytes.copy_of(data)

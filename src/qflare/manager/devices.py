@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-from qflare.errors import AlreadyExistsError, KeyCheckError, KeyNotFoundError, LengthError, QflareError, UsageError
+from qflare.errors import (
+    AlreadyExistsError,
+    AuthenticationError,
+    KeyCheckError,
+    KeyNotFoundError,
+    LengthError,
+    QflareError,
+    UsageError,
+)
 from qflare.manager.algorithm import KEM_STANDARD, SIGNATURE_STANDARD
 from qflare.manager.deadline import Deadline
 from qflare.manager.sealing import PSK_COLUMN, Place, seal, unseal
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.primitives import kem
+from qflare.primitives.random import random_secret
 from qflare.primitives.sig import SIG44
 from qflare.protocol.credential import DeviceCredential
 from qflare.protocol.device_identity import DeviceIdentity
@@ -30,6 +40,8 @@ if TYPE_CHECKING:
     from qflare.model.ids import DeviceId, DeviceRef, TenantId
     from qflare.model.ports import DeviceStore
     from qflare.protocol.device_keys import DeviceKeys
+
+_log = logging.getLogger("qflare.manager")
 
 PSK_BYTES: Final = 64
 REASON_BYTES_MAX: Final = 1000
@@ -323,12 +335,18 @@ class Devices:
         )
 
     def _credential(self, device: Device) -> DeviceCredential:
-        psk = None
+        psk, is_whole = None, True
         if device.sealed_psk is not None:
-            psk = unseal(self._kek, device.sealed_psk, _psk_place(device.tenant_id, device.ref))
+            try:
+                psk = unseal(self._kek, device.sealed_psk, _psk_place(device.tenant_id, device.ref))
+            except AuthenticationError:
+                # This device alone is refused, not the batch it came in. Without a psk its handshakes would go on as if
+                # none had been set: nobody has this one.
+                psk, is_whole = random_secret(PSK_BYTES), False
+                _log.error("the stored psk of device %s was altered: set it again", device.ref.hex())
         return DeviceCredential(
             key_version=device.key_version,
-            is_accepted=device.state is KeyState.ACTIVE,
+            is_accepted=device.state is KeyState.ACTIVE and is_whole,
             verification_key=device.verification_key,
             encapsulation_key=device.encapsulation_key,
             psk=psk,
