@@ -25,11 +25,13 @@ from qflare.manager.enrolments import Enrolments
 from qflare.manager.handshakes import Handshakes
 from qflare.manager.identity import Identity, open_identity
 from qflare.manager.log import Log
+from qflare.manager.lookups import Lookups
 from qflare.manager.maintenance import Maintenance
 from qflare.manager.offers import Offers
 from qflare.manager.offload import Offload
 from qflare.manager.records import Records
 from qflare.manager.refusals import Refusals
+from qflare.manager.registrations import Registrations
 from qflare.manager.rotations import Rotations
 from qflare.manager.sessions import Sessions
 from qflare.secret import SecretBytes
@@ -82,7 +84,9 @@ class Engine:
     foundation: Foundation
     buckets: Buckets
     sessions: Sessions
+    lookups: Lookups
     devices: Devices
+    registrations: Registrations
     handshakes: Handshakes
     offers: Offers
     enrolments: Enrolments
@@ -159,6 +163,8 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
         sessions = Sessions(store=store, buckets=buckets, offload=offload, settings=settings)
         stack.callback(sessions.wipe)
         devices = Devices(store=store, kek=kek, offload=offload, clock=clock, settings=settings)
+        lookups = Lookups(store=store, settings=settings)
+        registrations = Registrations(devices=devices, settings=settings)
         handshakes = Handshakes(
             store=store,
             buckets=buckets,
@@ -198,13 +204,15 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
         loop_task = foundation.background.start(maintenance.run(foundation.background), name="maintenance")
         stack.push_async_callback(_stop, loop_task)
         # What was accepted is finished before anything under it goes.
-        for part in (records, offers, enrolments, handshakes):
+        for part in (lookups, registrations, records, offers, enrolments, handshakes):
             stack.push_async_callback(part.close, settings.close_timeout_s)
         yield Engine(
             foundation=foundation,
             buckets=buckets,
             sessions=sessions,
+            lookups=lookups,
             devices=devices,
+            registrations=registrations,
             handshakes=handshakes,
             offers=offers,
             enrolments=enrolments,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from qflare.errors import IllegalTransitionError, LengthError, QflareError, UsageError
 from qflare.manager.algorithm import require_kem
 from qflare.manager.devices import DeviceKeypair, keypairs_of, new_device
-from qflare.model.device import Device, KeyState, NewDevice
+from qflare.manager.registrations import Registration
+from qflare.model.device import Device, KeyState
 from qflare.model.event import SecurityEventType
 from qflare.model.ids import ID_BYTES, DeviceId, TenantId
 from qflare.primitives.random import random_bytes
@@ -63,27 +64,31 @@ class Roster(TenantView):
         foundation = engine.foundation
         made = await foundation.offload.run(partial(DeviceKeys.generate_many, len(names)), wipe=_wipe_keys)
         try:
-            verdicts = await engine.devices.register(
-                self.tenant,
+            registered = await engine.registrations.queue.submit_many(
                 [
-                    new_device(
+                    Registration(
                         self.tenant,
-                        name,
-                        verification_key=keys.verification_key,
-                        encapsulation_key=keys.encapsulation_key,
+                        new_device(
+                            self.tenant,
+                            name,
+                            verification_key=keys.verification_key,
+                            encapsulation_key=keys.encapsulation_key,
+                        ),
                     )
                     for name, keys in zip(names, made, strict=True)
-                ],
+                ]
             )
         except BaseException:
             _wipe_keys(made)
             raise
         pairs = keypairs_of(made, names, tenant_id=self.tenant, server_id=foundation.identity.server_id, key_version=1)
         results: list[DeviceKeypair | QflareError] = []
-        for pair, verdict in zip(pairs, verdicts, strict=True):
-            if verdict is not None:
+        for pair, row in zip(pairs, registered, strict=True):
+            if isinstance(row, QflareError):
                 pair.wipe()
-            results.append(verdict or pair)
+                results.append(row)
+            else:
+                results.append(pair)
         return tuple(results)
 
     async def register_device(self, device_id: str, *, verification_key: bytes, encapsulation_key: bytes) -> Device:
@@ -103,14 +108,13 @@ class Roster(TenantView):
         """Register many (device_id, verification_key, encapsulation_key); one row or error each."""
         names = _names([device[0] for device in devices])
         engine = await self._engine()
-        rows: list[NewDevice] = [
-            new_device(self.tenant, name, verification_key=device[1], encapsulation_key=device[2])
+        wanted = [
+            Registration(
+                self.tenant, new_device(self.tenant, name, verification_key=device[1], encapsulation_key=device[2])
+            )
             for name, device in zip(names, devices, strict=True)
         ]
-        verdicts = await engine.devices.register(self.tenant, rows)
-        added = [row.device_id for row, verdict in zip(rows, verdicts, strict=True) if verdict is None]
-        found = iter(await engine.devices.get_many(self.tenant, added))
-        return tuple(next(found) if verdict is None else verdict for verdict in verdicts)
+        return tuple(await engine.registrations.queue.submit_many(wanted))
 
     async def rotate_device_keys(self, device_id: str) -> DeviceKeypair:
         """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qflare.errors import AuthenticationError, KeyNotFoundError, QflareError
+from qflare.errors import AuthenticationError, QflareError
+from qflare.manager.lookups import Wanted
 from qflare.manager.records import KeyRequest, OpenedRecord, PlainRecord, SealedRecord
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import SessionId
@@ -94,11 +95,7 @@ class SessionCalls(TenantView):
         """Return the terms and state of a session of this tenant, ended ones too. `KeyNotFoundError` if absent."""
         sid = as_sid(session_id)
         engine = await self._engine()
-        foundation = engine.foundation
-        found = await foundation.deadline.of(foundation.store.find_sessions(self.tenant, [sid]))
-        if sid not in found:
-            raise KeyNotFoundError(f"no session {sid.hex()} in this tenant: finish a handshake first")
-        return found[sid]
+        return await engine.lookups.queue.submit(Wanted(self.tenant, sid))
 
     async def end_session(self, session_id: SessionId | bytes, *, reason: str = "ended by the application") -> bool:
         """End a session of this tenant now, on every worker; False if it was not live."""
