@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from manager_world import Edge, make_manager
 
+from manager_world import Edge, make_manager
 from qflare.errors import AlreadyExistsError, KeyNotFoundError
 from qflare.model.ids import SessionId
 from qflare.primitives import kem
