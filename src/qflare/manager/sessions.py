@@ -56,6 +56,8 @@ class Resolved:
     """One an item."""
     chain_keys: SecretBytes
     """``n × 64`` bytes; the row of a refused item is zero."""
+    buckets: list[int]
+    """Of each chain key."""
 
     def __enter__(self) -> Self:
         """Lend the keys to a block."""
@@ -76,6 +78,8 @@ class Sessions:
         self._capacity = settings.sessions_cached_max
         self._deadline = Deadline(settings.store_timeout_s)
         self._held: OrderedDict[SessionId, _Held] = OrderedDict()
+        self._floor = 0
+        """Chain keys of lower buckets are erased, and none that a batch under way still brings is kept."""
         buckets.listeners.append(self.forget_before)
 
     def __len__(self) -> int:
@@ -138,6 +142,7 @@ class Sessions:
 
     def forget_before(self, bucket: int) -> None:
         """Erase every chain key of buckets below *bucket*: they have ended (R1)."""
+        self._floor = max(self._floor, bucket)
         for sid, held in list(self._held.items()):
             for old in [index for index in held.keys if index < bucket]:
                 held.keys.pop(old).wipe()
@@ -170,7 +175,13 @@ class Sessions:
         stale = [sid for sid in sids if is_fresh or sid in lacking]
         if not stale:
             return found
-        for sid, session in (await self.find(stale)).items():
+        known = await self.find(stale)
+        for sid in stale:
+            if sid not in known:
+                # Its row is gone: what is held of it says nothing any more.
+                self.forget(sid)
+                found.pop(sid, None)
+        for sid, session in known.items():
             held = found.setdefault(sid, _Held(session))
             held.session = session
             if session.state is not SessionState.LIVE:
@@ -194,7 +205,7 @@ class Sessions:
                 held = found.get(chain.sid)
                 if key is None or held is None:
                     continue
-                if chain.bucket in held.keys:
+                if chain.bucket in held.keys or chain.bucket < self._floor:
                     key.wipe()
                 else:
                     held.keys[chain.bucket] = key
@@ -225,7 +236,7 @@ class Sessions:
                 )
             with fresh:
                 for row, (held, _) in enumerate(sources):
-                    if bucket not in held.keys:
+                    if bucket not in held.keys and bucket >= self._floor:
                         held.keys[bucket] = fresh.take_row(row, CHAIN_KEY_BYTES)
 
     async def _save(self, ring: Ring, group: Sequence[_Held]) -> None:
