@@ -12,6 +12,25 @@ from qflare.protocol.hello_device import accept_hello, start_hello
 from qflare.protocol.record import read_header
 
 
+async def test_stuck_tenant_does_not_lose_the_records_of_another(database_dsn, tmp_path, admin):
+    """While one tenant's rows are locked, records of others in the same batch are handed on, not accepted and lost (R4)."""
+    async with managers(database_dsn, tmp_path, store_timeout_s=1.0) as (manager,):
+        other = manager.for_tenant(await manager.create_tenant("other"))
+        edges = [await Edge.provision(manager), await Edge.provision(other)]
+        sids = [(await edge.connect(manager)).sid for edge in edges]
+        records = [edge.seal(sid, b"update") for edge, sid in zip(edges, sids, strict=True)]
+        async with admin.transaction():
+            await admin.execute("SELECT 1 FROM qflare.session WHERE tenant_id = $1 FOR UPDATE", _uuid(other.tenant))
+            ended = await asyncio.gather(*(manager.open_record(record) for record in records), return_exceptions=True)
+        assert engine_of(manager).records.opens.batches == 1
+        with ended[0] as opened:
+            assert opened.plaintext.equals(b"update")
+        assert isinstance(ended[1], QflareError)
+        assert not isinstance(ended[1], RefusedError)
+        with await manager.open_record(records[1]) as opened:
+            assert opened.plaintext.equals(b"update")
+
+
 def _uuid(data):
     from uuid import UUID
 
@@ -91,6 +110,25 @@ async def test_session_that_is_gone_from_the_database_is_not_served_from_memory(
             await manager.derive_session_key(sid, "encryption")
         with pytest.raises(RefusedError):
             await manager.open_record(edge.seal(sid, b"late"))
+
+
+@pytest.mark.parametrize("is_touched", [False, True])
+async def test_session_that_begins_in_the_next_bucket_can_be_answered_at_once(database_dsn, tmp_path, is_touched):
+    """A session made under the next announcement starts in the next bucket, and the server writes to it there (R9)."""
+    async with managers(database_dsn, tmp_path) as (manager,):
+        edge = await Edge.provision(manager)
+        identity = await edge.trust(manager)
+        announcement = verify_announcement(await manager.announcement("next"), identity.certificate)
+        pending = start_hello(edge.device, announcement)
+        pending = accept_hello(pending, await manager.answer_hello(pending.message), edge.device)
+        session = edge.accept(pending, (await manager.confirm(pending.message)).confirmation)
+        assert session.start == announcement.bucket == await manager.current_bucket() + 1
+        if is_touched:
+            with await manager.open_record(edge.seal(session.sid, b"up")):
+                pass
+        record = await manager.seal_record(session.sid, b"down")
+        with edge.open(session.sid, record, read_header(record)) as opened:
+            assert opened.equals(b"down")
 
 
 async def test_sessions_of_another_tenant_are_as_if_absent(database_dsn, tmp_path):

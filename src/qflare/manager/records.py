@@ -146,7 +146,7 @@ class Records:
         await self._buckets.refresh()
         with self._buckets.lend() as ring:
             headers = [self._admit(ring, record.message) for record in batch]
-            verdicts: list[OpenedRecord | Refusal] = [
+            verdicts: list[OpenedRecord | Refusal | QflareError] = [
                 header if isinstance(header, Refusal) else Refusal.INTERNAL for header in headers
             ]
             places = [place for place, header in enumerate(headers) if isinstance(header, RecordHeader)]
@@ -164,7 +164,7 @@ class Records:
             _wipe_opened(opened)
             raise
         return [
-            item if isinstance(item, OpenedRecord) else self._refuse(item, headers[place])
+            self._refuse(item, headers[place]) if isinstance(item, Refusal) else item
             for place, item in enumerate(verdicts)
         ]
 
@@ -183,8 +183,8 @@ class Records:
             return Refusal.BUCKET
         return header
 
-    async def _accept(self, ring: Ring, verdicts: list[OpenedRecord | Refusal]) -> None:
-        """Accept each opened record's stream once (R4); what is refused loses its plaintext."""
+    async def _accept(self, ring: Ring, verdicts: list[OpenedRecord | Refusal | QflareError]) -> None:
+        """Accept each opened record's stream once (R4); what is refused or fails loses its plaintext."""
         seen: set[tuple[SessionId, StreamId]] = set()
         fresh: list[int] = []
         for place, item in enumerate(verdicts):
@@ -203,35 +203,54 @@ class Records:
             lambda pair: pair[1].session.tenant_id,
         )
         for tenant_id, pairs in groups.items():
-            claims = [
-                StreamClaim(
-                    sid=item.header.sid,
-                    direction=item.header.direction,
-                    stream_id=item.header.stream_id,
-                    bucket=item.header.bucket,
-                )
-                for _, item in pairs
-            ]
-            accepted = await self._deadline.of(self._store.accept_streams(tenant_id, claims, now_s=ring.now_s))
-            lost = [pair for pair, is_accepted in zip(pairs, accepted, strict=True) if not is_accepted]
-            if not lost:
-                continue
-            for place, item in lost:
-                item.plaintext.wipe()
-                verdicts[place] = Refusal.REPLAY
-            # Which of the two it was: the stream came before, or the session does not live any more.
+            try:
+                await self._accept_of(ring, tenant_id, pairs, verdicts)
+            except QflareError as failure:
+                # Other tenants' records are accepted by now, so they are handed on: this failure is not theirs.
+                for place, item in pairs:
+                    item.plaintext.wipe()
+                    verdicts[place] = failure
+
+    async def _accept_of(
+        self,
+        ring: Ring,
+        tenant_id: TenantId,
+        pairs: Sequence[tuple[int, OpenedRecord]],
+        verdicts: list[OpenedRecord | Refusal | QflareError],
+    ) -> None:
+        claims = [
+            StreamClaim(
+                sid=item.header.sid,
+                direction=item.header.direction,
+                stream_id=item.header.stream_id,
+                bucket=item.header.bucket,
+            )
+            for _, item in pairs
+        ]
+        accepted = await self._deadline.of(self._store.accept_streams(tenant_id, claims, now_s=ring.now_s))
+        lost = [pair for pair, is_accepted in zip(pairs, accepted, strict=True) if not is_accepted]
+        if not lost:
+            return
+        for place, item in lost:
+            item.plaintext.wipe()
+            verdicts[place] = Refusal.REPLAY
+        # Which of the two it was: the stream came before, or the session does not live any more.
+        try:
             states = await self._deadline.of(
                 self._store.find_sessions(tenant_id, list({item.header.sid for _, item in lost}))
             )
-            for place, item in lost:
-                session = states.get(item.header.sid)
-                if session is None or session.state is not SessionState.LIVE:
-                    self._sessions.forget(item.header.sid)
-                    verdicts[place] = (
-                        Refusal.DEVICE_STATE
-                        if session is not None and session.state is SessionState.REVOKED
-                        else Refusal.SESSION_ENDED
-                    )
+        except QflareError:
+            # What was accepted above must be handed on; only the exact reason of the others is not known.
+            return
+        for place, item in lost:
+            session = states.get(item.header.sid)
+            if session is None or session.state is not SessionState.LIVE:
+                self._sessions.forget(item.header.sid)
+                verdicts[place] = (
+                    Refusal.DEVICE_STATE
+                    if session is not None and session.state is SessionState.REVOKED
+                    else Refusal.SESSION_ENDED
+                )
 
     def _refuse(self, reason: Refusal, header: RecordHeader | Refusal) -> QflareError:
         if isinstance(header, Refusal):
@@ -248,16 +267,14 @@ class Records:
     async def _seal_batch(self, batch: Sequence[PlainRecord]) -> list[bytes | QflareError]:
         await self._buckets.refresh()
         with self._buckets.lend() as ring:
-            resolved = await self._sessions.resolve(
-                ring, [(record.sid, ring.current) for record in batch], is_fresh=True
-            )
+            resolved = await self._sessions.resolve(ring, [(record.sid, None) for record in batch], is_fresh=True)
             with resolved:
                 _refuse_strangers(resolved, [record.tenant_id for record in batch])
                 places = [place for place, it in enumerate(resolved.sessions) if isinstance(it, Session)]
                 headers = {
                     place: new_header(
                         sid=batch[place].sid,
-                        bucket=ring.current,
+                        bucket=resolved.buckets[place],
                         direction=DIRECTION_TO_DEVICE,
                         kind=batch[place].kind,
                     )
@@ -281,7 +298,7 @@ class Records:
             is_inside = [ring.first <= bucket <= ring.current + 1 and ring.has(bucket) for bucket in buckets]
             places = [place for place, inside in enumerate(is_inside) if inside]
             resolved = await self._sessions.resolve(
-                ring, [(batch[place].sid, buckets[place]) for place in places], is_fresh=True
+                ring, [(batch[place].sid, batch[place].bucket) for place in places], is_fresh=True
             )
             results: list[SecretBytes | QflareError] = [
                 StaleBucketError(
@@ -292,7 +309,10 @@ class Records:
             ]
             with resolved:
                 _refuse_strangers(resolved, [batch[place].tenant_id for place in places])
-                rows = [(buckets[place], batch[place].direction, batch[place].purpose) for place in places]
+                rows = [
+                    (resolved.buckets[row], batch[place].direction, batch[place].purpose)
+                    for row, place in enumerate(places)
+                ]
                 with await self._offload.run(
                     partial(derive_message_keys, resolved.chain_keys, rows), wipe=SecretBytes.wipe
                 ) as keys:

@@ -86,19 +86,27 @@ class Sessions:
         """Return how many sessions are held."""
         return len(self._held)
 
-    async def resolve(self, ring: Ring, wanted: Sequence[tuple[SessionId, int]], *, is_fresh: bool = False) -> Resolved:
+    async def resolve(
+        self, ring: Ring, asked: Sequence[tuple[SessionId, int | None]], *, is_fresh: bool = False
+    ) -> Resolved:
         """
         Find each (sid, bucket)'s session and the chain key of that bucket.
 
         Args:
             ring: The live buckets; its current bucket bounds what is looked at.
-            wanted: Buckets are inside R1's window already.
+            asked: Buckets are inside R1's window already; None is the one the server writes under (R9): the current
+                bucket, or the next one for a session that only begins there.
             is_fresh: Read the sessions' state again even where they are held.
 
         Returns:
             A session or `Refusal` each, and the keys.
         """
+        wanted = [(sid, ring.current if bucket is None else bucket) for sid, bucket in asked]
         found = await self._find(ring, {sid: None for sid, _ in wanted}, wanted, is_fresh=is_fresh)
+        wanted = [
+            (sid, max(bucket, found[sid].session.start) if asked_for is None and sid in found else bucket)
+            for (sid, bucket), (_, asked_for) in zip(wanted, asked, strict=True)
+        ]
         await self._step(wanted, found)
         # Nothing is awaited from here to the end: no key can be wiped or evicted in between.
         sessions: list[Session | Refusal] = []
@@ -112,7 +120,7 @@ class Sessions:
             with held.keys[bucket].view() as key:
                 chain_keys.row(position, CHAIN_KEY_BYTES)[:] = key
             sessions.append(verdict)
-        return Resolved(sessions, chain_keys)
+        return Resolved(sessions, chain_keys, [bucket for _, bucket in wanted])
 
     async def find(self, sids: Sequence[SessionId]) -> dict[SessionId, Session]:
         """Read sessions of any tenant, ended ones too."""
