@@ -79,6 +79,7 @@ async def open_pool(dsn: str, settings: PoolSettings | None = None) -> asyncpg.P
                 timeout=limits.connect_timeout_s,
                 command_timeout=limits.command_timeout_s,
                 statement_cache_size=limits.statement_cache_size,
+                reset=_leave,
                 server_settings={
                     "application_name": APPLICATION_NAME,
                     "statement_timeout": _milliseconds(limits.statement_timeout_s),
@@ -91,6 +92,15 @@ async def open_pool(dsn: str, settings: PoolSettings | None = None) -> asyncpg.P
         except (ValueError, TypeError):
             # Not the text of the dsn: it may hold a password.
             raise ConfigError("the dsn cannot be read; write postgresql://user:password@host:port/database") from None
+
+
+async def _leave(_connection: object) -> None:
+    """
+    Leave a returned connection as it is.
+
+    The driver rolls back what was left open before it calls this.  All that we set ends with its transaction, so that
+    its RESET ALL would be a round trip for nothing, and as long as a short look-up itself.
+    """
 
 
 def _milliseconds(seconds: float) -> str:
