@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from qflare.errors import LengthError, UsageError
-from qflare.secret import SecretBytes, zeroize
+from qflare.secret import SecretBytes, SecretMemory
 
 CANARY = b"canary-0123456789"
 
@@ -136,24 +136,37 @@ def test_a_view_keeps_its_memory():
     assert bytes(SecretBytes.copy_of(CANARY).row(0, 6)) == CANARY[:6]
 
 
-def test_forgotten_memory_is_wiped(monkeypatch):
+@pytest.mark.parametrize("canary", [CANARY, CANARY * 1000, CANARY * 10_000], ids=["small", "large", "many pieces"])
+def test_forgotten_memory_is_wiped(monkeypatch, canary):
     """The memory is wiped when its last user is gone: the secret and its views."""
     wiped = []
+    wipe = SecretMemory.__del__
 
-    def watch(buffer):
-        zeroize(buffer)
-        wiped.append(bytes(buffer))
+    def watch(memory):
+        wipe(memory)
+        wiped.append(bytes(memory))
 
-    secret = SecretBytes.copy_of(CANARY)
+    monkeypatch.setattr(SecretMemory, "__del__", watch)
+    secret = SecretBytes.copy_of(canary)
     view = secret.view()
-    monkeypatch.setattr("qflare.secret.zeroize", watch)
     del secret
     gc.collect()
     assert wiped == []
     view.release()
     del view
     gc.collect()
-    assert wiped == [bytes(len(CANARY))]
+    assert wiped == [bytes(len(canary))]
+
+
+def test_owning_takes_the_memory_itself():
+    """A secret made of its memory shares it and wipes it; memory that would not wipe itself is refused."""
+    memory = SecretMemory(CANARY)
+    with SecretBytes.owning(memory) as made:
+        assert made.equals(CANARY)
+    assert memory == bytes(len(CANARY))
+    for other in (bytearray(CANARY), CANARY, memoryview(bytearray(CANARY))):
+        with pytest.raises(UsageError):
+            SecretBytes.owning(other)
 
 
 def test_views_write_through(secret):

@@ -16,6 +16,7 @@ _REFUSAL: Final = "a SecretBytes cannot be {}; use view() in the narrowest scope
 
 
 _ZEROS: Final = bytes(1 << 16)
+_SMALL_BYTES: Final = 1 << 12
 
 
 def zeroize(buffer: bytearray | memoryview) -> None:
@@ -23,7 +24,7 @@ def zeroize(buffer: bytearray | memoryview) -> None:
     # Slice assignment writes through to the same memory; CPython has no optimiser that could drop it.
     size = len(buffer)
     if size <= len(_ZEROS):
-        buffer[:] = bytes(size)
+        buffer[:] = bytearray(size)  # from bytes it would go through a bytearray of its own
         return
     # Through a view, for a bytearray would first copy the zeros.
     with memoryview(buffer) as view:
@@ -31,8 +32,13 @@ def zeroize(buffer: bytearray | memoryview) -> None:
             view[at : at + len(_ZEROS)] = _ZEROS[: size - at]
 
 
-class _Memory(bytearray):
-    """The memory itself: wiped when its last user is gone, be that the secret or a view of it."""
+class SecretMemory(bytearray):
+    """
+    The memory itself: wiped when its last user is gone, be that the secret or a view of it.
+
+    For whoever fills a secret before it becomes one: `SecretBytes.owning(memory)`; if that is never reached, it wipes
+    itself all the same.
+    """
 
     # WHY not in SecretBytes: a view keeps this object alive, not the secret. If the secret wiped when it was collected,
     # `use(derive().view())` would use zeros, silently, on both sides of a protocol.
@@ -40,7 +46,11 @@ class _Memory(bytearray):
 
     def __del__(self) -> None:
         """Wipe what the owner forgot."""
-        zeroize(self)
+        # Every secret ends here, so the usual small one is spared a call.
+        if len(self) <= _SMALL_BYTES:
+            self[:] = bytearray(len(self))
+        else:
+            zeroize(self)
 
 
 @final
@@ -60,8 +70,19 @@ class SecretBytes:
             # A caller without a type checker, whose source we could not wipe.
             message = "SecretBytes owns a bytearray; use SecretBytes.copy_of() for other buffers"  # type: ignore[unreachable]
             raise UsageError(message)
-        self._buffer = _Memory(buffer)
+        self._buffer = SecretMemory(buffer)
         zeroize(buffer)
+
+    @classmethod
+    def owning(cls, memory: SecretMemory) -> Self:
+        """Make a secret of *memory* itself, without a copy; its maker keeps no other use of it."""
+        if type(memory) is not SecretMemory:
+            # A plain bytearray would not be wiped when it is collected.
+            message = "SecretBytes.owning() takes a SecretMemory; use SecretBytes() or copy_of() for other buffers"
+            raise UsageError(message)
+        secret = cls.__new__(cls)
+        secret._buffer = memory  # noqa: SLF001  # our own slot: __init__ would copy
+        return secret
 
     @classmethod
     def copy_of(cls, buffer: bytes | bytearray | memoryview | SecretBytes) -> Self:
@@ -71,9 +92,7 @@ class SecretBytes:
     @classmethod
     def zeros(cls, size: int) -> Self:
         """Make a secret of *size* zero bytes, to be filled through `view()`."""
-        secret = cls(bytearray())
-        secret._buffer = _Memory(size)
-        return secret
+        return cls.owning(SecretMemory(size))
 
     @classmethod
     def join(cls, parts: list[SecretBytes] | tuple[SecretBytes, ...]) -> Self:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from qflare._native import border, hashes, kdf
+from qflare._native import border, hashes, kdf, kem, sig
 from qflare.errors import BatchError, EntropyError, KeyCheckError, LengthError, NativeError, UsageError
 
 
@@ -79,7 +79,7 @@ def test_buckets_that_are_none_never_reach_c(buckets):
 def test_buckets_in_any_array_are_the_same(buckets):
     """A list and arrays of integers of any width give the same keys."""
     expected = kdf.chain_advance_batch(bytes(64), bytes(16), (1,), to_bucket=2, custom=b"")
-    assert expected == kdf.chain_advance_batch(bytes(64), bytes(16), buckets, to_bucket=2, custom=b"")
+    assert expected.equals(kdf.chain_advance_batch(bytes(64), bytes(16), buckets, to_bucket=2, custom=b""))
 
 
 def test_message_keys_of_wrong_size_never_reach_c():
@@ -88,6 +88,42 @@ def test_message_keys_of_wrong_size_never_reach_c():
     for change in ({"count": 2}, {"purpose": b""}, {"purpose": bytes(65)}, {"custom": bytes(257)}):
         with pytest.raises(LengthError):
             kdf.message_key_batch(bytes(64), **{**good, **change})
+
+
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_single_operations_of_wrong_size_never_reach_c(wrong):
+    """Keys, ciphertexts and contexts of a single operation have their sizes, counted in bytes whatever the items are."""
+    ek, dk, ct = bytes(kem.EK_BYTES), bytes(kem.DK_BYTES), bytes(kem.CT_BYTES)
+    pk_bytes, sk_bytes, sig_bytes = sig.SIZES[44]
+    calls = [
+        lambda: kem.encaps_one(bytes(kem.EK_BYTES + wrong)),
+        lambda: kem.encaps_one(array("H", ek + ek)),  # 1,568 items
+        lambda: kem.decaps_one(bytes(kem.DK_BYTES + wrong), ct),
+        lambda: kem.decaps_one(dk, bytearray(kem.CT_BYTES + wrong)),
+        lambda: kem.decaps_one(memoryview(b"").cast("B"), ct),
+        lambda: sig.sign_one(44, bytes(sk_bytes + wrong), b"", b""),
+        lambda: sig.sign_one(44, bytes(sk_bytes), b"", bytes(256)),
+        lambda: sig.sign_one(44, bytes(sk_bytes), b"", array("I", range(64))),
+        lambda: sig.verify_one(44, bytes(pk_bytes + wrong), b"", bytes(sig_bytes), b""),
+        lambda: sig.verify_one(44, bytes(pk_bytes), b"", bytes(sig_bytes), bytes(256)),
+    ]
+    for call in calls:
+        with pytest.raises(LengthError):
+            call()
+    assert sig.verify_one(44, bytes(pk_bytes), b"", bytes(sig_bytes + wrong), b"") is False
+
+
+@pytest.mark.parametrize("text", ["text", 7, None, 1.0])
+def test_single_operations_take_buffers_only(text):
+    """What is no buffer is refused before C sees anything."""
+    for call in (
+        lambda: kem.encaps_one(text),
+        lambda: kem.decaps_one(text, bytes(kem.CT_BYTES)),
+        lambda: sig.sign_one(44, bytes(sig.SIZES[44][1]), text, b""),
+        lambda: sig.verify_one(44, bytes(sig.SIZES[44][0]), b"", text, b""),
+    ):
+        with pytest.raises(UsageError):
+            call()
 
 
 def test_times_of_wrong_size_never_reach_c():

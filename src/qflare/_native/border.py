@@ -16,6 +16,10 @@ from qflare.secret import SecretBytes
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+# Looked up once: naming the type in every call costs as much as the call.
+_from_buffer: Final[Any] = ffi.from_buffer
+_BYTES: Final[Any] = ffi.typeof("uint8_t[]")
+
 BATCH_MAX: Final[int] = int(lib.QFL_BATCH_MAX)
 """Most rows one call takes (QFL_BATCH_MAX)."""
 
@@ -80,14 +84,28 @@ def require_size(name: str, buffer: memoryview, size: int) -> None:
 
 def readable(buffer: Buffer | SecretBytes) -> Any:
     """
-    Borrow *buffer* for reading: a `const uint8_t[]` that keeps it alive and, while it lives, from being resized.
+    Borrow *buffer* for a `const uint8_t *` argument: bytes as they are, for anything else as `borrowed`.
+
+    CFFI lends the memory of `bytes` for the length of the call by itself, in a third of the time.
 
     Raises:
         UsageError: it is no buffer, or not C-contiguous.
     """
-    source = buffer.view() if type(buffer) is SecretBytes else buffer
+    # SAFETY: only for parameters that C declares const; `writable` is for the others.
+    return buffer if type(buffer) is bytes else borrowed(buffer)
+
+
+def borrowed(buffer: Buffer | SecretBytes) -> Any:
+    """
+    Borrow *buffer* for reading: a `uint8_t[]` that keeps it alive and, while it lives, from being resized.
+
+    Raises:
+        UsageError: it is no buffer, or not C-contiguous.
+    """
+    # The memory and not a view of it, which would cost as much again.
+    source = buffer._buffer if type(buffer) is SecretBytes else buffer  # noqa: SLF001
     try:
-        return ffi.from_buffer("uint8_t[]", source)
+        return _from_buffer(_BYTES, source)
     except (TypeError, ValueError, BufferError):
         pass
     # Outside the handler, so that no inner cause drags a caller's frame (and its secrets) along.
@@ -97,7 +115,7 @@ def readable(buffer: Buffer | SecretBytes) -> Any:
 
 def writable(buffer: bytearray | memoryview) -> Any:
     """Lend *buffer*, which this floor made, to C for writing."""
-    return ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
+    return _from_buffer(_BYTES, buffer, True)
 
 
 def check(status: int, operation: str) -> None:

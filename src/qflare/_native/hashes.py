@@ -10,20 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from qflare._native._qflare import ffi, lib
-from qflare._native.border import check, readable, require_count, require_integer, writable
+from qflare._native.border import borrowed, check, readable, require_count, require_integer, writable
 from qflare.errors import BatchError, LengthError
+from qflare.secret import SecretBytes, zeroize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from typing_extensions import Buffer
 
-    from qflare.secret import SecretBytes
-
 SHA3_512_BYTES: Final[int] = int(lib.QFL_SHA3_512_BYTES)
 COLUMNS_MAX: Final[int] = int(lib.QFL_COLUMNS_MAX)
 PART_BYTES_MAX: Final = 2**32 - 1
 """Largest part of a transcript: its length travels as u32 (PROTOCOL N1)."""
+
+_DIGEST: Final[Any] = ffi.typeof(f"uint8_t[{SHA3_512_BYTES}]")
+_BYTES: Final[Any] = ffi.typeof("uint8_t[]")
+_ONE_SIZE: Final[Any] = ffi.typeof("uint64_t[1]")
 
 
 class ColumnLike(Protocol):
@@ -58,9 +61,9 @@ def c_columns(columns: Sequence[ColumnLike], count: int) -> tuple[Any, list[Any]
         message = f"at most {COLUMNS_MAX} columns a call, got {len(columns)}"
         raise BatchError(message)
     array = ffi.new("qfl_column[]", max(1, len(columns)))
-    borrowed = []
+    held = []
     for index, column in enumerate(columns):
-        memory = readable(column.buffer)
+        memory = borrowed(column.buffer)
         name = f"column {index}"
         width = require_integer(column.width, name=f"{name} width", first=0, last=PART_BYTES_MAX)
         stride = require_integer(column.stride, name=f"{name} stride", first=0, last=PART_BYTES_MAX)
@@ -75,8 +78,8 @@ def c_columns(columns: Sequence[ColumnLike], count: int) -> tuple[Any, list[Any]
         array[index].data = memory + offset
         array[index].stride = stride
         array[index].width = width
-        borrowed.append(memory)
-    return array, borrowed
+        held.append(memory)
+    return array, held
 
 
 def sha3_512_batch(data: Buffer, sizes: Sequence[int]) -> bytearray:
@@ -103,12 +106,50 @@ def shake256_batch(data: Buffer, sizes: Sequence[int], *, out_size: int) -> byte
     return out
 
 
+def sha3_512_one(data: Buffer | SecretBytes) -> bytes:
+    """Hash *data*; returns 64 bytes."""
+    memory = readable(data)
+    return _digest_of(memory)
+
+
+def shake256_one(data: Buffer | SecretBytes, *, out_size: int) -> bytes:
+    """Hash *data* to *out_size* bytes."""
+    require_count(1, row_bytes=out_size)
+    memory, out = readable(data), ffi.new(_BYTES, out_size)
+    size = len(memory)
+    check(lib.qfl_shake256_batch(out, out_size, memory, ffi.new(_ONE_SIZE, (size,)), size, 1), "SHAKE256")
+    return bytes(ffi.buffer(out))
+
+
+def transcript_one(parts: Sequence[bytes | memoryview]) -> bytes:
+    """Compute H of PROTOCOL N1 over *parts*; returns 64 bytes."""
+    # One message of the parts with their sizes: for a single row that is less work than telling C of each part.
+    pieces: list[bytes | memoryview] = []
+    for part in parts:
+        size = len(part)
+        if size > PART_BYTES_MAX:
+            name, expected = "a part of a transcript", f"at most {PART_BYTES_MAX}"
+            raise LengthError(name, expected=expected, actual=size)
+        pieces += (size.to_bytes(4, "big"), part)
+    joined = bytearray().join(pieces)
+    try:
+        return _digest_of(borrowed(joined))
+    finally:
+        zeroize(joined)  # a part may be secret, and this copy is ours
+
+
+def _digest_of(memory: Any) -> bytes:
+    size, out = len(memory), ffi.new(_DIGEST)
+    check(lib.qfl_sha3_512_batch(out, memory, ffi.new(_ONE_SIZE, (size,)), size, 1), "SHA3-512")
+    return bytes(ffi.buffer(out))
+
+
 def transcript_batch(columns: Sequence[ColumnLike], *, count: int) -> bytearray:
     """Compute H of PROTOCOL N1 over *columns* for *count* rows; returns ``count x 64`` bytes."""
     require_count(count, row_bytes=SHA3_512_BYTES)
     out = bytearray(count * SHA3_512_BYTES)
-    array, borrowed = c_columns(columns, count)
-    check(lib.qfl_transcript_batch(writable(out), array, len(borrowed), count), "the transcript hash")
+    array, held = c_columns(columns, count)
+    check(lib.qfl_transcript_batch(writable(out), array, len(held), count), "the transcript hash")
     return out
 
 

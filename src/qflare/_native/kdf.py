@@ -1,21 +1,20 @@
-"""The C border of KMAC256 and the time-bucket KDF; outputs are bytearrays that the caller owns and wipes."""
+"""The C border of KMAC256 and the time-bucket KDF; what is derived is secret and belongs to the caller."""
 
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from qflare._native._qflare import ffi, lib
-from qflare._native.border import check, readable, require_count, require_integer, writable
+from qflare._native.border import borrowed, check, readable, require_count, require_integer, writable
 from qflare._native.hashes import ColumnLike, c_columns
 from qflare.errors import BatchError, LengthError, UsageError
+from qflare.secret import SecretBytes, SecretMemory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from typing_extensions import Buffer
-
-    from qflare.secret import SecretBytes
 
 CHAIN_KEY_BYTES: Final[int] = int(lib.QFL_CHAIN_KEY_BYTES)
 MESSAGE_KEY_BYTES: Final[int] = int(lib.QFL_MESSAGE_KEY_BYTES)
@@ -25,44 +24,45 @@ PURPOSE_BYTES_MAX: Final[int] = int(lib.QFL_PURPOSE_MAX)
 CUSTOM_BYTES_MAX: Final[int] = int(lib.QFL_KMAC_CUSTOM_MAX)
 U32_MAX: Final = 2**32 - 1
 U64_MAX: Final = 2**64 - 1
+_TWO_COLUMNS: Final[Any] = ffi.typeof("qfl_column[2]")
 
 
 def kmac256_batch(
     key: ColumnLike, columns: Sequence[ColumnLike], *, custom: bytes, out_size: int, count: int
-) -> bytearray:
+) -> SecretBytes:
     """Compute KMAC256 of the concatenated *columns* for *count* rows; returns ``count x out_size`` secret bytes."""
     require_count(count, row_bytes=out_size)
     _require_custom(custom)
-    key_array, key_borrowed = c_columns((key,), count)
-    array, borrowed = c_columns(columns, count)
-    out = bytearray(count * out_size)
+    key_array, key_held = c_columns((key,), count)
+    array, held = c_columns(columns, count)
+    out = SecretMemory(count * out_size)
     check(
         lib.qfl_kmac256_batch(
-            writable(out), key_array, array, readable(custom), out_size, len(borrowed), len(custom), count
+            writable(out), key_array, array, readable(custom), out_size, len(held), len(custom), count
         ),
         "KMAC256",
     )
-    del key_borrowed, borrowed  # SAFETY: both kept what C read from being freed or resized until here
-    return out
+    del key_held, held  # SAFETY: both kept what C read from being freed or resized until here
+    return SecretBytes.owning(out)
 
 
-def kmac256_one(key: Buffer | SecretBytes, data: Buffer | SecretBytes, *, custom: bytes, out_size: int) -> bytearray:
+def kmac256_one(key: Buffer | SecretBytes, data: Buffer | SecretBytes, *, custom: bytes, out_size: int) -> SecretBytes:
     """Compute KMAC256 of one message without columns; returns *out_size* secret bytes."""
     require_count(1, row_bytes=out_size)
     _require_custom(custom)
-    key_memory, data_memory, out = readable(key), readable(data), bytearray(out_size)
-    columns = ffi.new("qfl_column[2]", ((key_memory, 0, len(key_memory)), (data_memory, 0, len(data_memory))))
+    key_memory, data_memory, out = borrowed(key), borrowed(data), SecretMemory(out_size)
+    columns = ffi.new(_TWO_COLUMNS, ((key_memory, 0, len(key_memory)), (data_memory, 0, len(data_memory))))
     check(
         lib.qfl_kmac256_batch(writable(out), columns, columns + 1, readable(custom), out_size, 1, len(custom), 1),
         "KMAC256",
     )
-    return out
+    return SecretBytes.owning(out)
 
 
 def bucket_of_batch(times_s: Buffer, buckets: bytearray, *, width_s: int, count: int) -> None:
     """Write the buckets of *count* times into *buckets*; both hold native u64."""
     require_integer(width_s, name="width_s", first=1, last=U32_MAX)
-    source = readable(times_s)
+    source = borrowed(times_s)
     for name, size in (("times_s", len(source)), ("buckets", len(buckets))):
         if size != count * 8:
             raise LengthError(name, expected=count * 8, actual=size)
@@ -92,7 +92,7 @@ def chain_advance_batch(
     *,
     to_bucket: int,
     custom: bytes,
-) -> bytearray:
+) -> SecretBytes:
     """Ratchet ``n x 64`` bytes of chain keys from their own buckets to *to_bucket* (R1, R5); returns new ones."""
     count = require_count(len(from_buckets), row_bytes=CHAIN_KEY_BYTES)
     require_integer(to_bucket, name="to_bucket", first=0, last=U64_MAX)
@@ -103,7 +103,7 @@ def chain_advance_batch(
     if len(ids) != count * SESSION_ID_BYTES:
         raise LengthError("sids", expected=count * SESSION_ID_BYTES, actual=len(ids))
     starts = _as_u64(from_buckets)
-    out = bytearray(count * CHAIN_KEY_BYTES)
+    out = SecretMemory(count * CHAIN_KEY_BYTES)
     # C looks at every row's distance before it touches the output; only a refusal is looked at here, row by row.
     status = lib.QFL_ERR_ARGUMENT
     if starts is not None:
@@ -120,12 +120,12 @@ def chain_advance_batch(
     if status == lib.QFL_ERR_ARGUMENT:
         _refuse_first_bad(from_buckets, to_bucket)
     check(status, "the chain step")
-    return out
+    return SecretBytes.owning(out)
 
 
 def message_key_batch(
     chain_keys: Buffer | SecretBytes, *, bucket: int, direction: int, purpose: bytes, custom: bytes, count: int
-) -> bytearray:
+) -> SecretBytes:
     """Derive the message keys of ``count x 64`` bytes of chain keys (R2); returns ``count x 64`` bytes."""
     require_count(count, row_bytes=MESSAGE_KEY_BYTES)
     require_integer(bucket, name="bucket", first=0, last=U64_MAX)
@@ -137,7 +137,7 @@ def message_key_batch(
     if not 1 <= len(purpose) <= PURPOSE_BYTES_MAX:
         expected = f"1 to {PURPOSE_BYTES_MAX}"
         raise LengthError("purpose", expected=expected, actual=len(purpose))
-    out = bytearray(count * MESSAGE_KEY_BYTES)
+    out = SecretMemory(count * MESSAGE_KEY_BYTES)
     check(
         lib.qfl_message_key_batch(
             writable(out),
@@ -152,7 +152,7 @@ def message_key_batch(
         ),
         "message keys",
     )
-    return out
+    return SecretBytes.owning(out)
 
 
 def _as_u64(values: Sequence[int]) -> array[int] | None:

@@ -1,12 +1,18 @@
-"""ML-KEM-1024 batches of the C core. Counts and sizes are checked here, before anything is allocated."""
+"""
+ML-KEM-1024 of the C core, batches and single operations. Counts and sizes are checked here, before any allocation.
+
+A single operation is a batch of one without a batch's bookkeeping, which would cost more than the border itself: its
+public output and its status lie in one block of C memory, and it raises instead of returning a status.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from qflare._native._qflare import lib
+from qflare._native._qflare import ffi, lib
 from qflare._native.border import check, readable, require_count, require_size, writable
-from qflare.secret import SecretBytes
+from qflare.errors import LengthError
+from qflare.secret import SecretBytes, SecretMemory
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -17,6 +23,72 @@ CT_BYTES: Final[int] = int(lib.QFL_KEM1024_CT_BYTES)
 SS_BYTES: Final[int] = int(lib.QFL_KEM1024_SS_BYTES)
 SEED_BYTES: Final[int] = int(lib.QFL_KEM1024_SEED_BYTES)
 
+# Looked up once, and called without `writable` between: here a call counts.
+_new: Final[Any] = ffi.new
+_from_buffer: Final[Any] = ffi.from_buffer
+_content: Final[Any] = ffi.buffer
+_BYTES: Final[Any] = ffi.typeof("uint8_t[]")
+# The output's row with the status byte behind it.
+_EK_AND_STATUS: Final[Any] = ffi.typeof(f"uint8_t[{EK_BYTES + 1}]")
+_CT_AND_STATUS: Final[Any] = ffi.typeof(f"uint8_t[{CT_BYTES + 1}]")
+_STATUS: Final[Any] = ffi.typeof("uint8_t[1]")
+
+
+def keygen_one() -> tuple[bytes, SecretBytes]:
+    """
+    Generate a key pair: ek, dk.
+
+    Raises:
+        EntropyError: the random source failed.
+        NativeError: liboqs failed.
+    """
+    ek, dk = _new(_EK_AND_STATUS), SecretMemory(DK_BYTES)
+    status = lib.qfl_kem1024_keygen_batch(ek, _from_buffer(_BYTES, dk, True), ek + EK_BYTES, 1) or ek[EK_BYTES]
+    if status:
+        check(status, "ML-KEM key generation")
+    return _content(ek, EK_BYTES)[:], SecretBytes.owning(dk)
+
+
+def encaps_one(ek: Buffer | SecretBytes) -> tuple[bytes, SecretBytes]:
+    """
+    Encapsulate to *ek*: ct, ss.
+
+    Raises:
+        LengthError: *ek* is not 1568 bytes.
+        KeyCheckError: it fails the check of FIPS 203, section 7.2.
+        EntropyError: the random source failed.
+        NativeError: liboqs failed.
+    """
+    key = readable(ek)
+    if len(key) != EK_BYTES:
+        raise LengthError("encapsulation key", expected=EK_BYTES, actual=len(key))
+    ct, ss = _new(_CT_AND_STATUS), SecretMemory(SS_BYTES)
+    status = lib.qfl_kem1024_encaps_batch(ct, _from_buffer(_BYTES, ss, True), ct + CT_BYTES, key, 1) or ct[CT_BYTES]
+    if status:
+        check(status, "ML-KEM encapsulation")
+    return _content(ct, CT_BYTES)[:], SecretBytes.owning(ss)
+
+
+def decaps_one(dk: Buffer | SecretBytes, ct: Buffer | SecretBytes) -> SecretBytes:
+    """
+    Decapsulate *ct* with *dk*: ss.
+
+    Raises:
+        LengthError: *dk* is not 3168 bytes or *ct* not 1568.
+        KeyCheckError: *dk* fails the hash check of FIPS 203, section 7.3.
+        NativeError: liboqs failed.
+    """
+    key, ciphertext = readable(dk), readable(ct)
+    if len(key) != DK_BYTES:
+        raise LengthError("decapsulation key", expected=DK_BYTES, actual=len(key))
+    if len(ciphertext) != CT_BYTES:
+        raise LengthError("ciphertext", expected=CT_BYTES, actual=len(ciphertext))
+    status, ss = _new(_STATUS), SecretMemory(SS_BYTES)
+    result = lib.qfl_kem1024_decaps_batch(_from_buffer(_BYTES, ss, True), status, key, ciphertext, 1) or status[0]
+    if result:
+        check(result, "ML-KEM decapsulation")
+    return SecretBytes.owning(ss)
+
 
 def keygen_batch(count: int) -> tuple[bytearray, SecretBytes, bytes]:
     """
@@ -26,12 +98,12 @@ def keygen_batch(count: int) -> tuple[bytearray, SecretBytes, bytes]:
         BatchError: *count* is out of range.
     """
     require_count(count)
-    ek, secret, status = bytearray(count * EK_BYTES), SecretBytes.zeros(count * DK_BYTES), bytearray(count)
+    ek, dk, status = bytearray(count * EK_BYTES), SecretMemory(count * DK_BYTES), bytearray(count)
     check(
-        lib.qfl_kem1024_keygen_batch(writable(ek), writable(secret.view()), writable(status), count),
+        lib.qfl_kem1024_keygen_batch(writable(ek), writable(dk), writable(status), count),
         "ML-KEM key generation",
     )
-    return ek, secret, bytes(status)
+    return ek, SecretBytes.owning(dk), bytes(status)
 
 
 def keygen_seeded_batch(seeds: memoryview, count: int) -> tuple[bytearray, SecretBytes, bytes]:
@@ -44,12 +116,10 @@ def keygen_seeded_batch(seeds: memoryview, count: int) -> tuple[bytearray, Secre
     """
     require_count(count)
     require_size("seeds", seeds, count * SEED_BYTES)
-    ek, secret, status = bytearray(count * EK_BYTES), SecretBytes.zeros(count * DK_BYTES), bytearray(count)
-    result = lib.qfl_kem1024_keygen_seeded_batch(
-        writable(ek), writable(secret.view()), writable(status), readable(seeds), count
-    )
+    ek, dk, status = bytearray(count * EK_BYTES), SecretMemory(count * DK_BYTES), bytearray(count)
+    result = lib.qfl_kem1024_keygen_seeded_batch(writable(ek), writable(dk), writable(status), readable(seeds), count)
     check(result, "ML-KEM key generation from a seed")
-    return ek, secret, bytes(status)
+    return ek, SecretBytes.owning(dk), bytes(status)
 
 
 def encaps_batch(eks: memoryview, count: int) -> tuple[bytearray, SecretBytes, bytes]:
@@ -62,10 +132,10 @@ def encaps_batch(eks: memoryview, count: int) -> tuple[bytearray, SecretBytes, b
     """
     require_count(count)
     require_size("encapsulation keys", eks, count * EK_BYTES)
-    ct, secret, status = bytearray(count * CT_BYTES), SecretBytes.zeros(count * SS_BYTES), bytearray(count)
-    result = lib.qfl_kem1024_encaps_batch(writable(ct), writable(secret.view()), writable(status), readable(eks), count)
+    ct, ss, status = bytearray(count * CT_BYTES), SecretMemory(count * SS_BYTES), bytearray(count)
+    result = lib.qfl_kem1024_encaps_batch(writable(ct), writable(ss), writable(status), readable(eks), count)
     check(result, "ML-KEM encapsulation")
-    return ct, secret, bytes(status)
+    return ct, SecretBytes.owning(ss), bytes(status)
 
 
 def decaps_batch(dks: memoryview, cts: memoryview, count: int) -> tuple[SecretBytes, bytes]:
@@ -79,12 +149,10 @@ def decaps_batch(dks: memoryview, cts: memoryview, count: int) -> tuple[SecretBy
     require_count(count)
     require_size("decapsulation keys", dks, count * DK_BYTES)
     require_size("ciphertexts", cts, count * CT_BYTES)
-    secret, status = SecretBytes.zeros(count * SS_BYTES), bytearray(count)
-    result = lib.qfl_kem1024_decaps_batch(
-        writable(secret.view()), writable(status), readable(dks), readable(cts), count
-    )
+    ss, status = SecretMemory(count * SS_BYTES), bytearray(count)
+    result = lib.qfl_kem1024_decaps_batch(writable(ss), writable(status), readable(dks), readable(cts), count)
     check(result, "ML-KEM decapsulation")
-    return secret, bytes(status)
+    return SecretBytes.owning(ss), bytes(status)
 
 
 def decaps_one_key(dk: Buffer | SecretBytes, cts: memoryview, count: int) -> SecretBytes:
@@ -100,12 +168,12 @@ def decaps_one_key(dk: Buffer | SecretBytes, cts: memoryview, count: int) -> Sec
     key = dk.view() if isinstance(dk, SecretBytes) else memoryview(dk)
     require_size("decapsulation key", key, DK_BYTES)
     require_size("ciphertexts", cts, count * CT_BYTES)
-    secret = SecretBytes.zeros(count * SS_BYTES)
+    ss = SecretMemory(count * SS_BYTES)
     check(
-        lib.qfl_kem1024_decaps_one_key(writable(secret.view()), readable(key), readable(cts), count),
+        lib.qfl_kem1024_decaps_one_key(writable(ss), readable(key), readable(cts), count),
         "ML-KEM decapsulation",
     )
-    return secret
+    return SecretBytes.owning(ss)
 
 
 def check_ek_batch(eks: memoryview, count: int) -> bytes:

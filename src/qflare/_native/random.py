@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from qflare._native._qflare import lib
-from qflare._native.border import check, readable, require_integer, writable
+from qflare._native._qflare import ffi, lib
+from qflare._native.border import borrowed, check, require_integer, writable
 from qflare.errors import UsageError
+from qflare.secret import SecretBytes, SecretMemory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from typing_extensions import Buffer
 
-    from qflare.secret import SecretBytes
-
 RANDOM_MAX: Final[int] = int(lib.QFL_RANDOM_MAX)
 """Most bytes one call gives."""
+_BYTES: Final[Any] = ffi.typeof("uint8_t[]")
 
 
-def random_bytearray(size: int) -> bytearray:
+def random_bytes(size: int) -> bytes:
     """
     Return *size* fresh random bytes.
 
@@ -29,9 +29,17 @@ def random_bytearray(size: int) -> bytearray:
         EntropyError: the source failed.
     """
     require_integer(size, name="size", first=0, last=RANDOM_MAX)
-    out = bytearray(size)
+    out = ffi.new(_BYTES, size)
+    check(lib.qfl_random_bytes(out, size), "drawing random bytes")
+    return bytes(ffi.buffer(out))
+
+
+def random_secret(size: int) -> SecretBytes:
+    """As `random_bytes`, in secret memory."""
+    require_integer(size, name="size", first=0, last=RANDOM_MAX)
+    out = SecretMemory(size)
     check(lib.qfl_random_bytes(writable(out), size), "drawing random bytes")
-    return out
+    return SecretBytes.owning(out)
 
 
 @contextmanager
@@ -42,15 +50,15 @@ def input_of_thread(buffer: Buffer | SecretBytes) -> Iterator[None]:
     Raises:
         UsageError: an input is in place on this thread already.
     """
-    borrowed = readable(buffer)  # keeps the memory alive and fixed until the block ends
-    if lib.qfl_random_input_begin(borrowed, len(borrowed)) != 0:
+    held = borrowed(buffer)  # keeps the memory alive and fixed until the block ends
+    if lib.qfl_random_input_begin(held, len(held)) != 0:
         message = "this thread draws from a given buffer already; end that block first"
         raise UsageError(message)
     try:
         yield
     finally:
         lib.qfl_random_input_end()
-        del borrowed
+        del held
 
 
 @contextmanager

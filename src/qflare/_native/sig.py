@@ -1,18 +1,24 @@
-"""ML-DSA batches of the C core. Counts and sizes are checked here, before anything is allocated."""
+"""
+ML-DSA of the C core, batches and single operations. Counts and sizes are checked here, before any allocation.
+
+A single operation is a batch of one without a batch's bookkeeping, as in `kem`.
+"""
 
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qflare._native import SELF_TEST
 from qflare._native._qflare import ffi, lib
 from qflare._native.border import check, readable, require_count, require_size, writable
 from qflare.errors import BatchError, LengthError
-from qflare.secret import SecretBytes
+from qflare.secret import SecretBytes, SecretMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Sequence, Sized
+
+    from typing_extensions import Buffer
 
 SEED_BYTES: Final[int] = int(lib.QFL_MLDSA_SEED_BYTES)
 CONTEXT_MAX: Final[int] = int(lib.QFL_MLDSA_CONTEXT_MAX)
@@ -22,6 +28,14 @@ SIZES: Final[dict[int, tuple[int, int, int]]] = {
     87: (int(lib.QFL_MLDSA87_PK_BYTES), int(lib.QFL_MLDSA87_SK_BYTES), int(lib.QFL_MLDSA87_SIG_BYTES)),
 }
 """Sizes of pk, sk and signature in bytes, by parameter set."""
+
+
+_BYTES: Final[Any] = ffi.typeof("uint8_t[]")
+_NOT_VERIFIED: Final = int(lib.QFL_ERR_SIGNATURE)
+_STATUS: Final[Any] = ffi.typeof("uint8_t[1]")
+_ONE_SIZE: Final[Any] = ffi.typeof("uint64_t[1]")
+_new: Final[Any] = ffi.new
+_content: Final[Any] = ffi.buffer
 
 
 def has_seeded_keys(parameter_set: int) -> bool:
@@ -45,6 +59,82 @@ def _joined(messages: Sequence[memoryview]) -> tuple[bytes | memoryview, array[i
     return (messages[0] if len(messages) == 1 else b"".join(messages)), sizes
 
 
+def keygen_one(parameter_set: int) -> tuple[bytes, SecretBytes]:
+    """
+    Generate a key pair: pk, sk.
+
+    Raises:
+        EntropyError: the random source failed.
+        NativeError: liboqs failed.
+    """
+    pk_bytes, sk_bytes, _ = SIZES[parameter_set]
+    # The output's row with the status byte behind it.
+    pk, sk = _new(_BYTES, pk_bytes + 1), SecretMemory(sk_bytes)
+    status = lib.qfl_mldsa_keygen_batch(pk, writable(sk), pk + pk_bytes, parameter_set, 1) or pk[pk_bytes]
+    if status:
+        check(status, "ML-DSA key generation")
+    return _content(pk, pk_bytes)[:], SecretBytes.owning(sk)
+
+
+def sign_one(
+    parameter_set: int, sk: Buffer | SecretBytes, message: Buffer | SecretBytes, context: Buffer | SecretBytes
+) -> bytes:
+    """
+    Sign *message*, hedged and pure.
+
+    Raises:
+        LengthError: *sk* has the wrong size, or *context* is longer than 255 bytes.
+        EntropyError: the random source failed.
+        NativeError: liboqs failed.
+    """
+    _, sk_bytes, sig_bytes = SIZES[parameter_set]
+    key, text, label = readable(sk), readable(message), readable(context)
+    if len(key) != sk_bytes:
+        raise LengthError("signing key", expected=sk_bytes, actual=len(key))
+    if len(label) > CONTEXT_MAX:
+        _require_context(label)
+    size, sig = len(text), _new(_BYTES, sig_bytes + 1)
+    status = lib.qfl_mldsa_sign_batch(
+        sig, sig + sig_bytes, key, text, _new(_ONE_SIZE, (size,)), label, parameter_set, 1, 1, size, len(label)
+    )
+    status = status or sig[sig_bytes]
+    if status:
+        check(status, "ML-DSA signing")
+    signature: bytes = _content(sig, sig_bytes)[:]
+    return signature
+
+
+def verify_one(
+    parameter_set: int,
+    pk: Buffer | SecretBytes,
+    message: Buffer | SecretBytes,
+    signature: Buffer | SecretBytes,
+    context: Buffer | SecretBytes,
+) -> bool:
+    """
+    Say whether *signature* is one of *message*; one of another size is none.
+
+    Raises:
+        LengthError: *pk* has the wrong size, or *context* is longer than 255 bytes.
+        NativeError: C refused the arguments.
+    """
+    pk_bytes, _, sig_bytes = SIZES[parameter_set]
+    key, text, sig, label = readable(pk), readable(message), readable(signature), readable(context)
+    if len(key) != pk_bytes:
+        raise LengthError("verification key", expected=pk_bytes, actual=len(key))
+    if len(label) > CONTEXT_MAX:
+        _require_context(label)
+    if len(sig) != sig_bytes:
+        return False
+    size, status = len(text), _new(_STATUS, (_NOT_VERIFIED,))
+    result = lib.qfl_mldsa_verify_batch(
+        status, key, text, _new(_ONE_SIZE, (size,)), sig, label, parameter_set, 1, 1, size, len(label)
+    )
+    if result:
+        check(result, "ML-DSA verification")
+    return bool(status[0] == 0)
+
+
 def keygen_batch(parameter_set: int, count: int) -> tuple[bytearray, SecretBytes, bytes]:
     """
     Generate *count* key pairs: pk rows, sk rows, a status byte a row.
@@ -54,10 +144,10 @@ def keygen_batch(parameter_set: int, count: int) -> tuple[bytearray, SecretBytes
     """
     pk_bytes, sk_bytes, _ = SIZES[parameter_set]
     require_count(count)
-    pk, secret, status = bytearray(count * pk_bytes), SecretBytes.zeros(count * sk_bytes), bytearray(count)
-    result = lib.qfl_mldsa_keygen_batch(writable(pk), writable(secret.view()), writable(status), parameter_set, count)
+    pk, sk, status = bytearray(count * pk_bytes), SecretMemory(count * sk_bytes), bytearray(count)
+    result = lib.qfl_mldsa_keygen_batch(writable(pk), writable(sk), writable(status), parameter_set, count)
     check(result, "ML-DSA key generation")
-    return pk, secret, bytes(status)
+    return pk, SecretBytes.owning(sk), bytes(status)
 
 
 def keygen_seeded_batch(parameter_set: int, seeds: memoryview, count: int) -> tuple[bytearray, SecretBytes, bytes]:
@@ -71,12 +161,12 @@ def keygen_seeded_batch(parameter_set: int, seeds: memoryview, count: int) -> tu
     pk_bytes, sk_bytes, _ = SIZES[parameter_set]
     require_count(count)
     require_size("seeds", seeds, count * SEED_BYTES)
-    pk, secret, status = bytearray(count * pk_bytes), SecretBytes.zeros(count * sk_bytes), bytearray(count)
+    pk, sk, status = bytearray(count * pk_bytes), SecretMemory(count * sk_bytes), bytearray(count)
     result = lib.qfl_mldsa_keygen_seeded_batch(
-        writable(pk), writable(secret.view()), writable(status), readable(seeds), parameter_set, count
+        writable(pk), writable(sk), writable(status), readable(seeds), parameter_set, count
     )
     check(result, "ML-DSA key generation from a seed")
-    return pk, secret, bytes(status)
+    return pk, SecretBytes.owning(sk), bytes(status)
 
 
 def sign_batch(
@@ -128,7 +218,7 @@ def verify_batch(
     return bytes(status)
 
 
-def _require_context(context: bytes) -> None:
+def _require_context(context: Sized) -> None:
     if len(context) > CONTEXT_MAX:
         name = "context"
         raise LengthError(name, expected=f"at most {CONTEXT_MAX}", actual=len(context))

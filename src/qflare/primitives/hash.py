@@ -12,7 +12,7 @@ from qflare._native import hashes, kdf
 from qflare._native.border import OUTPUT_BYTES_MAX, require_count, require_integer
 from qflare.errors import UsageError
 from qflare.primitives.columns import Column
-from qflare.primitives.rows import as_messages, as_view
+from qflare.primitives.rows import as_buffer, as_messages, as_view
 from qflare.secret import SecretBytes, zeroize
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ SHA3_512_BYTES: Final = 64
 
 def sha3_512(data: Readable) -> bytes:
     """Hash *data*; returns 64 bytes. Source: FIPS 202, section 6.1."""
-    view = as_view(data, name="data")
-    return bytes(hashes.sha3_512_batch(view, (len(view),)))
+    return hashes.sha3_512_one(as_buffer(data, name="data"))
 
 
 def sha3_512_many(messages: Sequence[Readable]) -> bytearray:
@@ -52,8 +51,7 @@ def sha3_512_many(messages: Sequence[Readable]) -> bytearray:
 def shake256(data: Readable, length: int) -> bytes:
     """Hash *data* to *length* bytes, at least 1. Source: FIPS 202, section 6.2."""
     require_integer(length, name="length", first=1, last=OUTPUT_BYTES_MAX)
-    view = as_view(data, name="data")
-    return bytes(hashes.shake256_batch(view, (len(view),), out_size=length))
+    return hashes.shake256_one(as_buffer(data, name="data"), out_size=length)
 
 
 def shake256_many(messages: Sequence[Readable], length: int) -> bytearray:
@@ -86,8 +84,7 @@ def transcript(*parts: Readable) -> bytes:
 
     Source: PROTOCOL N1.
     """
-    views = [as_view(part, name="a part") for part in parts]
-    return bytes(_transcript_of(views, (len(views),)))
+    return hashes.transcript_one([as_buffer(part, name="a part") for part in parts])
 
 
 def transcript_many(count: int, *columns: Column) -> bytearray:
@@ -134,7 +131,11 @@ def transcript_var_many(rows: Sequence[Sequence[Readable]]) -> bytearray:
     if not rows:
         return bytearray()
     views = [as_view(part, name="a part") for parts in rows for part in parts]
-    return _transcript_of(views, [len(parts) for parts in rows])
+    joined = bytearray().join(views)
+    try:
+        return hashes.transcript_var_batch(joined, [len(view) for view in views], [len(parts) for parts in rows])
+    finally:
+        zeroize(joined)  # a part may be secret, and this copy is ours
 
 
 def kmac256(key: Readable, data: Readable, length: int, custom: Readable = b"") -> SecretBytes:
@@ -153,10 +154,8 @@ def kmac256(key: Readable, data: Readable, length: int, custom: Readable = b"") 
     Source: SP 800-185, section 4.
     """
     require_integer(length, name="length", first=1, last=OUTPUT_BYTES_MAX)
-    label = bytes(as_view(custom, name="custom"))
-    return SecretBytes(
-        kdf.kmac256_one(as_view(key, name="key"), as_view(data, name="data"), custom=label, out_size=length)
-    )
+    label = custom if type(custom) is bytes else bytes(as_view(custom, name="custom"))
+    return kdf.kmac256_one(as_buffer(key, name="key"), as_buffer(data, name="data"), custom=label, out_size=length)
 
 
 def kmac256_many(
@@ -187,17 +186,8 @@ def kmac256_many(
     _require_columns((key, *columns), count)
     if count == 0:
         return SecretBytes(bytearray())
-    return SecretBytes(
-        kdf.kmac256_batch(key, columns, custom=bytes(as_view(custom, name="custom")), out_size=length, count=count)
-    )
-
-
-def _transcript_of(views: list[memoryview], part_counts: Sequence[int]) -> bytearray:
-    joined = bytearray().join(views)
-    try:
-        return hashes.transcript_var_batch(joined, [len(view) for view in views], part_counts)
-    finally:
-        zeroize(joined)  # a part may be secret, and this copy is ours
+    label = bytes(as_view(custom, name="custom"))
+    return kdf.kmac256_batch(key, columns, custom=label, out_size=length, count=count)
 
 
 def _require_columns(columns: Sequence[object], count: int) -> None:

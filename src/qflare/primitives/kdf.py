@@ -41,6 +41,8 @@ BUCKET_LABEL: Final = "bucket"
 KEY_LABEL: Final = "key"
 
 _EXTRACT_CUSTOM: Final = CUSTOM_PREFIX + EXTRACT_LABEL.encode()
+_BUCKET_CUSTOM: Final = CUSTOM_PREFIX + BUCKET_LABEL.encode()
+_KEY_CUSTOM: Final = CUSTOM_PREFIX + KEY_LABEL.encode()
 _LABEL_MAX: Final = 64
 _U64_MAX: Final = 2**64 - 1
 
@@ -190,9 +192,8 @@ def chain_step_many(chain_keys: RowsLike, sids: RowsLike, bucket: int) -> Secret
 
 def chain_step(chain_key: Readable, sid: Readable, bucket: int) -> SecretBytes:
     """Ratchet one chain key into *bucket*; as `chain_step_many`. Source: PROTOCOL R1."""
-    return chain_step_many(
-        one_row(chain_key, CHAIN_KEY_BYTES, name="chain_key"), one_row(sid, SESSION_ID_BYTES, name="sid"), bucket
-    )
+    require_integer(bucket, name="bucket", first=1, last=_U64_MAX)
+    return chain_advance(chain_key, sid, bucket - 1, bucket)
 
 
 def chain_advance_many(
@@ -222,17 +223,17 @@ def chain_advance_many(
         lent_rows(chain_keys, CHAIN_KEY_BYTES, name="chain_keys", count=count) as keys,
         lent_rows(sids, SESSION_ID_BYTES, name="sids", count=count) as ids,
     ):
-        custom = _custom(BUCKET_LABEL)
-        return SecretBytes(kdf.chain_advance_batch(keys, ids, from_buckets, to_bucket=to_bucket, custom=custom))
+        return kdf.chain_advance_batch(keys, ids, from_buckets, to_bucket=to_bucket, custom=_BUCKET_CUSTOM)
 
 
 def chain_advance(chain_key: Readable, sid: Readable, from_bucket: int, to_bucket: int) -> SecretBytes:
     """Ratchet one chain key forward; as `chain_advance_many`. Source: PROTOCOL R5."""
-    return chain_advance_many(
+    return kdf.chain_advance_batch(
         one_row(chain_key, CHAIN_KEY_BYTES, name="chain_key"),
         one_row(sid, SESSION_ID_BYTES, name="sid"),
         (from_bucket,),
-        to_bucket,
+        to_bucket=to_bucket,
+        custom=_BUCKET_CUSTOM,
     )
 
 
@@ -257,21 +258,26 @@ def message_keys_many(chain_keys: RowsLike, bucket: int, direction: int, purpose
     Source: PROTOCOL R2.
     """
     with lent_rows(chain_keys, CHAIN_KEY_BYTES, name="chain_keys") as keys:
-        return SecretBytes(
-            kdf.message_key_batch(
-                keys,
-                bucket=bucket,
-                direction=direction,
-                purpose=bytes(as_view(purpose, name="purpose")),
-                custom=_custom(KEY_LABEL),
-                count=len(keys) // CHAIN_KEY_BYTES,
-            )
+        return kdf.message_key_batch(
+            keys,
+            bucket=bucket,
+            direction=direction,
+            purpose=bytes(as_view(purpose, name="purpose")),
+            custom=_KEY_CUSTOM,
+            count=len(keys) // CHAIN_KEY_BYTES,
         )
 
 
 def message_key(chain_key: Readable, bucket: int, direction: int, purpose: Readable) -> SecretBytes:
     """Derive one message key; as `message_keys_many`. Source: PROTOCOL R2."""
-    return message_keys_many(one_row(chain_key, CHAIN_KEY_BYTES, name="chain_key"), bucket, direction, purpose)
+    return kdf.message_key_batch(
+        one_row(chain_key, CHAIN_KEY_BYTES, name="chain_key"),
+        bucket=bucket,
+        direction=direction,
+        purpose=purpose if type(purpose) is bytes else bytes(as_view(purpose, name="purpose")),
+        custom=_KEY_CUSTOM,
+        count=1,
+    )
 
 
 def _custom(label: object) -> bytes:

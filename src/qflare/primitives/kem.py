@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare._native import kem as native
 from qflare._native.border import check
-from qflare.errors import LengthError
-from qflare.primitives.rows import as_rows, as_view, lent_rows
+from qflare.primitives.rows import as_buffer, as_rows, as_view, lent_rows, one_row
 
 if TYPE_CHECKING:
     from qflare.primitives.rows import Readable, RowsLike
@@ -79,9 +78,7 @@ def generate() -> KemKeyPair:
 
     Source: FIPS 203, Algorithm 19.
     """
-    ek, dk, status = native.keygen_batch(1)
-    check(status[0], "ML-KEM key generation")
-    return KemKeyPair(bytes(ek), dk)
+    return KemKeyPair(*native.keygen_one())
 
 
 def generate_from_seed(seed: Readable) -> KemKeyPair:
@@ -93,7 +90,7 @@ def generate_from_seed(seed: Readable) -> KemKeyPair:
 
     Source: FIPS 203, Algorithm 16.
     """
-    ek, dk, status = native.keygen_seeded_batch(_one(seed, SEED_BYTES, "seed"), 1)
+    ek, dk, status = native.keygen_seeded_batch(one_row(seed, SEED_BYTES, name="seed"), 1)
     check(status[0], "ML-KEM key generation from a seed")
     return KemKeyPair(bytes(ek), dk)
 
@@ -109,9 +106,9 @@ def encapsulate(encapsulation_key: Readable) -> Encapsulated:
 
     Source: FIPS 203, Algorithm 20.
     """
-    ct, ss, status = native.encaps_batch(_one(encapsulation_key, EK_BYTES, "encapsulation key"), 1)
-    check(status[0], "ML-KEM encapsulation")
-    return Encapsulated(bytes(ct), ss)
+    name = "encapsulation key"
+    ek = encapsulation_key if type(encapsulation_key) is bytes else as_view(encapsulation_key, name=name)
+    return Encapsulated(*native.encaps_one(ek))
 
 
 def decapsulate(decapsulation_key: Readable, ciphertext: Readable) -> SecretBytes:
@@ -124,10 +121,9 @@ def decapsulate(decapsulation_key: Readable, ciphertext: Readable) -> SecretByte
 
     Source: FIPS 203, Algorithm 21.
     """
-    dk = _one(decapsulation_key, DK_BYTES, "decapsulation key")
-    ss, status = native.decaps_batch(dk, _one(ciphertext, CT_BYTES, "ciphertext"), 1)
-    check(status[0], "ML-KEM decapsulation")
-    return ss
+    return native.decaps_one(
+        as_buffer(decapsulation_key, name="decapsulation key"), as_buffer(ciphertext, name="ciphertext")
+    )
 
 
 def check_encapsulation_key(encapsulation_key: Readable) -> None:
@@ -138,7 +134,7 @@ def check_encapsulation_key(encapsulation_key: Readable) -> None:
         LengthError: *encapsulation_key* is not 1568 bytes.
         KeyCheckError: it fails the check.
     """
-    status = native.check_ek_batch(_one(encapsulation_key, EK_BYTES, "encapsulation key"), 1)
+    status = native.check_ek_batch(one_row(encapsulation_key, EK_BYTES, name="encapsulation key"), 1)
     check(status[0], "ML-KEM key check")
 
 
@@ -150,7 +146,7 @@ def check_decapsulation_key(decapsulation_key: Readable) -> None:
         LengthError: *decapsulation_key* is not 3168 bytes.
         KeyCheckError: it fails the check.
     """
-    status = native.check_dk_batch(_one(decapsulation_key, DK_BYTES, "decapsulation key"), 1)
+    status = native.check_dk_batch(one_row(decapsulation_key, DK_BYTES, name="decapsulation key"), 1)
     check(status[0], "ML-KEM key check")
 
 
@@ -215,7 +211,7 @@ def decapsulate_one_key(decapsulation_key: Readable, ciphertexts: RowsLike) -> S
         BatchError: too many rows.
         KeyCheckError: the key fails the hash check of FIPS 203, section 7.3.
     """
-    dk = _one(decapsulation_key, DK_BYTES, "decapsulation key")
+    dk = one_row(decapsulation_key, DK_BYTES, name="decapsulation key")
     cts = as_rows(ciphertexts, CT_BYTES, name="ciphertexts")
     return native.decaps_one_key(dk, cts, len(cts) // CT_BYTES)
 
@@ -230,11 +226,3 @@ def check_encapsulation_keys_many(encapsulation_keys: RowsLike) -> bytes:
     """
     rows = as_rows(encapsulation_keys, EK_BYTES, name="encapsulation keys")
     return native.check_ek_batch(rows, len(rows) // EK_BYTES)
-
-
-def _one(value: Readable, size: int, name: str) -> memoryview:
-    """View *value*, which must be exactly *size* bytes."""
-    view = as_view(value, name=name)
-    if len(view) != size:
-        raise LengthError(name, expected=size, actual=len(view))
-    return view

@@ -7,12 +7,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from qflare._native import random as native
-from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from qflare.primitives.rows import Readable
+    from qflare.secret import SecretBytes
 
 RANDOM_MAX: Final = native.RANDOM_MAX
 """Most bytes one call gives: 16 MiB."""
@@ -26,7 +26,7 @@ def random_bytes(size: int) -> bytes:
         UsageError: *size* is not 0 to `RANDOM_MAX`; nothing was allocated.
         EntropyError: the system's random source failed.
     """
-    return bytes(native.random_bytearray(size))
+    return native.random_bytes(size)
 
 
 def random_secret(size: int) -> SecretBytes:
@@ -37,7 +37,7 @@ def random_secret(size: int) -> SecretBytes:
         UsageError: *size* is not 0 to `RANDOM_MAX`; nothing was allocated.
         EntropyError: the system's random source failed.
     """
-    return SecretBytes(native.random_bytearray(size))
+    return native.random_secret(size)
 
 
 def drawing_from(buffer: Readable) -> AbstractContextManager[None]:

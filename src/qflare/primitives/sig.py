@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from qflare._native import sig as native
 from qflare._native.border import check
-from qflare.errors import AuthenticationError, LengthError, UnsupportedAlgorithmError
-from qflare.primitives.rows import as_rows, as_view, lent_rows
+from qflare.errors import AuthenticationError, UnsupportedAlgorithmError
+from qflare.primitives.rows import as_buffer, as_rows, as_view, lent_rows, one_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,9 +74,8 @@ class SignatureScheme:
 
         Source: FIPS 204, Algorithm 1.
         """
-        pk, sk, status = native.keygen_batch(self.parameter_set, 1)
-        check(status[0], f"{self.name} key generation")
-        return SigKeyPair(bytes(pk), sk)
+        pk, sk = native.keygen_one(self.parameter_set)
+        return SigKeyPair(pk, sk)
 
     def generate_from_seed(self, seed: Readable) -> SigKeyPair:
         """
@@ -89,7 +88,7 @@ class SignatureScheme:
         Source: FIPS 204, Algorithm 6.
         """
         self._require_keys_from_seed()
-        pk, sk, status = native.keygen_seeded_batch(self.parameter_set, self._one(seed, self.SEED_BYTES, "seed"), 1)
+        pk, sk, status = native.keygen_seeded_batch(self.parameter_set, one_row(seed, self.SEED_BYTES, name="seed"), 1)
         check(status[0], f"{self.name} key generation from a seed")
         return SigKeyPair(bytes(pk), sk)
 
@@ -132,10 +131,9 @@ class SignatureScheme:
 
         Source: FIPS 204, Algorithm 2.
         """
-        sk = self._one(signing_key, self.SK_BYTES, "signing key")
-        signature, status = native.sign_batch(self.parameter_set, sk, [as_view(message, name="message")], context)
-        check(status[0], f"{self.name} signing")
-        return bytes(signature)
+        return native.sign_one(
+            self.parameter_set, as_buffer(signing_key, name="signing key"), as_buffer(message, name="message"), context
+        )
 
     def verify(self, verification_key: Readable, message: Readable, signature: Readable, *, context: bytes) -> None:
         """
@@ -147,13 +145,14 @@ class SignatureScheme:
 
         Source: FIPS 204, Algorithm 3.
         """
-        pk = self._one(verification_key, self.PK_BYTES, "verification key")
-        text = as_view(message, name="message")
-        given = as_view(signature, name="signature")
         # A signature comes from outside: a wrong size is an inauthentic one, not a caller's mistake.
-        if len(given) != self.SIG_BYTES:
-            raise AuthenticationError
-        if native.verify_batch(self.parameter_set, pk, [text], given, context)[0] != 0:
+        if not native.verify_one(
+            self.parameter_set,
+            as_buffer(verification_key, name="verification key"),
+            as_buffer(message, name="message"),
+            as_buffer(signature, name="signature"),
+            context,
+        ):
             raise AuthenticationError
 
     def sign_many(self, signing_keys: RowsLike, messages: Sequence[Readable], *, context: bytes) -> SignedMany:
@@ -200,14 +199,6 @@ class SignatureScheme:
             reason = "the liboqs at hand does not draw a key's seed as its randomness; store expanded keys"
             name = f"{self.name} key from a seed"
             raise UnsupportedAlgorithmError(name, (f"{self.name} fresh key",), reason=reason)
-
-    @staticmethod
-    def _one(value: Readable, size: int, name: str) -> memoryview:
-        """View *value*, which must be exactly *size* bytes."""
-        view = as_view(value, name=name)
-        if len(view) != size:
-            raise LengthError(name, expected=size, actual=len(view))
-        return view
 
 
 SIG44: Final = SignatureScheme("ML-DSA-44", 44, *native.SIZES[44])
