@@ -9,6 +9,8 @@
 #include "kmac.h"
 #include "qflare.h"
 
+#include <string.h>
+
 #define U64_BYTES 8u
 
 static void put_u64(uint8_t out[U64_BYTES], uint64_t x)
@@ -56,10 +58,10 @@ qfl_status qfl_chain_advance_batch(uint8_t *out, const uint8_t *chain_keys, cons
                                    const uint64_t *from, const uint8_t *custom, uint64_t to_bucket,
                                    size_t custom_size, size_t count)
 {
-    keccak_sponge prefix;
+    kmac256_prefix prefix;
     keccak_sponge sponge;
-    uint8_t key[QFL_CHAIN_KEY_BYTES];
-    uint8_t bucket[U64_BYTES];
+    _Alignas(64) uint8_t keys[KECCAK_WIDTH_MAX][QFL_CHAIN_KEY_BYTES];
+    uint8_t unused[QFL_CHAIN_KEY_BYTES]; /* where states write that have no step to make yet */
 
     if (!count_is_good(count)) {
         return QFL_ERR_COUNT;
@@ -74,25 +76,41 @@ qfl_status qfl_chain_advance_batch(uint8_t *out, const uint8_t *chain_keys, cons
         }
     }
 
-    kmac256_prefix(&prefix, custom, custom_size);
-    for (size_t row = 0; row < count; row += QFL_KECCAK_LANES) {
-        const uint8_t *sid = sids + row * QFL_SESSION_ID_BYTES;
-        for (size_t i = 0; i < QFL_CHAIN_KEY_BYTES; i++) {
-            key[i] = chain_keys[row * QFL_CHAIN_KEY_BYTES + i];
+    kmac256_share(&prefix, custom, custom_size, QFL_CHAIN_KEY_BYTES, count);
+    for (size_t row = 0; row < count;) {
+        const keccak_group group = keccak_group_at(row, count);
+        const uint8_t *inputs[KECCAK_WIDTH_MAX];
+        const uint8_t *ids[KECCAK_WIDTH_MAX];
+        uint8_t *outputs[KECCAK_WIDTH_MAX];
+        uint64_t first = to_bucket;
+        for (size_t state = 0; state < group.engine->width; state++) {
+            const size_t at = keccak_group_row(&group, state);
+            memcpy(keys[state], chain_keys + at * QFL_CHAIN_KEY_BYTES, QFL_CHAIN_KEY_BYTES);
+            inputs[state] = keys[state];
+            ids[state] = sids + at * QFL_SESSION_ID_BYTES;
+            first = from[at] < first ? from[at] : first;
         }
-        for (uint64_t b = from[row]; b < to_bucket; b++) {
+        /* The bucket of a step is the same for all rows; a row joins in at its own. */
+        for (uint64_t b = first; b < to_bucket; b++) {
+            uint8_t bucket[U64_BYTES];
+            for (size_t state = 0; state < group.engine->width; state++) {
+                const int has_begun = from[keccak_group_row(&group, state)] <= b;
+                outputs[state] = has_begun ? keys[state] : unused;
+            }
             /* R1: CK_{b+1} = Expand(CK_b, "bucket", b+1 || sid, 64) */
             put_u64(bucket, b + 1);
-            kmac256_start(&sponge, &prefix, key, sizeof key);
-            keccak_absorb(&sponge, bucket, sizeof bucket);
-            keccak_absorb(&sponge, sid, QFL_SESSION_ID_BYTES);
-            kmac256_finish(&sponge, key, sizeof key);
+            kmac256_start(&sponge, group.engine, &prefix, inputs, QFL_CHAIN_KEY_BYTES);
+            keccak_absorb_shared(&sponge, bucket, sizeof bucket);
+            keccak_absorb(&sponge, ids, QFL_SESSION_ID_BYTES);
+            kmac256_finish(&sponge, outputs, QFL_CHAIN_KEY_BYTES);
         }
-        for (size_t i = 0; i < QFL_CHAIN_KEY_BYTES; i++) {
-            out[row * QFL_CHAIN_KEY_BYTES + i] = key[i];
+        for (size_t state = 0; state < group.live; state++) {
+            memcpy(out + (row + state) * QFL_CHAIN_KEY_BYTES, keys[state], QFL_CHAIN_KEY_BYTES);
         }
+        row += group.live;
     }
-    qfl_zeroize(key, sizeof key);
+    qfl_zeroize(keys, sizeof keys);
+    qfl_zeroize(unused, sizeof unused);
     qfl_zeroize(&sponge, sizeof sponge);
     keccak_wipe_stack();
     return QFL_OK;

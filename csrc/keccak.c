@@ -1,6 +1,6 @@
-/* The Keccak-f[1600] permutation and its sponge in portable C11.
+/* The Keccak-f[1600] permutation on one state, in portable C11.
  *
- * Source: FIPS 202, sections 3.2 and 4.
+ * Source: FIPS 202, section 3.2.
  *
  * Lanes are named by row and column: a b c d e are the rows y = 0..4 of
  * FIPS 202, the digit is x. A round reads one set of 25 variables and writes
@@ -13,11 +13,9 @@
  */
 #include "keccak.h"
 
-#include "qflare.h"
-
 #define ROL(x, n) (((x) << (n)) | ((x) >> (64 - (n))))
 
-static const uint64_t round_constant[24] = {
+const uint64_t keccak_round_constant[24] = {
     0x0000000000000001u, 0x0000000000008082u, 0x800000000000808au, 0x8000000080008000u,
     0x000000000000808bu, 0x0000000080000001u, 0x8000000080008081u, 0x8000000000008009u,
     0x000000000000008au, 0x0000000000000088u, 0x0000000080008009u, 0x000000008000000au,
@@ -102,7 +100,7 @@ static const uint64_t round_constant[24] = {
         t##e4 = v4 ^ (v0 & v1);                                                                    \
     } while (0)
 
-void keccak_f1600(uint64_t lane[KECCAK_LANES_IN_STATE])
+static void permute(uint64_t *lane)
 {
     DECLARE(s);
     DECLARE(t);
@@ -114,8 +112,8 @@ void keccak_f1600(uint64_t lane[KECCAK_LANES_IN_STATE])
     se0 = ~lane[20], se1 = lane[21], se2 = lane[22], se3 = lane[23], se4 = lane[24];
 
     for (size_t round = 0; round < 24; round += 2) {
-        ROUND(s, t, round_constant[round]);
-        ROUND(t, s, round_constant[round + 1]);
+        ROUND(s, t, keccak_round_constant[round]);
+        ROUND(t, s, keccak_round_constant[round + 1]);
     }
 
     lane[0] = sa0, lane[1] = ~sa1, lane[2] = ~sa2, lane[3] = sa3, lane[4] = sa4;
@@ -141,96 +139,44 @@ static void store64(uint8_t *p, uint64_t x)
     }
 }
 
-void keccak_init(keccak_sponge *sponge, size_t rate)
+static void add(uint64_t *lane, uint64_t word)
 {
-    for (size_t i = 0; i < KECCAK_LANES_IN_STATE; i++) {
-        sponge->lane[i] = 0;
+    *lane ^= word;
+}
+
+static void absorb(uint64_t *lane, size_t at, const uint8_t *const *rows, size_t from, size_t size)
+{
+    /* Whole words even off an 8-byte place: the u32 length before every transcript part leaves most
+     * parts there.  The second lane is inside the state, since every rate is shorter than it. */
+    const uint8_t *data = rows[0] + from;
+    const unsigned shift = 8 * (unsigned)(at % 8);
+    size_t left = size;
+    lane += at / 8;
+    if (shift == 0) {
+        for (; left >= 8; left -= 8, data += 8) {
+            *lane++ ^= load64(data);
+        }
+    } else {
+        for (; left >= 8; left -= 8, data += 8) {
+            const uint64_t word = load64(data);
+            *lane++ ^= word << shift;
+            *lane ^= word >> (64 - shift);
+        }
     }
-    sponge->rate = rate;
-    sponge->at = 0;
-}
-
-static void absorb_byte(keccak_sponge *sponge, uint8_t byte)
-{
-    sponge->lane[sponge->at / 8] ^= (uint64_t)byte << (8 * (sponge->at % 8));
-    sponge->at++;
-}
-
-void keccak_absorb(keccak_sponge *sponge, const uint8_t *data, size_t size)
-{
-    while (size > 0) {
-        const size_t room = sponge->rate - sponge->at;
-        const size_t take = size < room ? size : room;
-        size_t left = take;
-
-        /* Whole words even off an 8-byte place: the u32 length before every
-         * transcript part leaves most parts there. Room is counted in bytes
-         * and the rate is a multiple of 8, so the second lane is inside. */
-        const unsigned shift = 8 * (unsigned)(sponge->at % 8);
-        uint64_t *lane = sponge->lane + sponge->at / 8;
-        if (shift == 0) {
-            for (; left >= 8; left -= 8, data += 8) {
-                *lane++ ^= load64(data);
-            }
-        } else {
-            for (; left >= 8; left -= 8, data += 8) {
-                const uint64_t word = load64(data);
-                *lane++ ^= word << shift;
-                *lane ^= word >> (64 - shift);
-            }
-        }
-        sponge->at += take - left;
-        for (; left > 0; left--) {
-            absorb_byte(sponge, *data++);
-        }
-
-        size -= take;
-        if (sponge->at == sponge->rate) {
-            keccak_f1600(sponge->lane);
-            sponge->at = 0;
-        }
+    for (at = shift / 8; left > 0; left--, at++) {
+        lane[at / 8] ^= (uint64_t)*data++ << (8 * (at % 8));
     }
 }
 
-void keccak_absorb_pad(keccak_sponge *sponge)
+static void extract(const uint64_t *lane, uint8_t *const *rows, size_t from, size_t size)
 {
-    if (sponge->at != 0) {
-        keccak_f1600(sponge->lane);
-        sponge->at = 0;
+    uint8_t *out = rows[0] + from;
+    for (; size >= 8; size -= 8, out += 8) {
+        store64(out, *lane++);
+    }
+    for (size_t i = 0; i < size; i++) {
+        out[i] = (uint8_t)(*lane >> (8 * i));
     }
 }
 
-void keccak_finish(keccak_sponge *sponge, uint8_t domain)
-{
-    absorb_byte(sponge, domain);
-    sponge->lane[sponge->rate / 8 - 1] ^= (uint64_t)0x80u << 56;
-    keccak_f1600(sponge->lane);
-    sponge->at = 0;
-}
-
-void keccak_squeeze(keccak_sponge *sponge, uint8_t *out, size_t size)
-{
-    while (size > 0) {
-        if (sponge->at == sponge->rate) {
-            keccak_f1600(sponge->lane);
-            sponge->at = 0;
-        }
-        if (sponge->at % 8 == 0 && size >= 8) {
-            store64(out, sponge->lane[sponge->at / 8]);
-            sponge->at += 8, out += 8, size -= 8;
-        } else {
-            *out++ = (uint8_t)(sponge->lane[sponge->at / 8] >> (8 * (sponge->at % 8)));
-            sponge->at++, size--;
-        }
-    }
-}
-
-/* What the permutation spills is on the stack below its callers, where no name reaches it; the
- * same depth of stack, written over, is what a caller can do.  A round's 50 lanes and the frames
- * between take under 1 KiB; the dynamic linker, when it binds memset at its first call, saves the
- * vector registers up to 3 KiB down. */
-__attribute__((noinline)) void keccak_wipe_stack(void)
-{
-    uint8_t below[4096];
-    qfl_zeroize(below, sizeof below);
-}
+const keccak_engine keccak_engine_x1 = {1, permute, add, absorb, extract};

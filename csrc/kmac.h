@@ -1,6 +1,6 @@
 /* KMAC256 over the sponge, for the C files that derive keys; private to csrc.
  *
- * A call is prefix (once a batch) -> key (once a row) -> keccak_absorb of X -> finish.
+ * A call is share (once a batch) -> start (once a group of rows) -> absorb X -> finish.
  *
  * Source: SP 800-185, sections 2.3 and 4.
  */
@@ -10,14 +10,22 @@
 #include "keccak.h"
 #include "qflare.h"
 
-/* Absorb bytepad(encode_string("KMAC") || encode_string(S), 136): the same for a whole batch. */
-void kmac256_prefix(keccak_sponge *prefix, const uint8_t *custom, size_t custom_size);
+/* What all rows of a batch share, absorbed in one state and in as many as the batch's groups have:
+ * bytepad(encode_string("KMAC") || encode_string(S), 136), and of the next block,
+ * bytepad(encode_string(K), 136), the bytes before K. */
+typedef struct {
+    keccak_sponge one;
+    keccak_sponge wide;
+} kmac256_prefix;
 
-/* Start a row: a copy of `prefix` with bytepad(encode_string(K), 136) absorbed. */
-void kmac256_start(keccak_sponge *row, const keccak_sponge *prefix, const uint8_t *key,
-                   size_t key_size);
+void kmac256_share(kmac256_prefix *prefix, const uint8_t *custom, size_t custom_size, size_t key_size,
+                   size_t count);
 
-/* End a row: absorb right_encode(L), close, squeeze L / 8 = out_size bytes. */
-void kmac256_finish(keccak_sponge *row, uint8_t *out, size_t out_size);
+/* Start a group of rows, one state each: the prefix with K absorbed, up to the block's end. */
+void kmac256_start(keccak_sponge *rows, const keccak_engine *engine, const kmac256_prefix *prefix,
+                   const uint8_t *const *keys, size_t key_size);
+
+/* End the rows: absorb right_encode(L), close, squeeze L / 8 = out_size bytes each. */
+void kmac256_finish(keccak_sponge *rows, uint8_t *const *out, size_t out_size);
 
 #endif

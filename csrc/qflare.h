@@ -1,8 +1,9 @@
 /* QFLARE C core: batches of post-quantum and Keccak operations over contiguous rows.
  *
  * C is a calculator here: no allocation, no threads, no I/O, no clock, no globals but the random
- * callback (random.c).  Row i of an array starts at i * its row size.  Outputs come first, then
- * inputs, then sizes.  Arguments are checked before any output is touched.
+ * callback (random.c) and a thread's forced width (keccak_engine.c).  Row i of an array starts at
+ * i * its row size.  Outputs come first, then inputs, then sizes.  Arguments are checked before any
+ * output is touched.
  *
  * Copyright the QFLARE authors.  SPDX-License-Identifier: Apache-2.0
  */
@@ -290,6 +291,17 @@ typedef struct qfl_column {
     size_t stride; /* bytes; 0, or at least width */
     size_t width;  /* bytes */
 } qfl_column;
+
+/* How many Keccak states this thread's batch calls advance at once: 8 (AVX-512), 4 (AVX2) or 1,
+ * the widest that processor and system have. */
+QFL_API unsigned qfl_lanes_width(void);
+
+/* Let this thread use another width, for tests of every path; 0 goes back to the widest.  All
+ * widths give the same bytes.
+ *
+ * QFL_ERR_ARGUMENT  no such width, or wider than this machine; nothing changed
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_lanes_force(unsigned width);
 
 /* Hash one message with SHA3-256.
  *

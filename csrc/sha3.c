@@ -4,6 +4,7 @@
  */
 #include "column.h"
 #include "keccak.h"
+#include "messages.h"
 #include "qflare.h"
 
 /* Whether `size_count` sizes add up to exactly `total`, none above `each_max`. */
@@ -19,30 +20,11 @@ static int sizes_add_up(const uint64_t *sizes, size_t size_count, size_t total, 
     return left == 0;
 }
 
-static void absorb_u32(keccak_sponge *sponge, uint64_t value)
+static void put_u32(uint8_t out[4], uint64_t value)
 {
-    const uint8_t bytes[4] = {(uint8_t)(value >> 24), (uint8_t)(value >> 16), (uint8_t)(value >> 8),
-                              (uint8_t)value};
-    keccak_absorb(sponge, bytes, sizeof bytes);
-}
-
-/* Hash messages behind each other; the arguments were checked. */
-static void hash_messages(uint8_t *out, size_t out_size, const uint8_t *data, const uint64_t *sizes,
-                          size_t count, size_t rate, uint8_t domain)
-{
-    keccak_sponge sponge;
-    for (size_t row = 0; row < count; row += QFL_KECCAK_LANES) {
-        const size_t size = (size_t)sizes[row];
-        keccak_init(&sponge, rate);
-        if (size != 0) {
-            keccak_absorb(&sponge, data, size);
-            data += size;
-        }
-        keccak_finish(&sponge, domain);
-        keccak_squeeze(&sponge, out + row * out_size, out_size);
+    for (unsigned i = 0; i < 4; i++) {
+        out[i] = (uint8_t)(value >> (24 - 8 * i));
     }
-    qfl_zeroize(&sponge, sizeof sponge);
-    keccak_wipe_stack();
 }
 
 qfl_status qfl_sha3_256(uint8_t *out, const uint8_t *data, size_t size)
@@ -51,7 +33,8 @@ qfl_status qfl_sha3_256(uint8_t *out, const uint8_t *data, size_t size)
     if (out == NULL || (data == NULL && size != 0)) {
         return QFL_ERR_ARGUMENT;
     }
-    hash_messages(out, QFL_SHA3_256_BYTES, data, sizes, 1, KECCAK_RATE_256, KECCAK_DOMAIN_SHA3);
+    const messages one = {data, sizes, NULL, 1};
+    messages_hash(out, QFL_SHA3_256_BYTES, &one, KECCAK_RATE_256, KECCAK_DOMAIN_SHA3);
     return QFL_OK;
 }
 
@@ -65,7 +48,8 @@ qfl_status qfl_sha3_512_batch(uint8_t *out, const uint8_t *data, const uint64_t 
         !sizes_add_up(sizes, count, data_size, UINT64_MAX)) {
         return QFL_ERR_ARGUMENT;
     }
-    hash_messages(out, QFL_SHA3_512_BYTES, data, sizes, count, KECCAK_RATE_512, KECCAK_DOMAIN_SHA3);
+    const messages all = {data, sizes, NULL, count};
+    messages_hash(out, QFL_SHA3_512_BYTES, &all, KECCAK_RATE_512, KECCAK_DOMAIN_SHA3);
     return QFL_OK;
 }
 
@@ -79,7 +63,8 @@ qfl_status qfl_shake256_batch(uint8_t *out, size_t out_size, const uint8_t *data
         !rows_fit(out_size, count) || !sizes_add_up(sizes, count, data_size, UINT64_MAX)) {
         return QFL_ERR_ARGUMENT;
     }
-    hash_messages(out, out_size, data, sizes, count, KECCAK_RATE_256, KECCAK_DOMAIN_SHAKE);
+    const messages all = {data, sizes, NULL, count};
+    messages_hash(out, out_size, &all, KECCAK_RATE_256, KECCAK_DOMAIN_SHAKE);
     return QFL_OK;
 }
 
@@ -100,14 +85,20 @@ qfl_status qfl_transcript_batch(uint8_t *out, const qfl_column *columns, size_t 
         }
     }
 
-    for (size_t row = 0; row < count; row += QFL_KECCAK_LANES) {
-        keccak_init(&sponge, KECCAK_RATE_512);
+    for (size_t row = 0; row < count;) {
+        const keccak_group group = keccak_group_at(row, count);
+        keccak_init(&sponge, group.engine, KECCAK_RATE_512);
         for (size_t i = 0; i < column_count; i++) {
-            absorb_u32(&sponge, columns[i].width);
-            keccak_absorb(&sponge, column_row(&columns[i], row), columns[i].width);
+            uint8_t width[4];
+            put_u32(width, columns[i].width);
+            keccak_absorb_shared(&sponge, width, sizeof width);
+            column_absorb(&sponge, &columns[i], &group);
         }
         keccak_finish(&sponge, KECCAK_DOMAIN_SHA3);
-        keccak_squeeze(&sponge, out + row * QFL_SHA3_512_BYTES, QFL_SHA3_512_BYTES);
+        uint8_t *outs[KECCAK_WIDTH_MAX];
+        output_rows(outs, out, QFL_SHA3_512_BYTES, &group);
+        keccak_squeeze(&sponge, outs, QFL_SHA3_512_BYTES);
+        row += group.live;
     }
     qfl_zeroize(&sponge, sizeof sponge);
     keccak_wipe_stack();
@@ -118,8 +109,6 @@ qfl_status qfl_transcript_var_batch(uint8_t *out, const uint8_t *data, const uin
                                     const uint64_t *part_counts, size_t data_size,
                                     size_t part_total, size_t count)
 {
-    keccak_sponge sponge;
-
     if (!count_is_good(count)) {
         return QFL_ERR_COUNT;
     }
@@ -130,20 +119,7 @@ qfl_status qfl_transcript_var_batch(uint8_t *out, const uint8_t *data, const uin
         return QFL_ERR_ARGUMENT;
     }
 
-    for (size_t row = 0; row < count; row += QFL_KECCAK_LANES) {
-        keccak_init(&sponge, KECCAK_RATE_512);
-        for (uint64_t part = 0; part < part_counts[row]; part++) {
-            const size_t size = (size_t)*sizes++;
-            absorb_u32(&sponge, size);
-            if (size != 0) {
-                keccak_absorb(&sponge, data, size);
-                data += size;
-            }
-        }
-        keccak_finish(&sponge, KECCAK_DOMAIN_SHA3);
-        keccak_squeeze(&sponge, out + row * QFL_SHA3_512_BYTES, QFL_SHA3_512_BYTES);
-    }
-    qfl_zeroize(&sponge, sizeof sponge);
-    keccak_wipe_stack();
+    const messages all = {data, sizes, part_counts, count};
+    messages_hash(out, QFL_SHA3_512_BYTES, &all, KECCAK_RATE_512, KECCAK_DOMAIN_SHA3);
     return QFL_OK;
 }
