@@ -15,6 +15,7 @@ def test_facts_are_there():
     assert {"keypair_derand", "encaps_derand", "decaps_checks_key"} == set(about.liboqs_features)
     assert {"ML-KEM-1024", "ML-DSA-44", "ML-DSA-87", "random source"} <= set(about.self_test)
     assert all(about.self_test.values())
+    assert about.keccak_width in {1, 4, 8}
     assert about.extension.endswith(".so")
 
 

@@ -26,6 +26,11 @@ def liboqs_features() -> dict[str, bool]:
     return {name: value == "TRUE" for name, value in pairs}
 
 
+def keccak_width() -> int:
+    """Return how many Keccak states a batch call of this thread advances at once: 8, 4 or 1."""
+    return int(lib.qfl_lanes_width())
+
+
 def self_test() -> dict[str, bool]:
     """Return what the known-answer tests at load found."""
     return dict(SELF_TEST)

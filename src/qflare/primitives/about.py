@@ -26,6 +26,8 @@ class NativeAbout:
     """Known-answer tests at load, by name; a required one that fails stops the import."""
     engine: str
     """What computes ML-KEM and ML-DSA."""
+    keccak_width: int
+    """Keccak states that a batch advances at once: 8 with AVX-512, 4 with AVX2, else 1."""
     extension: str
     """Path of the loaded extension."""
 
@@ -38,5 +40,6 @@ def native_about() -> NativeAbout:
         liboqs_features=MappingProxyType(native.liboqs_features()),
         self_test=MappingProxyType(native.self_test()),
         engine="liboqs",
+        keccak_width=native.keccak_width(),
         extension=native.extension_path(),
     )
