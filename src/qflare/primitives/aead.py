@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from qflare.errors import AuthenticationError, BatchError, LengthError, UsageError
 from qflare.primitives.columns import Column
 from qflare.primitives.rows import as_messages, as_view, lent_rows
-from qflare.secret import SecretBytes, zeroize
+from qflare.secret import SecretBytes, SecretMemory, zeroize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,11 +52,11 @@ class AeadKey:
         Raises:
             LengthError: *key* has another size.
         """
-        view = as_view(key, name="key")
-        if len(view) != KEY_BYTES:
+        expanded = key if type(key) is bytes else as_view(key, name="key")
+        if len(expanded) != KEY_BYTES:
             name = "key"
-            raise LengthError(name, expected=KEY_BYTES, actual=len(view))
-        self._cipher = AESGCM(view)
+            raise LengthError(name, expected=KEY_BYTES, actual=len(expanded))
+        self._cipher = AESGCM(expanded)
 
     def seal_into(self, nonce: Readable, plaintext: Readable, aad: Readable, out: bytearray | memoryview) -> None:
         """
@@ -83,7 +83,8 @@ class AeadKey:
             AuthenticationError: not authentic, or too short to be; *out* is all zero if it has the right size.
             LengthError: *out* or *nonce* has a wrong size; *out* untouched.
         """
-        view, target = as_view(sealed, name="sealed"), _target(out)
+        target = _target(out)
+        view = sealed if type(sealed) is bytes else as_view(sealed, name="sealed")
         nonce_view, aad_view = _nonce_view(nonce), _aad_view(aad)
         if TAG_BYTES <= len(view) <= PLAINTEXT_BYTES_MAX + TAG_BYTES:
             if len(target) != len(view) - TAG_BYTES:
@@ -107,10 +108,19 @@ class AeadKey:
             AuthenticationError: not authentic, or too short to be.
             LengthError: *nonce* has a wrong size.
         """
-        plaintext = SecretBytes.zeros(max(0, len(as_view(sealed, name="sealed")) - TAG_BYTES))
-        with plaintext.view() as out:
-            self.open_into(nonce, sealed, aad, out)
-        return plaintext
+        view = sealed if type(sealed) is bytes else as_view(sealed, name="sealed")
+        nonce_view, aad_view = _nonce_view(nonce), _aad_view(aad)
+        if TAG_BYTES <= len(view) <= PLAINTEXT_BYTES_MAX + TAG_BYTES:
+            plaintext = SecretMemory(len(view) - TAG_BYTES)
+            try:
+                self._cipher.decrypt_into(nonce_view, view, aad_view, plaintext)
+            except InvalidTag:
+                # decrypt_into leaves the unverified plaintext where it wrote it.
+                zeroize(plaintext)
+            else:
+                return SecretBytes.owning(plaintext)
+        # Outside the handler, so that the error has no inner cause.
+        raise AuthenticationError
 
 
 def seal(key: Readable, nonce: Readable, plaintext: Readable, aad: Readable) -> bytes:
@@ -231,30 +241,32 @@ def _nonces(nonces: RowsLike, count: int) -> list[memoryview]:
     return rows if found == count else rows * count
 
 
-def _nonce_view(nonce: Readable) -> memoryview:
-    view = as_view(nonce, name="nonce")
+def _nonce_view(nonce: Readable) -> bytes | memoryview:
+    view = nonce if type(nonce) is bytes else as_view(nonce, name="nonce")
     if len(view) != NONCE_BYTES:
         name = "nonce"
         raise LengthError(name, expected=NONCE_BYTES, actual=len(view))
     return view
 
 
-def _plain_view(plaintext: Readable) -> memoryview:
+def _plain_view(plaintext: Readable) -> bytes | memoryview:
     return _bounded(plaintext, "plaintext", PLAINTEXT_BYTES_MAX)
 
 
-def _aad_view(aad: Readable) -> memoryview:
+def _aad_view(aad: Readable) -> bytes | memoryview:
     return _bounded(aad, "aad", PLAINTEXT_BYTES_MAX + TAG_BYTES)
 
 
-def _bounded(buffer: Readable, name: str, most: int) -> memoryview:
-    view = as_view(buffer, name=name)
+def _bounded(buffer: Readable, name: str, most: int) -> bytes | memoryview:
+    view = buffer if type(buffer) is bytes else as_view(buffer, name=name)
     if len(view) > most:
         raise LengthError(name, expected=f"at most {most}", actual=len(view))
     return view
 
 
-def _target(out: bytearray | memoryview) -> memoryview:
+def _target(out: bytearray | memoryview) -> bytearray | memoryview:
+    if type(out) is bytearray:
+        return out
     view = as_view(out, name="out")
     if not len(view):
         return memoryview(bytearray())  # as_view's stand-in for an empty buffer is read-only
