@@ -13,7 +13,7 @@ from qflare.model.ids import DeviceId
 from qflare.protocol.announcement import verify_announcement
 from qflare.protocol.device_keys import DeviceKeys
 from qflare.protocol.enrolment_device import accept_enrolled, start_enrolment
-from qflare.protocol.identity import decode_identity
+from qflare.protocol.identity import decode_identity, device_ref
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def enrol(token: EnrolmentToken, device_id: str, file: StateFile | None) -> Flow
         AlreadyExistsError: the state file holds an enrolled device.
         RefusedError: the server refused; a token is good once and until it expires.
     """
+    # A name that cannot be is refused before keys are made and a file is written.
+    device_ref(token.tenant_id, device_id)
     with _keys(token, device_id, file) as keys:
         # A1: root and CERT come over the network and are checked against the server_id in the token.
         served = yield from deliver(Step.IDENTITY, b"")
