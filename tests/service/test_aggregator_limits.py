@@ -9,6 +9,7 @@ from manager_world import Edge, managers
 from qflare.protocol import wire
 from qflare.protocol.envelope import encode_envelope
 from qflare.service.aggregator import Aggregator, AggregatorSettings
+from service.processes import until
 from service.served import serving, url_of
 from service.test_aggregator import OCTETS, REFUSAL, aggregating, agreed, post, shape
 
@@ -144,15 +145,44 @@ async def test_a_full_worker_says_when_to_come_back(database_dsn, tmp_path):
 
 
 async def test_bodies_share_a_budget_of_memory(database_dsn, tmp_path):
-    """A declared size above what is left of the worker's memory is answered with 503, and not read."""
-    settings = AggregatorSettings(bodies_bytes_max=2**16)
+    """Bytes that are held above the worker's memory are answered with 503; handshakes get on all the same."""
+    settings = AggregatorSettings(bodies_bytes_max=2**17, record_body_s=20)
     async with (
         managers(database_dsn, tmp_path, **SMALL) as (manager,),
-        serving(Aggregator(manager, settings=settings)) as server,
+        serving(app := Aggregator(manager, settings=settings)) as server,
+        httpx.AsyncClient(base_url=url_of(server), headers=OCTETS) as client,
     ):
-        answer = await speak(server.port, head("record", f"Content-Length: {2**16 + 1}"))
-        assert answer.startswith(b"HTTP/1.1 503")
-        assert b"retry-after: 1" in answer
+        edge = await Edge.provision(manager)
+        whole = head("record", f"Content-Length: {2**20}")
+        first = asyncio.create_task(speak(server.port, whole, bytes(2**17), wait_s=30))
+        await until(lambda: app._bodies.bytes >= 2**17 - 2**14)
+        second = await speak(server.port, whole + bytes(2**15 + 2**14))
+        assert second.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 1" in second
+        sid = await agreed(client, manager, edge)
+        assert (await post(client, "record", encode_envelope(b"", edge.seal(sid, bytes(2**13))))).status_code == 200
+        first.cancel()
+        await until(lambda: app._bodies.bytes == 0)
+
+
+async def test_a_declared_size_holds_nobody_up(database_dsn, tmp_path):
+    """Requests that declare large bodies and send nothing take no memory from those that send."""
+    settings = AggregatorSettings(bodies_bytes_max=2**20, record_body_s=20)
+    async with (
+        managers(database_dsn, tmp_path, **SMALL) as (manager,),
+        serving(app := Aggregator(manager, settings=settings)) as server,
+        httpx.AsyncClient(base_url=url_of(server), headers=OCTETS) as client,
+    ):
+        edge = await Edge.provision(manager)
+        sid = await agreed(client, manager, edge)
+        idle = [asyncio.create_task(speak(server.port, head("record", f"Content-Length: {2**20}"))) for _ in range(50)]
+        await until(lambda: app._bodies.requests == 50)
+        assert app._bodies.bytes == 0
+        body = encode_envelope(b"", edge.seal(sid, bytes(2**19)))
+        assert (await post(client, "record", body)).status_code == 200
+        for each in idle:
+            each.cancel()
+        await until(lambda: app._bodies.requests == 0)
 
 
 @pytest.mark.parametrize(

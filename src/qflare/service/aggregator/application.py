@@ -15,6 +15,7 @@ from qflare.service.aggregator.body import Bodies
 from qflare.service.aggregator.endpoint import PublicEndpoint, StepEndpoint
 from qflare.service.aggregator.health import Health
 from qflare.service.aggregator.intake import Intake, OnRecord, OnRecords
+from qflare.service.aggregator.notices import Notices
 from qflare.service.aggregator.publication import Publication
 from qflare.service.aggregator.settings import AggregatorSettings
 from qflare.service.aggregator.steps import Steps
@@ -89,16 +90,20 @@ class Aggregator:
             record_bytes_max=manager.settings.record_bytes_max,
             refusals=self._http_refusals,
         )
-        public = Publication(manager, clock or SystemClock())
+        its_clock = clock or SystemClock()
+        public, notices = Publication(manager, its_clock), Notices(its_clock)
         # The busiest first: routes are tried in order.
         self._router = Router(
             [
                 *(
-                    Route(f"{prefix}/{route.name}", StepEndpoint(route, self._bodies, settings, self._http_refusals))
+                    Route(
+                        f"{prefix}/{route.name}",
+                        StepEndpoint(route, self._bodies, settings, refusals=self._http_refusals, notices=notices),
+                    )
                     for route in steps.routes()
                 ),
                 *(
-                    Route(path, PublicEndpoint(name, give, retry_after_s=settings.retry_after_s))
+                    Route(path, PublicEndpoint(name, give, notices=notices, retry_after_s=settings.retry_after_s))
                     for path, name, give in (
                         (f"{prefix}/announcement/{{which}}", "announcement", public.announcement),
                         (f"{prefix}/identity", "identity", public.identity),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _OCTETS: Final = b"application/octet-stream"
 _LENGTH_DIGITS_MAX: Final = 15
+FREE_BYTES: Final = 16 * 2**10
+"""What each request may hold outside the budget: handshakes get on while large records wait for memory."""
 
 
 class BodyError(ProtocolError):
@@ -44,10 +46,11 @@ class Reservation:
         self.size = 0
 
     def grow_to(self, size: int) -> None:
-        """Hold at least *size* bytes; `OverloadedError` if the worker has none left."""
-        if size > self.size:
-            self._bodies.take(size - self.size)
-            self.size = size
+        """Hold a body of *size* bytes; `OverloadedError` if the worker has none left."""
+        beyond = size - FREE_BYTES
+        if beyond > self.size:
+            self._bodies.take(beyond - self.size)
+            self.size = beyond
 
 
 class Bodies:
@@ -108,10 +111,8 @@ async def read_body(
         ClientGoneError: the client went away.
     """
     declared = _declared_size(scope)
-    if declared is not None:
-        if declared > size_max:
-            raise BodyError("the body is declared too large", answer.TOO_LARGE)
-        reservation.grow_to(declared)
+    if declared is not None and declared > size_max:
+        raise BodyError("the body is declared too large", answer.TOO_LARGE)
     try:
         async with asyncio.timeout(timeout_s):
             return await _collect(receive, reservation, size_max=size_max)
@@ -131,6 +132,7 @@ async def _collect(receive: Receive, reservation: Reservation, *, size_max: int)
         # Chunked bodies say no size before: they are counted as they come.
         if size > size_max:
             raise BodyError("the body is too large", answer.TOO_LARGE)
+        # WHY as they come: a size that is only declared costs its sender nothing, and would hold up everybody else.
         reservation.grow_to(size)
         if part:
             parts.append(part)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from qflare.service.aggregator.answer import Answer
+    from qflare.service.aggregator.notices import Notices
     from qflare.service.aggregator.settings import AggregatorSettings
     from qflare.service.aggregator.steps import StepRoute
 
@@ -38,13 +39,20 @@ class StepEndpoint:
     """One POST address as an ASGI application."""
 
     def __init__(
-        self, route: StepRoute, bodies: Bodies, settings: AggregatorSettings, refusals: Counter[tuple[str, str]]
+        self,
+        route: StepRoute,
+        bodies: Bodies,
+        settings: AggregatorSettings,
+        *,
+        refusals: Counter[tuple[str, str]],
+        notices: Notices,
     ) -> None:
         """Serve *route* within the budget of *bodies*; what never reached the protocol is counted in *refusals*."""
         self._route = route
         self._bodies = bodies
         self._settings = settings
         self._refusals = refusals
+        self._notices = notices
         self._unavailable = answer.unavailable(settings.retry_after_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,11 +71,11 @@ class StepEndpoint:
             self._refusals[self._route.name, "client-gone"] += 1
         except BodyError as failure:
             self._refusals[self._route.name, str(failure)] += 1
-            _log.info("%s not read: %s", self._route.name, failure)
+            self._notices.say(logging.INFO, self._route.name, str(failure))
             await failure.answer.send(send, is_closing=True)
         except OverloadedError as failure:
             self._refusals[self._route.name, "overloaded"] += 1
-            _log.warning("%s not taken: %s", self._route.name, failure)
+            self._notices.say(logging.WARNING, self._route.name, "overloaded", str(failure))
             await self._unavailable.send(send, is_closing=True)
 
     async def _take(self, body: bytes) -> Answer:
@@ -77,10 +85,10 @@ class StepEndpoint:
             return await self._route.take(body)
         except RefusedError as failure:
             # N5: exact inside (the manager has counted it), the same outside.
-            _log.info("%s refused: %s", name, failure.reason)
+            self._notices.say(logging.INFO, name, str(failure.reason))
             return answer.REFUSED
         except (StoreError, EntropyError) as failure:
-            _log.warning("%s cannot be served now: %s: %s", name, type(failure).__name__, failure)
+            self._notices.say(logging.WARNING, name, type(failure).__name__, str(failure))
             return self._unavailable
         except ApplicationError:
             return answer.FAILED
@@ -102,9 +110,12 @@ class StepEndpoint:
 class PublicEndpoint:
     """One GET address of public bytes or facts as an ASGI application."""
 
-    def __init__(self, name: str, give: Callable[[Scope], Awaitable[Answer]], *, retry_after_s: int) -> None:
+    def __init__(
+        self, name: str, give: Callable[[Scope], Awaitable[Answer]], *, notices: Notices, retry_after_s: int
+    ) -> None:
         """Serve what *give* returns."""
         self._name = name
+        self._notices = notices
         self._give = give
         self._unavailable = answer.unavailable(retry_after_s)
 
@@ -121,7 +132,7 @@ class PublicEndpoint:
         except KeyNotFoundError:
             return answer.NOT_FOUND
         except QflareError as failure:
-            _log.warning("%s cannot be served now: %s: %s", self._name, type(failure).__name__, failure)
+            self._notices.say(logging.WARNING, self._name, type(failure).__name__, str(failure))
             return self._unavailable
         except Exception:  # noqa: BLE001 - nothing may tell a peer more
             _log.exception("%s failed", self._name)
