@@ -8,8 +8,7 @@ Sources: PROTOCOL N1 (Extract, Expand), A2 (buckets), R1, R2 and R5 (ratchet).
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare._native import kdf
 from qflare._native.border import require_count, require_integer
@@ -108,8 +107,7 @@ def expand_many(count: int, key: Column, label: str, context: Sequence[Column], 
     return kmac256_many(count, key, context, length, _custom(label))
 
 
-@dataclass(frozen=True, slots=True)
-class BucketRange:
+class BucketRange(NamedTuple):
     """The seconds of one bucket: *first_s* inclusive to *end_s* exclusive, since the Unix epoch."""
 
     first_s: int

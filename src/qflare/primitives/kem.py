@@ -8,8 +8,7 @@ rejection), and it is the protocol above that finds out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare._native import kem as native
 from qflare._native.border import check
@@ -27,24 +26,25 @@ SS_BYTES: Final = native.SS_BYTES
 SEED_BYTES: Final = native.SEED_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class KemKeyPair:
+# WHY named tuples, here and in `sig`: a frozen dataclass with slots takes half a millisecond to define, which a device
+# pays at every start.
+
+
+class KemKeyPair(NamedTuple):
     """A key pair: ek of 1568 bytes, public; dk of 3168 bytes, which the holder wipes."""
 
     encapsulation_key: bytes
     decapsulation_key: SecretBytes
 
 
-@dataclass(frozen=True, slots=True)
-class Encapsulated:
+class Encapsulated(NamedTuple):
     """What encapsulation gives: the ciphertext of 1568 bytes to send, the secret of 32 bytes to keep."""
 
     ciphertext: bytes
     shared_secret: SecretBytes
 
 
-@dataclass(frozen=True, slots=True)
-class KemKeyPairs:
+class KemKeyPairs(NamedTuple):
     """n key pairs: n × 1568 bytes of ek, n × 3168 bytes of dk, n status bytes (0 is good)."""
 
     encapsulation_keys: bytearray
@@ -52,8 +52,7 @@ class KemKeyPairs:
     status: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EncapsulatedMany:
+class EncapsulatedMany(NamedTuple):
     """n encapsulations: n × 1568 bytes of ciphertext, n × 32 bytes of secrets, n status bytes (0 is good)."""
 
     ciphertexts: bytearray
@@ -61,8 +60,7 @@ class EncapsulatedMany:
     status: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class DecapsulatedMany:
+class DecapsulatedMany(NamedTuple):
     """n decapsulations: n × 32 bytes of secrets, n status bytes (0 is good)."""
 
     shared_secrets: SecretBytes

@@ -8,7 +8,7 @@ other row.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare._native import sig as native
 from qflare._native.border import check
@@ -25,16 +25,14 @@ CONTEXT_MAX: Final = native.CONTEXT_MAX
 """Most bytes of a context (FIPS 204, section 5.2)."""
 
 
-@dataclass(frozen=True, slots=True)
-class SigKeyPair:
+class SigKeyPair(NamedTuple):
     """A key pair: the verification key is public; the signing key is wiped by its holder."""
 
     verification_key: bytes
     signing_key: SecretBytes
 
 
-@dataclass(frozen=True, slots=True)
-class SigKeyPairs:
+class SigKeyPairs(NamedTuple):
     """n key pairs, row-major, and n status bytes (0 is good)."""
 
     verification_keys: bytearray
@@ -42,8 +40,7 @@ class SigKeyPairs:
     status: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SignedMany:
+class SignedMany(NamedTuple):
     """n signatures, row-major, and n status bytes (0 is good)."""
 
     signatures: bytearray
