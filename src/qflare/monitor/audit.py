@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PAGE: Final = 1000
 """Rows read and hashed at a time."""
+_INDEX_MIN: Final = -(2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +111,23 @@ async def verify_log(
     Raises:
         EvidenceError: the log does not hold; `index` is the first bad entry where one is known.
     """
-    head = await store.log_head()
+    # In this order: a log that grows meanwhile is never smaller than what was signed or held outside before.
     checkpoint = await store.latest_checkpoint()
     decoded = [_decode(held) for held in receipts]
+    head = await store.log_head()
     sizes = {receipt.size for receipt in decoded} | ({checkpoint.size} if checkpoint is not None else set())
     walk = _Pass(sizes | {head.size})
-    while True:
-        page = await store.list_entries(None, first=walk.frontier.size, limit=PAGE)
-        if not page:
-            break
+    while walk.frontier.size < head.size:
         first = walk.frontier.size
+        page, broken = await _read(store, first, min(PAGE, head.size - first))
         nodes = await runner.run(partial(walk.read, page))
         if is_deep:
             await _compare_nodes(store, nodes, first)
+        if broken is not None:
+            raise broken
+        if not page:
+            break
+    await _refuse_beyond(store, head)
     await runner.run(partial(_check_heads, walk, head, checkpoint, certificate))
     await runner.run(partial(_check_receipts, walk, receipts, decoded, certificate))
     return LogReport(
@@ -133,6 +138,32 @@ async def verify_log(
         tenants=len(walk.tenants),
         receipts=len(decoded),
     )
+
+
+async def _read(store: LogStore, first: int, limit: int) -> tuple[Sequence[AuditEntry], EvidenceError | None]:
+    """Return the next rows up to one that cannot even be read, and what is wrong with that one."""
+    # A row below 0 comes with the first page, where it is the wrong index.
+    start = first or _INDEX_MIN
+    try:
+        return await store.list_entries(None, first=start, limit=limit), None
+    except EvidenceError as failure:
+        if failure.index is None or failure.index <= first:
+            return (), failure
+        return await store.list_entries(None, first=start, limit=failure.index - first), failure
+
+
+async def _refuse_beyond(store: LogStore, head: LogHead) -> None:
+    """Refuse a row that no head covers: an append moves the head in the transaction that writes the row."""
+    beyond = await store.list_entries(None, first=head.size, limit=1)
+    if not beyond:
+        return
+    # What was appended meanwhile is covered by the head as it is now; the next check reads it.
+    now = await store.log_head()
+    if beyond[0].index >= now.size:
+        raise EvidenceError(
+            f"entry {beyond[0].index} stands behind the end of the log, which has {now.size} entries: it was put there",
+            index=beyond[0].index,
+        )
 
 
 async def _compare_nodes(store: LogStore, nodes: Sequence[tuple[Node, bytes]], first: int) -> None:
@@ -150,10 +181,6 @@ def _check_heads(walk: _Pass, head: LogHead, checkpoint: SignedCheckpoint | None
     size = walk.frontier.size
     if size < head.size:
         raise EvidenceError(f"the log says it has {head.size} entries, {size} are stored", index=size)
-    if size > head.size and walk.roots.get(head.size) is None:
-        raise EvidenceError(
-            "entries were added while the log was checked and its older head is not among them", index=size
-        )
     if Frontier(head.size, head.frontier).root() != walk.roots[head.size]:
         raise EvidenceError("the stored head is not the root of the stored entries", index=None)
     if checkpoint is None:

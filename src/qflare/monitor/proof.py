@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
 from qflare.errors import AuthenticationError, DecodeError, EvidenceError, KeyNotFoundError
 from qflare.model.event import (
     EVENT_ENTRY,
     SESSION_ENTRY,
     AuditEntry,
+    EventSeverity,
     LoggedEvent,
+    SecurityEventType,
     SignedCheckpoint,
 )
 from qflare.protocol.checkpoint import verify_checkpoint
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
     from qflare.model.ports import LogStore
     from qflare.monitor.event_log import EventLog
     from qflare.protocol.identity import Certificate
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SESSION_COLUMNS: Final = (SecurityEventType.KEY_EXCHANGE, EventSeverity.INFO, None, b"{}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +114,12 @@ def _problem_of(entry: AuditEntry) -> str | None:  # noqa: PLR0911 - one sentenc
     if hash_leaf(entry.leaf_data) != entry.leaf_hash:
         return "its leaf hash is not that of its leaf data"
     if entry.entry_type == SESSION_ENTRY:
-        # The leaf of a session names nobody; what the columns add is not covered by it, and is empty.
+        # The leaf of a session names nobody and no time (H9): tenant and time are for look-ups, the rest is fixed.
         head = MAGIC_LEAF + bytes((SESSION_ENTRY,))
         if len(entry.leaf_data) != LEAF_BYTES or not entry.leaf_data.startswith(head):
             return "it is marked as a session's, its leaf is not"
+        if (entry.event_type, entry.severity, entry.device_id, entry.data) != _SESSION_COLUMNS:
+            return "its columns are not those of a session's entry"
         return None
     if entry.entry_type != EVENT_ENTRY:
         return f"there is no entry type {entry.entry_type}"
@@ -124,10 +133,19 @@ def _problem_of(entry: AuditEntry) -> str | None:  # noqa: PLR0911 - one sentenc
         ("severity", leaf.severity, entry.severity),
         ("device", leaf.device_id, entry.device_id),
         ("data", leaf.data, entry.data),
+        ("time", leaf.occurred_at_ms, _milliseconds(entry.recorded_at)),
     ):
         if stated != stored:
             return f"its column {name!r} is not what its leaf says"
     return None
+
+
+def _milliseconds(time: datetime) -> int | None:
+    """Return Unix milliseconds, None for a time that no event was ever written with."""
+    if time.tzinfo is None:  # what the driver makes of an infinite time
+        return None
+    whole, rest = divmod(time - _EPOCH, timedelta(milliseconds=1))
+    return None if rest else whole
 
 
 def _check_logged(event: LoggedEvent, entry: AuditEntry, certificate: Certificate) -> None:

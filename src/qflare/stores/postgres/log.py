@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qflare.errors import BatchError
+from qflare.errors import BatchError, EvidenceError
 from qflare.model.event import AuditEntry, EventSeverity, LogAppend, LogHead, NewEvent, SecurityEventType
 from qflare.model.event import SignedCheckpoint as Checkpoint
 from qflare.model.ids import DeviceId, TenantId
@@ -86,14 +86,21 @@ class Log(Connected):
 
 def _entry(row: asyncpg.Record) -> AuditEntry:
     device_id = row["device_id"]
+    try:
+        event_type, severity = SecurityEventType(row["event_type"]), EventSeverity(row["severity"])
+    except ValueError:
+        index = row["log_index"]
+        raise EvidenceError(
+            f"entry {index} was altered: its event type or severity is none that was ever written", index=index
+        ) from None
     return AuditEntry(
         index=row["log_index"],
         entry_type=row["entry_type"],
         tenant_id=TenantId(row["tenant_id"].bytes),
         leaf_hash=row["leaf_hash"],
         leaf_data=row["leaf_data"],
-        event_type=SecurityEventType(row["event_type"]),
-        severity=EventSeverity(row["severity"]),
+        event_type=event_type,
+        severity=severity,
         device_id=None if device_id is None else DeviceId(device_id),
         data=row["data"],
         recorded_at=row["recorded_at"],
