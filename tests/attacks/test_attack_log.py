@@ -1,11 +1,12 @@
 """Whoever can write the database changes the audit log: found, at the first bad index (D1)."""
 
 import asyncio
+import json
 
 import pytest
 
 from manager_world import Edge, managers
-from qflare.errors import EvidenceError
+from qflare.errors import EvidenceError, UsageError
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.monitor.audit import HeldReceipt
 from qflare.protocol.log import Frontier
@@ -198,3 +199,32 @@ async def test_log_grows_while_it_is_checked(database_dsn, tmp_path):
             checks += 1
         await writing
         assert checks
+
+
+SECRET_NAMES = "sessionKey privateKey accessToken clientSecret PSK dbPassword DecapsulationKey kek shared_secret SECRET-KEY authToken2"
+
+
+async def test_names_that_sound_like_secrets_are_refused_however_written(database_dsn, tmp_path):
+    """A key that names a secret is refused in an event, in camel case, with digits, and inside lists and dicts too."""
+    async with managers(database_dsn, tmp_path) as (manager,):
+        for key in SECRET_NAMES.split():
+            for data in ({key: "ab" * 32}, {"a": {key: "ab" * 32}}, {"a": [{"b": {key: "x"}}]}):
+                with pytest.raises(UsageError):
+                    await manager.monitor.log_security_event(SYSTEM, INFO, data)
+
+
+async def test_event_data_that_looks_alike_stays_apart(database_dsn, tmp_path):
+    """Unicode that looks alike, keys in any order, controls and quotes come back exactly as they were given."""
+    async with managers(database_dsn, tmp_path) as (manager,):
+        given = [
+            {"\u00e9": 1, "e\u0301": 2},
+            {'a"},{"b': '"}\n{"severity":"critical"', "\x7f": "\u202e"},
+            {"z": 1, "a": {"\U0001f600": [None, True, -(2**53) + 1]}},
+        ]
+        indices = [(await manager.monitor.log_security_event(SYSTEM, INFO, data)).index for data in given]
+        for data, index in zip(given, indices, strict=True):
+            proof = await manager.monitor.verify_event_integrity(index)
+            assert data == json.loads(proof.entry.data)
+        for bad in ({"n": 2**53}, {"n": 1.0}, {1: "x"}, {"n": float("nan")}, {"n": "\ud800"}):
+            with pytest.raises(UsageError):
+                await manager.monitor.log_security_event(SYSTEM, INFO, bad)

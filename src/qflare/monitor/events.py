@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import UsageError
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
+from qflare.protocol.identity import encode_name
 from qflare.protocol.leaf import JsonValue, new_event
 from qflare.secret import SecretBytes
 
@@ -20,9 +21,10 @@ DATA_BYTES_MAX: Final = 16 * 1024
 
 _SECRET_KEY: Final = re.compile(
     r"(^|[_\-. ])(secret|password|passwd|passphrase|private|psk|token|seed|credential|chain_key|session_key|signing_key"
-    r"|decapsulation_key|api_key|dk|sk)($|[_\-. ])",
+    r"|decapsulation_key|shared_secret|master_key|api_key|kek|dk|sk)\d*($|[_\-. ])",
     re.IGNORECASE,
 )
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _HARMLESS_KEY: Final = re.compile(r"(^|_)(id|hash|count|name|kind|version|type|state|public)$", re.IGNORECASE)
 """`token_id` or `secret_hash` name something, they do not hold it."""
 
@@ -55,6 +57,8 @@ def security_event(
         raise UsageError("event_type is a SecurityEventType and severity an EventSeverity")
     if not isinstance(given[2], Mapping):
         raise UsageError(f"event data must be a dict, got {type(data).__name__}")
+    if device_id is not None:
+        encode_name(device_id)
     _refuse_secrets(data, path="data", depth=0)
     event = new_event(
         event_type, severity, data, tenant_id=tenant_id, device_id=device_id, occurred_at_ms=clock.now_ms()
@@ -64,6 +68,12 @@ def security_event(
             f"event data is {len(event.data)} bytes of JSON, at most {DATA_BYTES_MAX}: log a digest instead"
         )
     return event
+
+
+def _sounds_secret(key: str) -> bool:
+    # `sessionKey` and `session_key` are one name.
+    words = _CAMEL.sub("_", key)
+    return _SECRET_KEY.search(words) is not None and _HARMLESS_KEY.search(words) is None
 
 
 def _refuse_secrets(value: object, *, path: str, depth: int) -> None:
@@ -76,7 +86,7 @@ def _refuse_secrets(value: object, *, path: str, depth: int) -> None:
         )
     if isinstance(value, Mapping):
         for key, item in value.items():
-            if isinstance(key, str) and _SECRET_KEY.search(key) and not _HARMLESS_KEY.search(key):
+            if isinstance(key, str) and _sounds_secret(key):
                 raise UsageError(f"{path}.{key} sounds like a secret, and the log is kept for ever: leave it out")
             _refuse_secrets(item, path=f"{path}.{key}", depth=depth + 1)
     elif isinstance(value, list | tuple):
