@@ -213,6 +213,28 @@ async def test_names_that_sound_like_secrets_are_refused_however_written(databas
                     await manager.monitor.log_security_event(SYSTEM, INFO, data)
 
 
+async def test_name_that_the_database_cannot_hold_fails_alone(database_dsn, tmp_path):
+    """A device name that cannot be stored is refused by itself: events that share its batch are written."""
+    async with managers(database_dsn, tmp_path) as (manager,):
+        monitor = manager.monitor
+        made = await manager.generate_device_keypairs_many(["fine"])
+        made[0].wipe()
+        for name in ("a\x00b", "\ud800", "x" * 256, ""):
+            ended = await asyncio.gather(
+                monitor.log_security_event(SYSTEM, INFO, {"n": 1}),
+                monitor.log_security_event(SYSTEM, INFO, {"n": 2}, device_id=name),
+                monitor.log_security_event(SYSTEM, INFO, {"n": "\x00\u2028"}),
+                return_exceptions=True,
+            )
+            assert [False, True, False] == [isinstance(end, UsageError) for end in ended]
+            with pytest.raises(UsageError):
+                await manager.generate_device_keypairs_many(["good", name])
+            with pytest.raises(UsageError):
+                await manager.issue_enrolment_token(name)
+        assert ["fine"] == [device.device_id for device in await manager.list_devices()]
+        await monitor.verify_log()
+
+
 async def test_event_data_that_looks_alike_stays_apart(database_dsn, tmp_path):
     """Unicode that looks alike, keys in any order, controls and quotes come back exactly as they were given."""
     async with managers(database_dsn, tmp_path) as (manager,):

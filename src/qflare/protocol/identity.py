@@ -88,14 +88,14 @@ def encode_name(name: str) -> bytes:
     Return the UTF-8 bytes of a device's or tenant's name, exactly as given.
 
     Raises:
-        UsageError: not 1 to 255 bytes of UTF-8.
+        UsageError: not 1 to 255 bytes of UTF-8, or with a NUL, which PostgreSQL's text cannot hold.
     """
     try:
         encoded = name.encode("utf-8")
     except UnicodeEncodeError:
         encoded = b""
-    if not 1 <= len(encoded) <= NAME_BYTES_MAX:
-        message = f"a name must be 1 to {NAME_BYTES_MAX} bytes of UTF-8"
+    if not 1 <= len(encoded) <= NAME_BYTES_MAX or 0 in encoded:
+        message = f"a name must be 1 to {NAME_BYTES_MAX} bytes of UTF-8 without NUL"
         raise UsageError(message)
     return encoded
 
