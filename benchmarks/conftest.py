@@ -53,6 +53,6 @@ def bench(request, benchmark, is_quick) -> Bench:
 @pytest.fixture(scope="session")
 def server(is_quick):
     """A manager over its own PostgreSQL, with a fleet of registered devices."""
-    opened = Server(devices=1024 if is_quick else 6144)
+    opened = Server(devices=1024 if is_quick else 8192)
     yield opened
     opened.close()

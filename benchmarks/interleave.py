@@ -33,9 +33,11 @@ class Block:
 
     @property
     def items(self) -> int:
+        """Operations a call of the block does."""
         return self.work.items * self.repeats
 
     def __call__(self) -> None:
+        """Do the work as often as the block wants it."""
         call = self.work.call
         for _ in range(self.repeats):
             call()
@@ -65,7 +67,7 @@ class Bench:
         benchmark.extra_info["claims"] = []
         benchmark.extra_info["machine"] = {}
 
-    # --- timing ---------------------------------------------------------------------------------------------------------
+    # --- timing -----------------------------------------------------------------------------------
 
     def interleave(self, measured: Work, reference: Work, *, block_s: float = 0.005) -> Rounds:
         """Warm both up together, then time the rounds."""
@@ -117,7 +119,7 @@ class Bench:
         fastest = min(self.seconds(block) for _ in range(3))
         return Block(work, max(1, round(block_s / max(fastest, 1e-9))))
 
-    # --- claims ---------------------------------------------------------------------------------------------------------
+    # --- claims -----------------------------------------------------------------------------------
 
     def claim(self, claim: Claim) -> None:
         """Keep a claim, and say it."""
@@ -135,15 +137,22 @@ class Bench:
         """Claim that it takes at most so many times the reference's time."""
         figure = _figure(rounds.measured, rounds.reference, is_mean=is_mean)
         goal = None if at_most is None else Goal(Relation.AT_MOST, at_most)
-        self._claim(what, rounds, reference, goal, figure, "× time", note, is_mean=is_mean)
+        self._claim(what, rounds, reference, goal=goal, figure=figure, unit="× time", note=note, is_mean=is_mean)
 
     def faster_than(
-        self, what: str, rounds: Rounds, reference: str, at_least: float | None, *, is_mean: bool = False, note: str = ""
+        self,
+        what: str,
+        rounds: Rounds,
+        reference: str,
+        at_least: float | None,
+        *,
+        is_mean: bool = False,
+        note: str = "",
     ) -> None:
         """Claim that it is at least so many times faster than the reference."""
         figure = _figure(rounds.reference, rounds.measured, is_mean=is_mean)
         goal = None if at_least is None else Goal(Relation.AT_LEAST, at_least)
-        self._claim(what, rounds, reference, goal, figure, "×", note, is_mean=is_mean)
+        self._claim(what, rounds, reference, goal=goal, figure=figure, unit="×", note=note, is_mean=is_mean)
 
     def faster_than_published(
         self, what: str, rounds: Rounds, published_s: float, at_least: float, *, is_mean: bool = False, note: str = ""
@@ -161,46 +170,59 @@ class Bench:
             figure = Spread(_mean(rounds.measured) - _mean(rounds.reference), figure.lower, figure.upper, figure.rounds)
         scaled = Spread(figure.median * 1e6, figure.lower * 1e6, figure.upper * 1e6, figure.rounds)
         goal = Goal(Relation.AT_MOST, at_most_s * 1e6)
-        self._claim(what, rounds, reference, goal, scaled, "µs more", note, is_mean=is_mean)
+        self._claim(what, rounds, reference, goal=goal, figure=scaled, unit="µs more", note=note, is_mean=is_mean)
 
     def at_most(
         self, what: str, values: list[float], unit: str, at_most: float, *, reference: str = "", note: str = ""
     ) -> None:
         """Claim a plain number that is at most so large."""
-        self._quantity(what, values, unit, Goal(Relation.AT_MOST, at_most), reference, note)
+        self._quantity(what, values, unit, goal=Goal(Relation.AT_MOST, at_most), reference=reference, note=note)
 
     def at_least(
         self, what: str, values: list[float], unit: str, at_least: float, *, reference: str = "", note: str = ""
     ) -> None:
         """Claim a plain number that is at least so large."""
-        self._quantity(what, values, unit, Goal(Relation.AT_LEAST, at_least), reference, note)
+        self._quantity(what, values, unit, goal=Goal(Relation.AT_LEAST, at_least), reference=reference, note=note)
 
     def figure(self, what: str, values: list[float], unit: str, *, reference: str = "", note: str = "") -> None:
         """Say a plain number for which nothing was set."""
-        self._quantity(what, values, unit, None, reference, note)
+        self._quantity(what, values, unit, goal=None, reference=reference, note=note)
 
     def _quantity(
-        self, what: str, values: list[float], unit: str, goal: Goal | None, reference: str, note: str
+        self, what: str, values: list[float], unit: str, *, goal: Goal | None, reference: str, note: str
     ) -> None:
         spread = spread_of(values)
         self.claim(
             Claim(
-                section=self._section, what=what, goal=goal, measured=Quantity(spread.median, unit), reference=None,
-                reference_name=reference, figure=spread, unit=unit, note=note,
-            )  # fmt: skip
+                section=self._section,
+                what=what,
+                goal=goal,
+                measured=Quantity(spread.median, unit),
+                reference=None,
+                reference_name=reference,
+                figure=spread,
+                unit=unit,
+                note=note,
+            )
         )
 
     def _claim(
-        self, what: str, rounds: Rounds, reference: str, goal: Goal | None, figure: Spread, unit: str, note: str,
-        *, is_mean: bool,
+        self, what: str, rounds: Rounds, reference: str, *, goal: Goal | None, figure: Spread, unit: str, note: str,
+        is_mean: bool,
     ) -> None:  # fmt: skip
         middle = _mean if is_mean else _median
         self.claim(
             Claim(
-                section=self._section, what=what, goal=goal, measured=as_time(middle(rounds.measured)),
-                reference=as_time(middle(rounds.reference)), reference_name=reference, figure=figure, unit=unit,
+                section=self._section,
+                what=what,
+                goal=goal,
+                measured=as_time(middle(rounds.measured)),
+                reference=as_time(middle(rounds.reference)),
+                reference_name=reference,
+                figure=figure,
+                unit=unit,
                 note=note,
-            )  # fmt: skip
+            )
         )
 
 

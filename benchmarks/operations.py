@@ -59,8 +59,8 @@ def plain(raw, operation: str, count: int) -> Work:
         "keygen": lambda: raw.keygen(kems.ek_out, kems.dk_out, count),
         "encaps": lambda: raw.encaps(kems.ct_out, kems.ss_out, kems.ek, count),
         "decaps": lambda: raw.decaps(kems.ss_out, kems.ct, kems.dk, count),
-        "sign": lambda: raw.sign(sigs.sig_out, sigs.sk, sigs.text, MESSAGE_BYTES, CONTEXT, count),
-        "verify": lambda: raw.verify(sigs.sig, sigs.pk, sigs.text, MESSAGE_BYTES, CONTEXT, count),
+        "sign": lambda: raw.sign(sigs.sig_out, sigs.sk, sigs.text, size=MESSAGE_BYTES, context=CONTEXT, count=count),
+        "verify": lambda: raw.verify(sigs.sig, sigs.pk, sigs.text, size=MESSAGE_BYTES, context=CONTEXT, count=count),
     }
     return Work(calls[operation], items=count)
 

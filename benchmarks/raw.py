@@ -30,32 +30,47 @@ class Raw:
         return self._library.raw_version().decode()
 
     def keygen(self, ek, dk, count: int) -> None:
+        """Write *count* key pairs."""
         _good(self._library.raw_keygen(_at(ek), _at(dk), ctypes.c_size_t(count)))
 
     def encaps(self, ct, ss, ek, count: int) -> None:
+        """Encapsulate to each key."""
         _good(self._library.raw_encaps(_at(ct), _at(ss), _at(ek), ctypes.c_size_t(count)))
 
     def decaps(self, ss, ct, dk, count: int, *, is_one_key: bool = False) -> None:
+        """Decapsulate each ciphertext, with its own key or all with one."""
         step = ctypes.c_size_t(0 if is_one_key else 3168)
         _good(self._library.raw_decaps(_at(ss), _at(ct), _at(dk), step, ctypes.c_size_t(count)))
 
-    def sign(self, sig, sk, text, size: int, context: bytes, count: int) -> None:
+    def sign(self, sig, sk, text, *, size: int, context: bytes, count: int) -> None:
         """Sign rows of *size* bytes under one key."""
         _good(
             self._library.raw_sign(
-                _at(sig), _at(sk), ctypes.c_size_t(0), _at(text), ctypes.c_size_t(size), context,
-                ctypes.c_size_t(len(context)), ctypes.c_size_t(count),
-            )  # fmt: skip
+                _at(sig),
+                _at(sk),
+                ctypes.c_size_t(0),
+                _at(text),
+                ctypes.c_size_t(size),
+                context,
+                ctypes.c_size_t(len(context)),
+                ctypes.c_size_t(count),
+            )
         )
 
-    def verify(self, sig, pk, text, size: int, context: bytes, count: int, *, is_one_key: bool = True) -> None:
+    def verify(self, sig, pk, text, *, size: int, context: bytes, count: int, is_one_key: bool = True) -> None:
         """Verify rows of *size* bytes under one key, or each under its own."""
         step = ctypes.c_size_t(0 if is_one_key else 1312)
         _good(
             self._library.raw_verify(
-                _at(sig), _at(pk), step, _at(text), ctypes.c_size_t(size), context,
-                ctypes.c_size_t(len(context)), ctypes.c_size_t(count),
-            )  # fmt: skip
+                _at(sig),
+                _at(pk),
+                step,
+                _at(text),
+                ctypes.c_size_t(size),
+                context,
+                ctypes.c_size_t(len(context)),
+                ctypes.c_size_t(count),
+            )
         )
 
     def permutations(self, count: int) -> int:
@@ -74,7 +89,10 @@ class PinnedPair:
         program = _built("raw_liboqs")
         self._processes = [
             subprocess.Popen(  # noqa: S603 - our own program
-                [str(program), operation, str(count), str(core)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+                [str(program), operation, str(count), str(core)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
             )
             for core in cores
         ]
@@ -87,6 +105,7 @@ class PinnedPair:
         self._await()
 
     def close(self) -> None:
+        """End both."""
         for process in self._processes:
             process.stdin.close()
             process.wait(10)

@@ -27,7 +27,7 @@ def raw_s(raw, form: str) -> float:
     raw.decaps(kems.ss_out, kems.ct, kems.dk, ROWS)
     raw.encaps(kems.ct_out, kems.ss_out, kems.ek, ROWS)
     if form == "hello":
-        raw.verify(sigs.sig, sigs.pk, sigs.text, MESSAGE_BYTES, CONTEXT, ROWS)
+        raw.verify(sigs.sig, sigs.pk, sigs.text, size=MESSAGE_BYTES, context=CONTEXT, count=ROWS)
     return (time.thread_time() - start) / ROWS
 
 
@@ -88,9 +88,12 @@ def test_rate(bench, server, form):
 
     bench.once(rounds)
     bench.at_least(
-        f"{form} form, {count:,} at a time, one worker process", rates, "handshakes/s", RATE_GOAL[form],
+        f"{form} form, {count:,} at a time, one worker process",
+        rates,
+        "handshakes/s",
+        RATE_GOAL[form],
         note="one process, its threads and PostgreSQL share the cores; the devices' own work is not counted",
-    )  # fmt: skip
+    )
 
 
 def test_latency(bench, server):

@@ -73,6 +73,9 @@ def test_million(bench):
     work = Work(lambda: kdf.chain_step_many(keys, sids, BUCKET).wipe(), items=count)
     rounds = bench.repeat(work, block_s=0.01)
     bench.at_most(
-        "1,000,000 sessions into the next bucket", [seconds * 1e6 for seconds in rounds.measured], "s of CPU", 1,
+        "1,000,000 sessions into the next bucket",
+        [seconds * 1e6 for seconds in rounds.measured],
+        "s of CPU",
+        1,
         note=f"calls of {count:,} rows, scaled to a million; in memory, nothing stored",
-    )  # fmt: skip
+    )

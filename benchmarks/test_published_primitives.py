@@ -24,9 +24,12 @@ def test_single_call(bench, operation):
     """One call through Python beats the published timing."""
     rounds = bench.repeat(operations.single(operation), block_s=operations.block_s(operation))
     bench.faster_than_published(
-        f"{operations.NAMES[operation]}, one call", rounds, PUBLISHED_S[operation], SINGLE[operation],
+        f"{operations.NAMES[operation]}, one call",
+        rounds,
+        PUBLISHED_S[operation],
+        SINGLE[operation],
         is_mean=operation == "sign",
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("operation", BATCH)

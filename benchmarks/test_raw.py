@@ -11,7 +11,6 @@ from interleave import Work
 
 from qflare.primitives import kem
 
-
 # The thread's own CPU time, on both sides: what others do on a shared machine does not count.
 pytestmark = pytest.mark.benchmark(timer=time.thread_time)
 
@@ -21,9 +20,10 @@ pytestmark = pytest.mark.benchmark(timer=time.thread_time)
 def test_batch(bench, raw, operation, count):
     """A batch through Python costs what liboqs's own calls cost."""
     rounds = bench.interleave(
-        operations.batch(operation, count), operations.plain(raw, operation, count),
+        operations.batch(operation, count),
+        operations.plain(raw, operation, count),
         block_s=operations.block_s(operation),
-    )  # fmt: skip
+    )
     bench.times_the_reference(
         f"{operations.NAMES[operation]}, batch of {count}, one thread", rounds, "raw", 1.03, is_mean=operation == "sign"
     )
@@ -35,9 +35,7 @@ def test_single_call(bench, raw, operation):
     rounds = bench.interleave(
         operations.single(operation), operations.plain(raw, operation, 64), block_s=operations.block_s(operation)
     )
-    bench.more_than(
-        f"{operations.NAMES[operation]}, one call", rounds, "raw", 3e-6, is_mean=operation == "sign"
-    )
+    bench.more_than(f"{operations.NAMES[operation]}, one call", rounds, "raw", 3e-6, is_mean=operation == "sign")
 
 
 def test_one_key(bench, raw):

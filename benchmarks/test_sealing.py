@@ -11,12 +11,14 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from interleave import Bench, Work
 
-from qflare.protocol.record import new_header
-from qflare.protocol.segment import SEGMENT_BYTES
+from qflare.model.ids import SessionId
+from qflare.protocol.record import RecordHeader, new_header, open_record_into, seal_record_into
+from qflare.protocol.segment import SEGMENT_BYTES, sealed_size
 from qflare.protocol.stream import StreamOpener, StreamSealer
 from qflare.secret import SecretBytes
+from qflare.service.bench.spread import spread_of
 
-SID, BUCKET, NONCE, AAD = bytes(16), 5_900_000, bytes(12), b"round 7"
+NONCE, AAD = bytes(12), b"round 7"
 MEGABYTE = 10**6
 WHOLE_BYTES = 10 * MEGABYTE
 SIZES = [10, 1000]
@@ -43,27 +45,32 @@ def whole_buffer_open() -> Work:
     return Work(lambda: cipher.decrypt_into(NONCE, sealed, AAD, out), items=WHOLE_BYTES)
 
 
-def test_seal(bench, megabytes):
-    """Sealing a message as segments keeps up with one call over one buffer."""
-    text = _text(megabytes)
-    key = SecretBytes(bytearray(os.urandom(64)))
+def test_seal_stream(bench, megabytes):
+    """Sealing a message segment by segment, each handed on before the next, keeps up with one call over one buffer."""
+    text, key = _text(megabytes), _key()
 
     def seal() -> None:
-        header = new_header(sid=SID, bucket=BUCKET, direction=1, kind=0)
-        for _ in StreamSealer(key, header, aad=AAD).seal(text):
+        for _ in StreamSealer(key, _header(), aad=AAD).seal(text):
             pass
 
-    _shorten(bench, megabytes)
-    rounds = bench.interleave(Work(seal, items=len(text)), whole_buffer_seal())
-    bench.faster_than(f"sealing {megabytes:,} MB", rounds, "AES-256-GCM of cryptography, 10 MB at once", 0.85)
-    _claim_memory(bench, f"sealing {megabytes:,} MB, memory beyond the buffers", seal)
+    _compare(bench, f"sealing {megabytes:,} MB as a stream", Work(seal, items=len(text)), whole_buffer_seal())
 
 
-def test_open(bench, megabytes):
-    """Opening a message from segments keeps up with one call over one buffer."""
-    text, out = _text(megabytes), np.empty(megabytes * MEGABYTE, np.uint8)
-    key = SecretBytes(bytearray(os.urandom(64)))
-    header = new_header(sid=SID, bucket=BUCKET, direction=1, kind=0)
+def test_seal_into(bench, megabytes):
+    """Sealing a message into the caller's buffer keeps up with one call over one buffer."""
+    text, key = _text(megabytes), _key()
+    record = bytearray(sealed_size(len(text)))
+
+    def seal() -> None:
+        seal_record_into(key, _header(), text, record, aad=AAD)
+
+    _compare(bench, f"sealing {megabytes:,} MB into a buffer", Work(seal, items=len(text)), whole_buffer_seal())
+
+
+def test_open_stream(bench, megabytes):
+    """Opening a message as its segments arrive keeps up with one call over one buffer."""
+    text, key, header = _text(megabytes), _key(), _header()
+    out = np.empty(len(text), np.uint8)
     pieces = list(StreamSealer(key, header, aad=AAD).seal(text))[1:]
 
     def open_it() -> None:
@@ -72,11 +79,30 @@ def test_open(bench, megabytes):
             opener.write(piece)
         opener.finish()
 
-    _shorten(bench, megabytes)
-    rounds = bench.interleave(Work(open_it, items=len(text)), whole_buffer_open())
-    assert out.tobytes() == text.tobytes()
-    bench.faster_than(f"opening {megabytes:,} MB", rounds, "AES-256-GCM of cryptography, 10 MB at once", 0.85)
-    _claim_memory(bench, f"opening {megabytes:,} MB, memory beyond the buffers", open_it)
+    _compare(bench, f"opening {megabytes:,} MB as a stream", Work(open_it, items=len(text)), whole_buffer_open())
+    assert bytes(out) == bytes(text)
+
+
+def test_open_into(bench, megabytes):
+    """Opening a record into the caller's buffer keeps up with one call over one buffer."""
+    text, key = _text(megabytes), _key()
+    out, record = np.empty(len(text), np.uint8), bytearray(sealed_size(len(text)))
+    seal_record_into(key, _header(), text, record, aad=AAD)
+
+    def open_it() -> None:
+        open_record_into(key, record, memoryview(out), aad=AAD)
+
+    _compare(bench, f"opening {megabytes:,} MB into a buffer", Work(open_it, items=len(text)), whole_buffer_open())
+    assert bytes(out) == bytes(text)
+
+
+def _compare(bench: Bench, what: str, work: Work, reference: Work) -> None:
+    if work.items > WHOLE_BYTES:
+        bench.rounds = 5
+    rounds = bench.interleave(work, reference)
+    note = f"{1e-6 / spread_of(rounds.measured).median:,.0f} MB/s"
+    bench.faster_than(what, rounds, "AES-256-GCM of cryptography, 10 MB at once", 0.85, note=note)
+    _claim_memory(bench, f"{what}, memory beyond the buffers", work.call)
 
 
 def _claim_memory(bench: Bench, what: str, call) -> None:
@@ -85,12 +111,15 @@ def _claim_memory(bench: Bench, what: str, call) -> None:
     call()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    bench.at_most(what, [peak / SEGMENT_BYTES], "segments", 2.1, note="tracemalloc; a segment is 262,144 bytes")
+    bench.at_most(what, [peak / SEGMENT_BYTES], "segments", 2.1, note="tracemalloc; 262,144 bytes a segment")
 
 
-def _shorten(bench: Bench, megabytes: int) -> None:
-    if megabytes > 10:
-        bench.rounds = 5
+def _key() -> SecretBytes:
+    return SecretBytes(bytearray(os.urandom(64)))
+
+
+def _header() -> RecordHeader:
+    return new_header(sid=SessionId(bytes(16)), bucket=5_900_000, direction=1, kind=0)
 
 
 def _text(megabytes: int) -> np.ndarray:

@@ -34,6 +34,9 @@ def test_two_threads(bench, operation):
         rounds = bench.rounds_of(one_round)
     pair.close()
     bench.faster_than(
-        f"{operations.NAMES[operation]}, two threads", rounds, "two pinned raw processes", 0.93,
+        f"{operations.NAMES[operation]}, two threads",
+        rounds,
+        "two pinned raw processes",
+        0.93,
         is_mean=operation == "sign",
-    )  # fmt: skip
+    )
