@@ -147,15 +147,16 @@ def __getattr__(name: str) -> object:
         try:
             value = getattr(import_module(_MODULES[name]), name)
         except ModuleNotFoundError as missing:
-            if missing.name not in _EXTRAS:
+            package = missing.name or ""
+            is_left_out = package.startswith("qflare.")  # by the wheel for devices
+            if package not in _EXTRAS and not is_left_out:
                 raise
-            package = missing.name
         else:
             package = ""
         if package:
             from qflare.errors import MissingExtraError
 
-            raise MissingExtraError(feature=f"qflare.{name}", extra=_EXTRAS[package], package=package)
+            raise MissingExtraError(feature=f"qflare.{name}", extra=_EXTRAS.get(package, "server"), package=package)
     else:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)

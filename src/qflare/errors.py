@@ -58,7 +58,12 @@ class MissingExtraError(QflareError, ImportError):
 
     def __init__(self, *, feature: str, extra: str, package: str) -> None:
         """Name the *feature*, the *extra* that brings it and the missing *package*."""
-        super().__init__(f"{feature} needs the package {package!r}: install it with  pip install 'qflare[{extra}]'")
+        if package.startswith("qflare."):
+            # One of our own: the wheel for devices has no server in it, and no extra brings one.
+            message = f"{feature} needs {package}, which the wheel for devices leaves out: install the whole wheel"
+        else:
+            message = f"{feature} needs the package {package!r}: install it with  pip install 'qflare[{extra}]'"
+        super().__init__(message)
         self.feature = feature
         self.extra = extra
         self.package = package

@@ -11,10 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-USE_IT = """
+AT_HOME = """
 import sys
 sys.path[:0] = [sys.argv[1]]
 sys.path.append(sys.argv[2])
+"""
+
+USE_IT = """
 import qflare, importlib.resources
 from qflare.primitives import kem, sig
 from qflare.primitives.about import native_about
@@ -29,11 +32,22 @@ assert (importlib.resources.files("qflare") / "database").is_dir()
 print("works")
 """
 
+USE_DEVICE = """
+import importlib, pkgutil
+import qflare
+assert qflare.__file__.startswith(sys.argv[1]), qflare.__file__
+for floor in ("_native", "primitives", "protocol", "model", "device"):
+    package = importlib.import_module(f"qflare.{floor}")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"qflare.{floor}.{module.name}")
+for name in ("Device", "AsyncDevice", "DeviceKeyMapping", "Evidence", "SecretBytes", "Refusal", "QflareError"):
+    getattr(qflare, name)
+print("works")
+"""
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Build the wheel as `pip wheel .` does, with the build requirements that are installed."""
-    folder = tmp_path_factory.mktemp("wheel")
+
+def build(folder, **environment):
+    """Build a wheel as `pip wheel .` does, with the build requirements that are installed."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", folder]
     result = subprocess.run(
@@ -43,11 +57,23 @@ def wheel(tmp_path_factory):
         text=True,
         check=False,
         timeout=600,
-        env={**os.environ, "PATH": path},
+        env={**os.environ, "PATH": path, **environment},
     )
     assert result.returncode == 0, result.stdout + result.stderr
     (path,) = folder.glob("*.whl")
     return path
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel that is published."""
+    return build(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def device_wheel(tmp_path_factory):
+    """The wheel for devices: the same without the server and the demo."""
+    return build(tmp_path_factory.mktemp("device-wheel"), QFLARE_WHEEL="device")
 
 
 def test_it_is_one_abi3_wheel_of_small_size(wheel):
@@ -89,17 +115,48 @@ def test_base_requirements_are_two(wheel):
     assert [line.split()[1].split(">")[0] for line in required] == ["cffi", "cryptography"]
 
 
-def test_it_works_without_a_compiler(wheel, tmp_path):
-    """Unpacked alone beside cffi and cryptography, with no program in reach, it makes keys and signatures."""
+def run_unpacked(wheel, folder, program, *arguments):
+    """Run *program* where the wheel is unpacked alone, beside cffi and cryptography, with no program in reach."""
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path)
+        archive.extractall(folder)
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     # -S keeps the editable install of the working tree out of the way.
-    result = subprocess.run(
-        [sys.executable, "-S", "-c", USE_IT, str(tmp_path), packages],
-        capture_output=True, text=True, check=False, timeout=60, env={"PATH": ""}, cwd=tmp_path,
+    return subprocess.run(
+        [sys.executable, "-S", "-c", AT_HOME + program, str(folder), packages, *arguments],
+        capture_output=True, text=True, check=False, timeout=60, env={"PATH": ""}, cwd=folder,
     )  # fmt: skip
+
+
+def test_it_works_without_a_compiler(wheel, tmp_path):
+    """Unpacked alone, it makes keys and signatures."""
+    result = run_unpacked(wheel, tmp_path, USE_IT)
     assert result.stdout == "works\n", result.stderr
+
+
+def test_the_wheel_for_devices_is_small(device_wheel):
+    """What a device is sent is at most 400 KB and has no server in it."""
+    with zipfile.ZipFile(device_wheel) as archive:
+        parts = {name.split("/")[1] for name in archive.namelist() if name.startswith("qflare/")}
+    assert device_wheel.stat().st_size <= 400_000
+    assert {"_native", "primitives", "protocol", "model", "device", "cli", "py.typed"} <= parts
+    assert not parts & {"service", "manager", "monitor", "stores", "database"}
+
+
+def test_the_wheel_for_devices_has_all_a_device_imports(device_wheel, tmp_path):
+    """Every module in it that needs no extra can be imported, and the device's public names are there."""
+    result = run_unpacked(device_wheel, tmp_path, USE_DEVICE)
+    assert result.stdout == "works\n", result.stderr
+
+
+def test_the_wheel_for_devices_says_what_it_lacks(device_wheel, tmp_path):
+    """A name or a command of the server is refused with the remedy."""
+    result = run_unpacked(device_wheel, tmp_path, "import qflare\nqflare.QuantumKeyManager")
+    assert "QuantumKeyManager needs qflare.service, which the wheel for devices leaves out" in result.stderr
+    program = "import sys\nfrom qflare.cli.main import run\nsys.exit(run(sys.argv[3:]))"
+    result = run_unpacked(device_wheel, tmp_path, program, "doctor")
+    assert result.returncode == 2, result.stderr
+    assert "which the wheel for devices leaves out: install the whole wheel" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="no binutils")

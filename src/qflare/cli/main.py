@@ -56,11 +56,21 @@ def _run(arguments: Sequence[str]) -> int:
         app(args=list(arguments), prog_name="qflare")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.OK
-    return ExitCode.OK
+    except ModuleNotFoundError as missing:
+        if not (missing.name or "").startswith("qflare."):
+            raise
+        package = missing.name or ""
+    else:
+        return ExitCode.OK
+    # The wheel for devices has the commands of a device only.
+    raise MissingExtraError(feature="this command", extra="server", package=package)
 
 
 def _show_traceback() -> None:
-    from qflare.service.config import is_debug
+    try:
+        from qflare.service.config import is_debug
+    except ModuleNotFoundError:
+        return  # the wheel for devices: no settings to read
 
     if is_debug():
         import traceback
