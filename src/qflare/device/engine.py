@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
     from qflare.clock import Clock
     from qflare.device.state import DeviceState
+    from qflare.protocol.established import EstablishedSession
     from qflare.protocol.evidence import Evidence
+    from qflare.protocol.pending import PendingConfirmation
     from qflare.secret import SecretBytes
 
 Form = Literal["hello", "offer"]
@@ -76,7 +78,8 @@ class DeviceEngine:
         self.state = state
         self._save = save
         self._clock = clock
-        self._fetched_ns: int | None = None
+        self._fetched: tuple[int, int] | None = None
+        """When the latest announcement came: monotonic nanoseconds and wall-clock seconds."""
 
     # --- the server's announcements ---------------------------------------------------------------------------------
 
@@ -84,14 +87,14 @@ class DeviceEngine:
         """Fetch the current announcement, verify it, and turn the session to its bucket."""
         encoded = yield from deliver(Step.ANNOUNCEMENT, _CURRENT)
         announcement = yield from self._verified(encoded)
-        self._fetched_ns = self._clock.monotonic_ns()
+        self._fetched = self._clock.monotonic_ns(), self._clock.now_s()
         self._turn(announcement)
         return announcement
 
     def take_announcement(self, encoded: bytes) -> Announcement:
         """Verify an announcement that came some other way, and turn the session to its bucket (A5)."""
         announcement = self._check(encoded)
-        self._fetched_ns = self._clock.monotonic_ns()
+        self._fetched = self._clock.monotonic_ns(), self._clock.now_s()
         self._turn(announcement)
         return announcement
 
@@ -129,10 +132,13 @@ class DeviceEngine:
 
     def _current(self) -> Flow[Announcement]:
         """Return the latest announcement, fetched anew where half a bucket has gone by since."""
-        latest, fetched_ns = self.state.announcement, self._fetched_ns
-        if latest is None or fetched_ns is None:
+        latest, fetched = self.state.announcement, self._fetched
+        if latest is None or fetched is None:
             return (yield from self.refresh())
-        if self._clock.monotonic_ns() - fetched_ns > latest.width_s * 500_000_000:
+        # The monotonic clock may stand still while the device sleeps, the wall clock may be set: either one is enough.
+        # Nothing rests on them but to have the right bucket before a record is sealed.
+        elapsed_s = max((self._clock.monotonic_ns() - fetched[0]) // 10**9, abs(self._clock.now_s() - fetched[1]))
+        if 2 * elapsed_s > latest.width_s:
             return (yield from self.refresh())
         return latest
 
@@ -242,11 +248,11 @@ class DeviceEngine:
         """Take M4, check tag, inclusion and signature, and begin the session (H9, H10)."""
         state = self.state
         sid = m4[2 : 2 + wire.SID_BYTES]
-        pending = next((kept for kept in state.confirmations if kept.sid == sid), None)
-        if pending is None:
+        candidates = [kept for kept in state.confirmations if kept.sid == sid]
+        if not candidates:
             message = "an M4 came for a handshake that is not pending; begin a new one"
             raise UnexpectedMessageError(message)
-        established = accept_confirmation(pending, m4, state.server, state.identity, log_mark=state.log_mark)
+        pending, established = self._confirmed(candidates, m4)
         state.log_mark = established.log_mark
         state.bucket_mark = max(state.bucket_mark, established.bucket_mark)
         state.take_chain(
@@ -259,6 +265,20 @@ class DeviceEngine:
         state.drop_hello()
         self._save(state)
         return self.terms()
+
+    def _confirmed(
+        self, candidates: list[PendingConfirmation], m4: bytes
+    ) -> tuple[PendingConfirmation, EstablishedSession]:
+        """Find the handshake that M4 confirms: whoever knows `ek_D` can make an OFFER with another one's sid (O2)."""
+        state = self.state
+        for pending in candidates[:-1]:
+            try:
+                return pending, accept_confirmation(pending, m4, state.server, state.identity, log_mark=state.log_mark)
+            except AuthenticationError:
+                continue
+        return candidates[-1], accept_confirmation(
+            candidates[-1], m4, state.server, state.identity, log_mark=state.log_mark
+        )
 
     def _forget_handshakes(self, form: int) -> None:
         for pending in [kept for kept in self.state.confirmations if kept.form == form]:
@@ -344,20 +364,15 @@ class DeviceEngine:
         """
         Send one record and open the server's reply; None where the server has nothing to say.
 
-        A record is sealed anew, once, where the server refused it and has turned to another bucket since.
+        The record is sent once, whatever is answered: a refusal is not authenticated (N5), so one that somebody made up
+        after the server had taken the record must not make the device send the same message again.
 
         Raises:
-            RefusedError: the server refused the record.
-            StoreUnavailableError: no answer came; the record may have been taken, so it is not sent twice.
+            RefusedError: the server refused the record, or somebody says so; it may have been taken.
+            StoreUnavailableError: no answer came; the record may have been taken.
         """
-        before = yield from self._current()
-        try:
-            answer = yield from self._send_record(plaintext, aad)
-        except RefusedError:
-            after = yield from self.refresh()
-            if after.bucket == before.bucket:
-                raise
-            answer = yield from self._send_record(plaintext, aad)
+        yield from self._current()
+        answer = yield from self._send_record(plaintext, aad)
         if not answer:
             return None
         reply_aad, record = split_envelope(answer)
