@@ -1,16 +1,20 @@
 """Attacks on a device: refusals that somebody made up, offers with another's session id, hostile servers, cut files."""
 
 import contextlib
+import gzip
+import http.server
+import threading
+import tracemalloc
 
 import pytest
 from tests.device.test_device import Wire
 from tests.protocol.parties import BUCKET, WIDTH_S, make_device, make_server
 
 from manager_world import TurnedClock
-from qflare.device import Device, Step
+from qflare.device import Device, HttpTransport, Step
 from qflare.device import device as device_module
 from qflare.device.state_file import StateFile
-from qflare.errors import DecodeError, QflareError, RefusedError
+from qflare.errors import AuthenticationError, DecodeError, QflareError, RefusedError
 from qflare.primitives import kem
 from qflare.primitives.random import random_bytes
 from qflare.protocol import wire
@@ -156,3 +160,72 @@ def test_every_cut_and_flip_of_a_state_file_is_refused(edge, link, tmp_path):
         path.chmod(0o640)
         with pytest.raises(QflareError, match="chmod"):
             file.read()
+
+
+class Hostile(http.server.BaseHTTPRequestHandler):
+    """Answers with what the test has put down."""
+
+    protocol_version = "HTTP/1.1"
+
+    def _answer(self):
+        status, headers, chunks = self.server.said
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for chunk in chunks():
+                self.wfile.write(chunk)
+        self.close_connection = True
+
+    do_GET = do_POST = _answer  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+def chunked(total):
+    piece = b"10000\r\n" + bytes(2**16) + b"\r\n"
+    for _ in range(total // 2**16):
+        yield piece
+
+
+BOMB = gzip.compress(bytes(14 * 2**20))
+HOSTILE = {
+    "declared huge": (200, {"content-length": str(2**40)}, lambda: [b"x"]),
+    "chunks without end": (200, {"transfer-encoding": "chunked"}, lambda: chunked(2**28)),
+    "gzip bomb": (200, {"content-encoding": "gzip", "content-length": str(len(BOMB))}, lambda: [BOMB]),
+    "refusal of other bytes": (403, {"content-length": "16"}, lambda: [b"\x7f\x02" + bytes(14)]),
+    "redirect": (302, {"location": "http://127.0.0.1:9/", "content-length": "0"}, list),
+    "length that is none": (200, {"content-length": "1_0"}, lambda: [b"x" * 10]),
+    "cut": (200, {"content-length": "100"}, lambda: [b"x"]),
+    "no HTTP": (200, {"x": "\x00"}, lambda: [b"\xff" * 10]),
+    "page": (200, {"content-type": "text/html", "content-length": "6"}, lambda: [b"<html>"]),
+    "teapot": (418, {"content-length": "0"}, list),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_answer_costs_little_and_makes_no_session(edge, name):
+    """Whatever a server answers, a device holds a few KiB of it at most, raises one of our errors, and goes on."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as server:
+        server.said = HOSTILE[name]
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        transport = HttpTransport(f"http://127.0.0.1:{server.server_port}", timeout_s=5)
+        tracemalloc.start()
+        try:
+            for step in (Step.HELLO, Step.ANNOUNCEMENT):
+                with contextlib.suppress(QflareError):
+                    answer = transport.exchange(step, b"current")
+                    assert len(answer) <= 2**14
+                    with pytest.raises((AuthenticationError, DecodeError)):
+                        edge.take_announcement(answer)
+            assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+        finally:
+            tracemalloc.stop()
+            transport.close()
+            server.shutdown()
+            thread.join()

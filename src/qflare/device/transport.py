@@ -21,6 +21,7 @@ RESPONSE_BYTES_MAX: Final = 2**30 + 2**20
 """A record of 1 GiB with its tags; anything larger is refused before it is read."""
 HANDSHAKE_BYTES_MAX: Final = 16 * 2**10
 _HTTP_REFUSED: Final = 403
+_LENGTH_DIGITS_MAX: Final = 18
 _HTTP_UNAVAILABLE: Final = frozenset({429, 502, 503, 504})
 _HTTP_OK: Final = 200
 
@@ -80,7 +81,7 @@ class HttpTransport:
             with self._client.stream(method, self._url + path, content=body, headers=_HEADERS) as response:
                 answer = bytearray()
                 limit = _answer_limit(step, response)
-                for chunk in response.iter_bytes():
+                for chunk in response.iter_raw():
                     answer += chunk
                     _require_size(len(answer), limit)
                 return _answer(response.status_code, bytes(answer))
@@ -110,7 +111,7 @@ class AsyncHttpTransport:
             async with self._client.stream(method, self._url + path, content=body, headers=_HEADERS) as response:
                 answer = bytearray()
                 limit = _answer_limit(step, response)
-                async for chunk in response.aiter_bytes():
+                async for chunk in response.aiter_raw():
                     answer += chunk
                     _require_size(len(answer), limit)
                 return _answer(response.status_code, bytes(answer))
@@ -122,7 +123,12 @@ class AsyncHttpTransport:
         await self._client.aclose()
 
 
-_HEADERS: Final = {"content-type": "application/octet-stream", "accept": "application/octet-stream"}
+_HEADERS: Final = {
+    "content-type": "application/octet-stream",
+    "accept": "application/octet-stream",
+    # WHY: bytes are taken as they come. A few compressed ones could unfold to more than any limit.
+    "accept-encoding": "identity",
+}
 
 
 def _httpx() -> ModuleType:
@@ -152,7 +158,9 @@ def _request(step: Step, message: bytes | bytearray) -> tuple[str, str, bytes | 
 
 def _answer_limit(step: Step, response: httpx.Response) -> int:
     limit = RESPONSE_BYTES_MAX if step is Step.RECORD else HANDSHAKE_BYTES_MAX
-    _require_size(int(response.headers.get("content-length", "0")), limit)
+    declared = response.headers.get("content-length", "0")
+    if declared.isdecimal() and len(declared) <= _LENGTH_DIGITS_MAX:
+        _require_size(int(declared), limit)
     return limit
 
 
