@@ -283,11 +283,11 @@ def test_an_address_that_is_not_ours_is_refused():
 
 
 async def test_start_can_be_interrupted(database_dsn, folder):
-    """SIGINT before the first worker is ready ends everything."""
+    """SIGINT before the first worker is ready ends everything, whether or not Python was ready to catch it."""
     process = await start(folder, "--workers", "1", "--data-dir", str(folder / "data"), QFLARE_DSN=database_dsn)
     await asyncio.sleep(0.6)
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(12):
         await process.wait()
-    assert process.returncode in {0, 130}
+    assert process.returncode in {0, 130, -signal.SIGINT}
     await process.stdout.read()
