@@ -37,7 +37,7 @@ def run(source: str, names: dict[str, Any]) -> dict[str, Any]:
     return names
 
 
-@pytest.fixture(name="home")
+@pytest.fixture(name="home", autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the sealing keys of a test in a folder of its own."""
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -45,7 +45,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-async def test_quickstart_runs_as_written(database_dsn: str, home: Path) -> None:
+async def test_quickstart_runs_as_written(database_dsn: str) -> None:
     """Session, mapping and log of the quickstart work in its order, and both sides of the mapping agree."""
     names: dict[str, Any] = {}
     for block in blocks("docs/quickstart.md"):
@@ -102,28 +102,32 @@ async def test_a_transport_of_ones_own_carries_everything(database_dsn: str, hom
     loop = asyncio.get_running_loop()
     async with QuantumKeyManager(database_dsn) as manager:
 
+        async def announcement(name: bytes) -> bytes:
+            return await manager.announcement(int(name) if name.isdigit() else name.decode())
+
+        async def confirm(message: bytes) -> bytes:
+            return (await manager.confirm(message)).confirmation
+
+        async def echo(message: bytes) -> bytes:
+            aad, record = split_envelope(message)
+            opened = await manager.open_record(record, aad=aad)
+            with opened.plaintext as plaintext:
+                reply = await manager.seal_record(opened.session.sid, plaintext.view().tobytes()[::-1])
+            return encode_envelope(b"", reply)
+
+        table = {
+            "identity": lambda _message: manager.identity(),
+            "announcement": announcement,
+            "enrol": manager.answer_enrolment,
+            "hello": manager.answer_hello,
+            "offer": lambda message: manager.offer_for(message[:32], tenant_id=message[32:]),
+            "confirm": confirm,
+            "record": echo,
+        }
+
         async def answer(step: str, message: bytes) -> bytes:
             try:
-                match step:
-                    case "identity":
-                        return await manager.identity()
-                    case "announcement":
-                        name = message.decode()
-                        return await manager.announcement(int(name) if name.isdigit() else name)
-                    case "enrol":
-                        return await manager.answer_enrolment(message)
-                    case "hello":
-                        return await manager.answer_hello(message)
-                    case "offer":
-                        return await manager.offer_for(message[:32], tenant_id=message[32:])
-                    case "confirm":
-                        return (await manager.confirm(message)).confirmation
-                    case _:
-                        aad, record = split_envelope(message)
-                        opened = await manager.open_record(record, aad=aad)
-                        with opened.plaintext as plaintext:
-                            reply = await manager.seal_record(opened.session.sid, plaintext.view().tobytes()[::-1])
-                        return encode_envelope(b"", reply)
+                return await table[step](message)
             except RefusedError:
                 return wire.REFUSED
 

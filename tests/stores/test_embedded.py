@@ -61,7 +61,7 @@ def start_user(data_dir):
 async def within(seconds, check):
     """Wait until *check* holds."""
     async with asyncio.timeout(seconds):
-        while not check():  # noqa: ASYNC110 - other processes have no event
+        while not check():
             await asyncio.sleep(0.05)
 
 

@@ -87,7 +87,7 @@ async def test_a_statement_that_takes_too_long_is_ended(database_dsn, admin):
             with pytest.raises(StoreUnavailableError, match="in time"):
                 await store.append_events(DEFAULT_TENANT, [new_event()])
             async with asyncio.timeout(5):
-                while await admin.fetchval(  # noqa: ASYNC110 - another process has no event
+                while await admin.fetchval(
                     "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'qflare' AND state = 'active'"
                     " AND datname = current_database()"
                 ):

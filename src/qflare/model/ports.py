@@ -66,20 +66,32 @@ class DeviceStore(Protocol):
     async def find_devices(self, tenant_id: TenantId, refs: Sequence[DeviceRef]) -> dict[DeviceRef, Device]:
         """Return the rows found among *refs*."""
 
-    async def list_devices(self, tenant_id: TenantId, *, limit: int, after: DeviceId | None = None) -> tuple[Device, ...]:
+    async def list_devices(
+        self, tenant_id: TenantId, *, limit: int, after: DeviceId | None = None
+    ) -> tuple[Device, ...]:
         """Return up to *limit* devices in order of name."""
 
     async def set_device_state(
         self, tenant_id: TenantId, ref: DeviceRef, state: KeyState, *, reason: str, event: NewEvent
     ) -> Device:
-        """Change a device's state, end its sessions unless it becomes active; `IllegalTransitionError`, `KeyNotFoundError`."""
+        """
+        Change a device's state, and end its sessions unless it becomes active.
+
+        Raises `IllegalTransitionError` or `KeyNotFoundError`.
+        """
 
     async def rotate_device_keys(
         self, tenant_id: TenantId, device: NewDevice, *, key_version: int, event: NewEvent
     ) -> Device:
-        """Make *device*'s keys current as *key_version*; the old become deactivated. `ConflictError` unless current + 1."""
+        """
+        Make *device*'s keys current as *key_version*; the old become deactivated.
 
-    async def set_device_psk(self, tenant_id: TenantId, ref: DeviceRef, sealed_psk: bytes | None, *, event: NewEvent) -> None:
+        Raises `ConflictError` unless *key_version* is the current one + 1.
+        """
+
+    async def set_device_psk(
+        self, tenant_id: TenantId, ref: DeviceRef, sealed_psk: bytes | None, *, event: NewEvent
+    ) -> None:
         """Store or remove a device's sealed pre-shared key."""
 
     async def add_token(self, token: TokenRecord, *, event: NewEvent) -> None:
@@ -91,7 +103,11 @@ class DeviceStore(Protocol):
     async def enrol_devices(
         self, tenant_id: TenantId, claims: Sequence[EnrolmentClaim], *, events: Sequence[NewEvent], now_s: int
     ) -> tuple[tuple[EnrolmentOutcome, ...], LogAppend | None]:
-        """Consume tokens and register devices; each claim ends by itself (E3). `events[i]` is written if claim i enrols."""
+        """
+        Consume tokens and register devices; each claim ends by itself (E3).
+
+        `events[i]` is written if claim i enrols.
+        """
 
 
 class SessionStore(Protocol):
