@@ -627,7 +627,8 @@ BEGIN
     -- All locks of the batch at once and in one order.
     PERFORM FROM qflare.enrolment_token AS t
       WHERE t.tenant_id = p_tenant AND t.token_id = ANY (p_token_ids) ORDER BY t.token_id FOR UPDATE;
-    FOR v_place IN 1 .. cardinality(p_token_ids) LOOP
+    -- In order of ref as add_devices, so that batches with the same names wait for each other instead of locking up.
+    FOR v_place IN SELECT d.place FROM unnest(p_refs) WITH ORDINALITY AS d (ref, place) ORDER BY d.ref, d.place LOOP
         SELECT * INTO v_token FROM qflare.enrolment_token AS t
          WHERE t.tenant_id = p_tenant AND t.token_id = p_token_ids[v_place];
         IF NOT FOUND OR v_token.device_id <> p_device_ids[v_place] THEN
