@@ -92,14 +92,15 @@ int raw_verify(const uint8_t *sig, const uint8_t *pk, size_t pk_step, const uint
     return failed;
 }
 
-/* The permutations of a key derivation and nothing else: QFLARE's own permutation, on one state. */
+/* At least `count` permutations and nothing else: QFLARE's own, as many states at once as its widest engine takes. */
 uint64_t raw_permutations(size_t count)
 {
-    uint64_t state[KECCAK_LANES_IN_STATE] = {1};
-    for (size_t number = 0; number < count; number++) {
-        keccak_f1600(state);
+    _Alignas(64) uint64_t lane[KECCAK_LANES_IN_STATE * KECCAK_WIDTH_MAX] = {1};
+    const keccak_engine *const engine = keccak_engine_for(count);
+    for (size_t number = 0; number < count; number += engine->width) {
+        engine->permute(lane);
     }
-    return state[0];
+    return lane[0];
 }
 
 /* --- the program --- */
