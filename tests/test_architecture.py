@@ -97,6 +97,26 @@ def test_device_needs_no_server_package():
     assert loaded_after("import qflare\nqflare.Device\nqflare.DeviceKeyMapping") in ([], ["cffi"])
 
 
+@pytest.mark.parametrize("statement", ["import qflare", "from qflare import Device"])
+def test_a_device_loads_its_own_floors_only(statement):
+    """A device loads nothing of the server's wings, and nothing of the standard library that talks to a network."""
+    program = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    names = set(done.stdout.split())
+    above = {"cli", "service", "manager", "monitor", "stores"}
+    assert not {name for name in names if name.startswith("qflare.") and name.split(".")[1] in above}
+    assert not names & {
+        "socket",
+        "ssl",
+        "http.client",
+        "subprocess",
+        "multiprocessing",
+        "concurrent.futures",
+        "logging",
+    }
+    assert ("qflare.device.device" in names) == ("Device" in statement)
+
+
 def test_public_names_are_pinned():
     """The public surface changes only together with this list."""
     assert sorted(qflare.__all__) == sorted(PUBLIC)

@@ -84,7 +84,7 @@ def transcript(*parts: Readable) -> bytes:
 
     Source: PROTOCOL N1.
     """
-    return hashes.transcript_one([as_buffer(part, name="a part") for part in parts])
+    return hashes.transcript_one([part if type(part) is bytes else as_view(part, name="a part") for part in parts])
 
 
 def transcript_many(count: int, *columns: Column) -> bytearray:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare._native import kdf
 from qflare._native.border import require_count, require_integer
-from qflare.errors import UsageError
+from qflare.errors import LengthError, UsageError
 from qflare.primitives.hash import kmac256, kmac256_many
-from qflare.primitives.rows import as_view, count_rows, lent_rows, one_row
+from qflare.primitives.rows import as_buffer, as_view, count_rows, lent_rows
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
@@ -227,8 +227,8 @@ def chain_advance_many(
 def chain_advance(chain_key: Readable, sid: Readable, from_bucket: int, to_bucket: int) -> SecretBytes:
     """Ratchet one chain key forward; as `chain_advance_many`. Source: PROTOCOL R5."""
     return kdf.chain_advance_batch(
-        one_row(chain_key, CHAIN_KEY_BYTES, name="chain_key"),
-        one_row(sid, SESSION_ID_BYTES, name="sid"),
+        _sized(chain_key, CHAIN_KEY_BYTES, "chain_key"),
+        _sized(sid, SESSION_ID_BYTES, "sid"),
         (from_bucket,),
         to_bucket=to_bucket,
         custom=_BUCKET_CUSTOM,
@@ -269,13 +269,20 @@ def message_keys_many(chain_keys: RowsLike, bucket: int, direction: int, purpose
 def message_key(chain_key: Readable, bucket: int, direction: int, purpose: Readable) -> SecretBytes:
     """Derive one message key; as `message_keys_many`. Source: PROTOCOL R2."""
     return kdf.message_key_batch(
-        one_row(chain_key, CHAIN_KEY_BYTES, name="chain_key"),
+        _sized(chain_key, CHAIN_KEY_BYTES, "chain_key"),
         bucket=bucket,
         direction=direction,
         purpose=purpose if type(purpose) is bytes else bytes(as_view(purpose, name="purpose")),
         custom=_KEY_CUSTOM,
         count=1,
     )
+
+
+def _sized(buffer: Readable, size: int, name: str) -> bytes | SecretBytes | memoryview:
+    given = as_buffer(buffer, name=name)
+    if len(given) != size:
+        raise LengthError(name, expected=size, actual=len(given))
+    return given
 
 
 def _custom(label: object) -> bytes:

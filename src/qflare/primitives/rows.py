@@ -39,14 +39,14 @@ def as_view(buffer: Readable, *, name: str = "buffer") -> memoryview:
     return view
 
 
-def as_buffer(buffer: Readable, *, name: str = "buffer") -> bytes | memoryview:
+def as_buffer(buffer: Readable, *, name: str = "buffer") -> bytes | SecretBytes | memoryview:
     """
-    Return *buffer* as it is if it is `bytes`, and as `as_view` does otherwise: the cheap form for single operations.
+    Return `bytes` and `SecretBytes` as they are, anything else as `as_view` does: the cheap form for the C border.
 
     Raises:
         UsageError: as `as_view`.
     """
-    return buffer if type(buffer) is bytes else as_view(buffer, name=name)
+    return buffer if type(buffer) is bytes or type(buffer) is SecretBytes else as_view(buffer, name=name)
 
 
 def as_rows(rows: RowsLike, size: int, *, name: str, count: int | None = None) -> memoryview:

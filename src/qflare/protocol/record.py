@@ -22,7 +22,7 @@ from qflare.primitives.kdf import expand_many
 from qflare.primitives.random import random_bytes
 from qflare.primitives.rows import as_view, lent_rows
 from qflare.protocol.labels import EXPAND_STREAM, PURPOSE_CONTROL, PURPOSE_RECORD
-from qflare.protocol.segment import SEGMENT_BYTES, SegmentCipher, plaintext_size, sealed_size
+from qflare.protocol.segment import SEALED_SEGMENT_BYTES, SEGMENT_BYTES, SegmentCipher, plaintext_size, sealed_size
 from qflare.protocol.wire import (
     AEAD_KEY_BYTES,
     DIRECTION_TO_DEVICE,
@@ -133,17 +133,10 @@ def read_header(record: Readable) -> RecordHeader | Refusal:
     Epoch, direction, session and bucket are compared by the receiver, who knows what they should be.
     """
     view = as_view(record, name="record")
-    try:
-        plaintext_size(len(view))
-    except DecodeError:
-        return Refusal.LENGTH
     header = bytes(view[:HEADER_BYTES])
-    if header[0] != TYPE_RECORD:
-        return Refusal.TYPE
-    if header[1] != VERSION:
-        return Refusal.VERSION
-    if header[2] not in _PURPOSES or header[_DIRECTION_AT] not in (DIRECTION_TO_SERVER, DIRECTION_TO_DEVICE):
-        return Refusal.UNEXPECTED
+    refusal = _refuse_header(header, len(view))
+    if refusal is not None:
+        return refusal
     return RecordHeader(
         kind=header[2],
         sid=SessionId(header[_SID_AT:_BUCKET_AT]),
@@ -234,10 +227,7 @@ def open_record(message_key: SecretBytes, record: Readable, *, aad: Readable = b
     """
     view = as_view(record, name="record")
     cipher = _cipher_of(message_key, view, aad)
-    plaintext = SecretBytes.zeros(plaintext_size(len(view)))
-    with plaintext.view() as out:
-        cipher.open_all(view[HEADER_BYTES:], out)
-    return plaintext
+    return _open_all(cipher, view)
 
 
 def open_record_into(
@@ -260,11 +250,26 @@ def open_record_into(
     cipher.open_all(view[HEADER_BYTES:], target)
 
 
+def _refuse_header(header: bytes, record_size: int) -> Refusal | None:
+    """Check the first 48 bytes of a record of *record_size* bytes, in the order of R5."""
+    try:
+        plaintext_size(record_size)
+    except DecodeError:
+        return Refusal.LENGTH
+    if header[0] != TYPE_RECORD:
+        return Refusal.TYPE
+    if header[1] != VERSION:
+        return Refusal.VERSION
+    if header[2] not in _PURPOSES or header[_DIRECTION_AT] not in (DIRECTION_TO_SERVER, DIRECTION_TO_DEVICE):
+        return Refusal.UNEXPECTED
+    return None
+
+
 def _cipher_of(message_key: SecretBytes, record: memoryview, aad: Readable) -> SegmentCipher:
-    header = read_header(record)
-    if isinstance(header, Refusal):
+    header = bytes(record[:HEADER_BYTES])
+    if _refuse_header(header, len(record)) is not None:
         raise AuthenticationError
-    return SegmentCipher.derive(message_key, bytes(record[:HEADER_BYTES]), stream_id=header.stream_id, aad=aad)
+    return SegmentCipher.derive(message_key, header, stream_id=header[_STREAM_ID_AT:], aad=aad)
 
 
 def seal_records_many(
@@ -340,15 +345,21 @@ def _seal_one(cipher: SegmentCipher, header: bytes, plaintext: memoryview) -> by
 
 
 def _open_one(stream_key: memoryview, bound: bytes, record: memoryview) -> SecretBytes | Refusal:
-    header = read_header(record)
-    if isinstance(header, Refusal):
-        return header
-    plaintext = SecretBytes.zeros(plaintext_size(len(record)))
+    refusal = _refuse_header(bytes(record[:HEADER_BYTES]), len(record))
+    if refusal is not None:
+        return refusal
     try:
-        with plaintext.view() as out:
-            SegmentCipher(stream_key, bound).open_all(record[HEADER_BYTES:], out)
+        return _open_all(SegmentCipher(stream_key, bound), record)
     except AuthenticationError:
         return Refusal.TAG
+
+
+def _open_all(cipher: SegmentCipher, record: memoryview) -> SecretBytes:
+    if len(record) <= HEADER_BYTES + SEALED_SEGMENT_BYTES:
+        return cipher.open(0, record[HEADER_BYTES:], is_last=True)
+    plaintext = SecretBytes.zeros(plaintext_size(len(record)))
+    with plaintext.view() as out:
+        cipher.open_all(record[HEADER_BYTES:], out)
     return plaintext
 
 

@@ -101,6 +101,15 @@ class SegmentCipher:
         """Seal segment *number* into *out*, 16 bytes longer than *plaintext*."""
         self._key.seal_into(_nonce(number, is_last=is_last), plaintext, self._aad, out)
 
+    def open(self, number: int, sealed: memoryview, *, is_last: bool) -> SecretBytes:
+        """
+        Open segment *number*; returns its plaintext, owned by the caller.
+
+        Raises:
+            AuthenticationError: it is not that segment of this stream.
+        """
+        return self._key.open(_nonce(number, is_last=is_last), sealed, self._aad)
+
     def open_into(self, number: int, sealed: memoryview, out: memoryview, *, is_last: bool) -> None:
         """
         Open segment *number* into *out*, 16 bytes shorter than *sealed*.
