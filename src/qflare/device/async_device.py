@@ -45,7 +45,12 @@ class AsyncDevice:
         """Enrol with the server and keep the state in a new file; see `Device.enrol`."""
         transport = _as_transport(server)
         try:
-            with decode_token(token) as decoded:
+            try:
+                decoded = decode_token(token)
+            finally:
+                # WHY: error reporters show a frame's locals, and a refused enrolment's token may still be good.
+                del token
+            with decoded:
                 file = await asyncio.to_thread(StateFile, Path(state))
                 try:
                     fresh = await _run_flow(enrol(decoded, device_id, file), transport)

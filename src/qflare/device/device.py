@@ -73,7 +73,12 @@ class Device:
             StoreUnavailableError: the server cannot be reached.
         """
         transport = as_transport(server)
-        with decode_token(token) as decoded:
+        try:
+            decoded = decode_token(token)
+        finally:
+            # WHY: error reporters show a frame's locals, and a refused enrolment's token may still be good.
+            del token
+        with decoded:
             file = StateFile(Path(state))
             try:
                 fresh = run_flow(enrol(decoded, device_id, file), transport)
