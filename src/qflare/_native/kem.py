@@ -26,11 +26,12 @@ SEED_BYTES: Final[int] = int(lib.QFL_KEM1024_SEED_BYTES)
 # Looked up once, and called without `writable` between: here a call counts.
 _new: Final[Any] = ffi.new
 _from_buffer: Final[Any] = ffi.from_buffer
-_content: Final[Any] = ffi.buffer
+_unpack: Final[Any] = ffi.unpack
 _BYTES: Final[Any] = ffi.typeof("uint8_t[]")
-# The output's row with the status byte behind it.
-_EK_AND_STATUS: Final[Any] = ffi.typeof(f"uint8_t[{EK_BYTES + 1}]")
-_CT_AND_STATUS: Final[Any] = ffi.typeof(f"uint8_t[{CT_BYTES + 1}]")
+# The output's row with the status byte behind it; as `char`, which CFFI hands out as bytes in one step.
+_EK_AND_STATUS: Final[Any] = ffi.typeof(f"char[{EK_BYTES + 1}]")
+_CT_AND_STATUS: Final[Any] = ffi.typeof(f"char[{CT_BYTES + 1}]")
+_GOOD: Final = b"\0"
 _STATUS: Final[Any] = ffi.typeof("uint8_t[1]")
 
 
@@ -43,10 +44,10 @@ def keygen_one() -> tuple[bytes, SecretBytes]:
         NativeError: liboqs failed.
     """
     ek, dk = _new(_EK_AND_STATUS), SecretMemory(DK_BYTES)
-    status = lib.qfl_kem1024_keygen_batch(ek, _from_buffer(_BYTES, dk, True), ek + EK_BYTES, 1) or ek[EK_BYTES]
-    if status:
-        check(status, "ML-KEM key generation")
-    return _content(ek, EK_BYTES)[:], SecretBytes.owning(dk)
+    status = lib.qfl_kem1024_keygen_batch(ek, _from_buffer(_BYTES, dk, True), ek + EK_BYTES, 1)
+    if status or ek[EK_BYTES] != _GOOD:
+        check(status or ord(ek[EK_BYTES]), "ML-KEM key generation")
+    return _unpack(ek, EK_BYTES), SecretBytes.owning(dk)
 
 
 def encaps_one(ek: Buffer | SecretBytes) -> tuple[bytes, SecretBytes]:
@@ -63,10 +64,10 @@ def encaps_one(ek: Buffer | SecretBytes) -> tuple[bytes, SecretBytes]:
     if len(key) != EK_BYTES:
         raise LengthError("encapsulation key", expected=EK_BYTES, actual=len(key))
     ct, ss = _new(_CT_AND_STATUS), SecretMemory(SS_BYTES)
-    status = lib.qfl_kem1024_encaps_batch(ct, _from_buffer(_BYTES, ss, True), ct + CT_BYTES, key, 1) or ct[CT_BYTES]
-    if status:
-        check(status, "ML-KEM encapsulation")
-    return _content(ct, CT_BYTES)[:], SecretBytes.owning(ss)
+    status = lib.qfl_kem1024_encaps_batch(ct, _from_buffer(_BYTES, ss, True), ct + CT_BYTES, key, 1)
+    if status or ct[CT_BYTES] != _GOOD:
+        check(status or ord(ct[CT_BYTES]), "ML-KEM encapsulation")
+    return _unpack(ct, CT_BYTES), SecretBytes.owning(ss)
 
 
 def decaps_one(dk: Buffer | SecretBytes, ct: Buffer | SecretBytes) -> SecretBytes:

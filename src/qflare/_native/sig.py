@@ -30,12 +30,13 @@ SIZES: Final[dict[int, tuple[int, int, int]]] = {
 """Sizes of pk, sk and signature in bytes, by parameter set."""
 
 
-_BYTES: Final[Any] = ffi.typeof("uint8_t[]")
+_CHARS: Final[Any] = ffi.typeof("char[]")  # CFFI hands them out as bytes in one step
+_GOOD: Final = b"\0"
 _NOT_VERIFIED: Final = int(lib.QFL_ERR_SIGNATURE)
 _STATUS: Final[Any] = ffi.typeof("uint8_t[1]")
 _ONE_SIZE: Final[Any] = ffi.typeof("uint64_t[1]")
 _new: Final[Any] = ffi.new
-_content: Final[Any] = ffi.buffer
+_unpack: Final[Any] = ffi.unpack
 
 
 def has_seeded_keys(parameter_set: int) -> bool:
@@ -69,11 +70,11 @@ def keygen_one(parameter_set: int) -> tuple[bytes, SecretBytes]:
     """
     pk_bytes, sk_bytes, _ = SIZES[parameter_set]
     # The output's row with the status byte behind it.
-    pk, sk = _new(_BYTES, pk_bytes + 1), SecretMemory(sk_bytes)
-    status = lib.qfl_mldsa_keygen_batch(pk, writable(sk), pk + pk_bytes, parameter_set, 1) or pk[pk_bytes]
-    if status:
-        check(status, "ML-DSA key generation")
-    return _content(pk, pk_bytes)[:], SecretBytes.owning(sk)
+    pk, sk = _new(_CHARS, pk_bytes + 1), SecretMemory(sk_bytes)
+    status = lib.qfl_mldsa_keygen_batch(pk, writable(sk), pk + pk_bytes, parameter_set, 1)
+    if status or pk[pk_bytes] != _GOOD:
+        check(status or ord(pk[pk_bytes]), "ML-DSA key generation")
+    return _unpack(pk, pk_bytes), SecretBytes.owning(sk)
 
 
 def sign_one(
@@ -93,14 +94,13 @@ def sign_one(
         raise LengthError("signing key", expected=sk_bytes, actual=len(key))
     if len(label) > CONTEXT_MAX:
         _require_context(label)
-    size, sig = len(text), _new(_BYTES, sig_bytes + 1)
+    size, sig = len(text), _new(_CHARS, sig_bytes + 1)
     status = lib.qfl_mldsa_sign_batch(
         sig, sig + sig_bytes, key, text, _new(_ONE_SIZE, (size,)), label, parameter_set, 1, 1, size, len(label)
     )
-    status = status or sig[sig_bytes]
-    if status:
-        check(status, "ML-DSA signing")
-    signature: bytes = _content(sig, sig_bytes)[:]
+    if status or sig[sig_bytes] != _GOOD:
+        check(status or ord(sig[sig_bytes]), "ML-DSA signing")
+    signature: bytes = _unpack(sig, sig_bytes)
     return signature
 
 

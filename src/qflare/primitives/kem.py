@@ -76,7 +76,7 @@ def generate() -> KemKeyPair:
 
     Source: FIPS 203, Algorithm 19.
     """
-    return KemKeyPair(*native.keygen_one())
+    return tuple.__new__(KemKeyPair, native.keygen_one())
 
 
 def generate_from_seed(seed: Readable) -> KemKeyPair:
@@ -106,7 +106,7 @@ def encapsulate(encapsulation_key: Readable) -> Encapsulated:
     """
     name = "encapsulation key"
     ek = encapsulation_key if type(encapsulation_key) is bytes else as_view(encapsulation_key, name=name)
-    return Encapsulated(*native.encaps_one(ek))
+    return tuple.__new__(Encapsulated, native.encaps_one(ek))
 
 
 def decapsulate(decapsulation_key: Readable, ciphertext: Readable) -> SecretBytes:
