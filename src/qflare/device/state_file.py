@@ -15,12 +15,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import stat
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import ConfigError, DecodeError, StoreError
 from qflare.primitives.hash import sha3_512
+from qflare.primitives.random import random_bytes
 from qflare.secret import SecretBytes, zeroize
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class StateFile:
         """Replace the file as a whole: written beside it, synced, renamed, the folder synced."""
         buffer = encode_state(fields)
         # A name of its own for each write: a leftover of a crash never blocks the next write.
-        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
+        temporary = self.path.with_name(f".{self.path.name}.{random_bytes(8).hex()}")
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:

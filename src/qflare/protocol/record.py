@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 from qflare.errors import AuthenticationError, BatchError, DecodeError, LengthError, UsageError
 from qflare.model.ids import SessionId, StreamId
 from qflare.model.refusal import Refusal
-from qflare.model.session import StreamClaim
 from qflare.primitives.columns import rows
 from qflare.primitives.hash import transcript_var_many
 from qflare.primitives.kdf import expand_many
@@ -44,6 +43,7 @@ from qflare.secret import SecretBytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qflare.model.session import StreamClaim
     from qflare.primitives.rows import Readable, RowsLike
 
 KIND_DATA: Final = 0
@@ -98,6 +98,9 @@ class RecordHeader:
 
     def claim(self) -> StreamClaim:
         """Return what its receiver accepts once, in the transaction that hands the message on (R4)."""
+        # Here, because only a server claims: a device is spared the server's records of sessions.
+        from qflare.model.session import StreamClaim
+
         return StreamClaim(sid=self.sid, direction=self.direction, stream_id=self.stream_id, bucket=self.bucket)
 
     def encode(self) -> bytes:
