@@ -93,7 +93,12 @@ class FileKeeper:
             KeeperError: there is none: destroyed, never made, or lost with a restart of the machine.
         """
         with self._locked():
+            # A file below the mark is what a crash left, or a copy that somebody put back.
+            is_destroyed = bucket < self._destroyed_before()
             found = _read_key(self._bucket_path(bucket))
+        if found is not None and is_destroyed:
+            found.wipe()
+            found = None
         if found is None:
             raise KeeperError(
                 f"there is no key of bucket {bucket}: it was destroyed, or lost when the machine restarted"
