@@ -198,6 +198,33 @@ def test_one_bad_row_fails_alone(bad):
     assert aead.open_many(keys, NONCE, sealed, shared(b""))[bad] is None
 
 
+@pytest.mark.parametrize("count", [0, 1, 3, 8, 33])
+def test_rows_open_into_one_secret(count):
+    """Rows open behind each other into one secret, with a status each; a forged one is zero and fails alone."""
+    keys, texts, aads = os.urandom(32 * count), os.urandom(50 * count), os.urandom(64 * count)
+    sealed = bytearray().join(aead.seal_many(keys, NONCE, rows(texts, 50), rows(aads, 64)))
+    framed = bytes(7) + sealed
+    with SecretBytes(bytearray(b"x" * (50 * count))) as out:
+        assert aead.open_many_into(keys, NONCE, rows(framed, 66, 66, 7), rows(aads, 64), out) == bytes(count)
+        assert out.equals(texts)
+        for bad in range(count):
+            forged = bytearray(sealed)
+            forged[bad * 66 + 49] ^= 1
+            expected = texts[: bad * 50] + bytes(50) + texts[(bad + 1) * 50 :]
+            status = aead.open_many_into(keys, NONCE, rows(forged, 66), rows(aads, 64), out)
+            assert status == bytes(row == bad for row in range(count))
+            assert out.equals(expected)
+
+
+def test_rows_open_into_no_other_size():
+    """A secret of another size, rows shorter than a tag or of another number: refused, nothing written."""
+    for size, width, count, error in ((99, 66, 2, LengthError), (0, 15, 2, LengthError), (100, 66, 3, BatchError)):
+        with SecretBytes(bytearray(b"x" * size)) as out:
+            with pytest.raises(error):
+                aead.open_many_into(bytes(64), NONCE, rows(bytes(width * count), width), shared(b""), out)
+            assert out.equals(b"x" * size)
+
+
 def test_disagreeing_batches_are_refused():
     """Keys, nonces, texts and aads of different numbers are refused before anything is sealed."""
     for nonces, texts, aads in (

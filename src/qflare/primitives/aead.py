@@ -9,6 +9,7 @@ Source: SP 800-38D; PROTOCOL N1.
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from cryptography.exceptions import InvalidTag
@@ -20,7 +21,7 @@ from qflare.primitives.rows import as_messages, as_view, lent_rows
 from qflare.secret import SecretBytes, SecretMemory, zeroize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from qflare.primitives.rows import Readable, RowsLike
 
@@ -84,7 +85,7 @@ class AeadKey:
             LengthError: *out* or *nonce* has a wrong size; *out* untouched.
         """
         target = _target(out)
-        view = sealed if type(sealed) is bytes else as_view(sealed, name="sealed")
+        view = sealed if type(sealed) is bytes else _view(sealed, "sealed")
         nonce_view, aad_view = _nonce_view(nonce), _aad_view(aad)
         if TAG_BYTES <= len(view) <= PLAINTEXT_BYTES_MAX + TAG_BYTES:
             if len(target) != len(view) - TAG_BYTES:
@@ -108,7 +109,7 @@ class AeadKey:
             AuthenticationError: not authentic, or too short to be.
             LengthError: *nonce* has a wrong size.
         """
-        view = sealed if type(sealed) is bytes else as_view(sealed, name="sealed")
+        view = sealed if type(sealed) is bytes else _view(sealed, "sealed")
         nonce_view, aad_view = _nonce_view(nonce), _aad_view(aad)
         if TAG_BYTES <= len(view) <= PLAINTEXT_BYTES_MAX + TAG_BYTES:
             plaintext = SecretMemory(len(view) - TAG_BYTES)
@@ -184,11 +185,12 @@ def seal_many(keys: RowsLike, nonces: RowsLike, plaintexts: Field, aads: Field) 
         aad_views = [_aad_view(aad) for aad in _field(aads, count, "aads")]
         nonce_rows = _nonces(nonces, count)
         # Every size was checked above, so that a row costs two calls and no more.
-        sealed = []
-        for row in range(count):
-            cipher = AESGCM(key_rows[row * KEY_BYTES : (row + 1) * KEY_BYTES])
-            sealed.append(cipher.encrypt(nonce_rows[row], plains[row], aad_views[row]))
-        return sealed
+        return [
+            AESGCM(key_rows[at : at + KEY_BYTES]).encrypt(nonce, plain, aad)
+            for at, nonce, plain, aad in zip(
+                range(0, len(key_rows), KEY_BYTES), nonce_rows, plains, aad_views, strict=False
+            )
+        ]
 
 
 def open_many(keys: RowsLike, nonces: RowsLike, sealed: Field, aads: Field) -> list[SecretBytes | None]:
@@ -212,33 +214,78 @@ def open_many(keys: RowsLike, nonces: RowsLike, sealed: Field, aads: Field) -> l
         count = len(key_rows) // KEY_BYTES
         sealed_views = _field(sealed, count, "sealed")
         aad_views = [_aad_view(aad) for aad in _field(aads, count, "aads")]
-        nonce_rows = _nonces(nonces, count)
         opened: list[SecretBytes | None] = []
-        for row in range(count):
+        for row, nonce in zip(range(count), _nonces(nonces, count), strict=False):
             key = AeadKey(key_rows[row * KEY_BYTES : (row + 1) * KEY_BYTES])
             try:
-                opened.append(key.open(nonce_rows[row], sealed_views[row], aad_views[row]))
+                opened.append(key.open(nonce, sealed_views[row], aad_views[row]))
             except AuthenticationError:
                 opened.append(None)
         return opened
 
 
-def _field(values: Field, count: int, name: str) -> list[memoryview]:
+def open_many_into(keys: RowsLike, nonces: RowsLike, sealed: Column, aads: Field, out: SecretBytes) -> bytes:
+    """
+    Decrypt rows of one size into the rows of *out*, each row under its own key.
+
+    Args:
+        keys: ``n x 32`` bytes.
+        nonces: ``n x 12`` bytes, or 12 bytes for all rows.
+        sealed: n rows of at least `TAG_BYTES`.
+        aads: n buffers, or a column (`shared` if one is for all).
+        out: Exactly ``n x (sealed.width - 16)`` bytes; written over.
+
+    Returns:
+        A status byte a row: 0 for a good one; 1 for one that is not authentic, which fails alone and is all zero.
+
+    Raises:
+        LengthError: a size is wrong; *out* untouched.
+        BatchError: the arguments disagree about n; *out* untouched.
+    """
+    size = sealed.width - TAG_BYTES
+    if not 0 <= size <= PLAINTEXT_BYTES_MAX:
+        name, expected = "a sealed row", f"{TAG_BYTES} to {PLAINTEXT_BYTES_MAX + TAG_BYTES}"
+        raise LengthError(name, expected=expected, actual=sealed.width)
+    with lent_rows(keys, KEY_BYTES, name="keys") as key_rows, out.view() as target:
+        count = len(key_rows) // KEY_BYTES
+        if len(target) != count * size:
+            name = "out"
+            raise LengthError(name, expected=count * size, actual=len(target))
+        sealed_views = _field(sealed, count, "sealed")
+        aad_views = [_aad_view(aad) for aad in _field(aads, count, "aads")]
+        status = bytearray(count)
+        for row, nonce in zip(range(count), _nonces(nonces, count), strict=False):
+            plaintext = target[row * size : (row + 1) * size]
+            cipher = AESGCM(key_rows[row * KEY_BYTES : (row + 1) * KEY_BYTES])
+            try:
+                cipher.decrypt_into(nonce, sealed_views[row], aad_views[row], plaintext)
+            except InvalidTag:
+                # decrypt_into leaves the unverified plaintext where it wrote it.
+                zeroize(plaintext)
+                status[row] = 1
+        return bytes(status)
+
+
+def _field(values: Field, count: int, name: str) -> Sequence[bytes | memoryview]:
     if isinstance(values, Column):
         values.require_rows(count, name=name)
-        return [values.row(index) for index in range(count)]
+        view, width, first = as_view(values.buffer, name=name), values.width, values.offset
+        if values.stride == 0:
+            return [view[first : first + width]] * count
+        return [view[at : at + width] for at in range(first, first + count * values.stride, values.stride)]
     return as_messages(values, name=name, count=count)
 
 
-def _nonces(nonces: RowsLike, count: int) -> list[memoryview]:
+def _nonces(nonces: RowsLike, count: int) -> Iterable[bytes]:
     with lent_rows(nonces, NONCE_BYTES, name="nonces") as view:
-        copied = memoryview(bytes(view))  # nonces are public; the lent copy is wiped at the end of the block
+        copied = bytes(view)  # nonces are public; the lent copy is wiped at the end of the block
     found = len(copied) // NONCE_BYTES
     if found not in {1, count}:
         message = f"nonces has {found} rows, the batch has {count}"
         raise BatchError(message)
-    rows = [copied[row * NONCE_BYTES : (row + 1) * NONCE_BYTES] for row in range(found)]
-    return rows if found == count else rows * count
+    if found != count:
+        return repeat(copied, count)
+    return [copied[at : at + NONCE_BYTES] for at in range(0, len(copied), NONCE_BYTES)]
 
 
 def _nonce_view(nonce: Readable) -> bytes | memoryview:
@@ -258,16 +305,23 @@ def _aad_view(aad: Readable) -> bytes | memoryview:
 
 
 def _bounded(buffer: Readable, name: str, most: int) -> bytes | memoryview:
-    view = buffer if type(buffer) is bytes else as_view(buffer, name=name)
+    view = buffer if type(buffer) is bytes else _view(buffer, name)
     if len(view) > most:
         raise LengthError(name, expected=f"at most {most}", actual=len(view))
     return view
 
 
+def _view(buffer: Readable, name: str) -> memoryview:
+    # A view of bytes, which is what batches give, is good as it is; `as_view` tells what is wrong with another.
+    if type(buffer) is memoryview and buffer.format == "B" and buffer.ndim == 1 and buffer.c_contiguous:
+        return buffer
+    return as_view(buffer, name=name)
+
+
 def _target(out: bytearray | memoryview) -> bytearray | memoryview:
     if type(out) is bytearray:
         return out
-    view = as_view(out, name="out")
+    view = _view(out, "out")
     if not len(view):
         return memoryview(bytearray())  # as_view's stand-in for an empty buffer is read-only
     if view.readonly:

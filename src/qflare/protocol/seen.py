@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Final
+
+from qflare.primitives.aead import KEY_BYTES, NONCE_ZERO, AeadKey
+from qflare.primitives.random import random_secret
 
 ANSWERS_MAX: Final = 3
 """How often a byte-equal M1 is answered in all."""
@@ -17,7 +19,7 @@ _NAME_BYTES: Final = 64
 
 @dataclass(slots=True)
 class _Entry:
-    digest: bytes
+    tag: bytes
     answers: int
 
 
@@ -33,6 +35,8 @@ class SeenHellos:
         self._capacity = max(1, capacity)
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._lock = threading.Lock()
+        with random_secret(KEY_BYTES) as key:
+            self._key = AeadKey(key)
 
     def __len__(self) -> int:
         """Return how many hellos are remembered."""
@@ -44,8 +48,8 @@ class SeenHellos:
             entry = self._entries.get(_name(ciphertext))
             if entry is None:
                 return True
-            digest, answers = entry.digest, entry.answers
-        return answers < ANSWERS_MAX and digest == _digest(message)
+            tag, answers = entry.tag, entry.answers
+        return answers < ANSWERS_MAX and tag == self._tag(message)
 
     def admit(self, ciphertext: bytes, message: bytes) -> bool:
         """
@@ -53,26 +57,27 @@ class SeenHellos:
 
         Called after the tag has opened, so that only who made the ciphertext gets an entry (H3).
         """
-        name, digest = _name(ciphertext), _digest(message)
+        name, tag = _name(ciphertext), self._tag(message)
         with self._lock:
             entry = self._entries.get(name)
             if entry is None:
-                self._entries[name] = _Entry(digest, 1)
+                self._entries[name] = _Entry(tag, 1)
                 if len(self._entries) > self._capacity:
                     self._entries.popitem(last=False)
                 return True
-            if entry.digest != digest or entry.answers >= ANSWERS_MAX:
+            if entry.tag != tag or entry.answers >= ANSWERS_MAX:
                 return False
             entry.answers += 1
             return True
+
+    def _tag(self, message: bytes) -> bytes:
+        # Tells M1s apart as H(M1) would: GMAC is a universal hash under this memory's own random key, so that two
+        # different M1s agree with probability below 2^-118, and nobody can try, for no tag leaves the worker. That is
+        # also why one nonce will do.
+        return self._key.seal(NONCE_ZERO, b"", message)
 
 
 def _name(ciphertext: bytes) -> bytes:
     # Only a ciphertext that came out of Encaps gets an entry: any other is rejected implicitly, its c1 does not open.
     # 64 bytes of such a one are 46 coefficients that nobody can aim at, so no hash is needed to tell them apart.
     return bytes(ciphertext[:_NAME_BYTES])
-
-
-def _digest(data: bytes) -> bytes:
-    # Never leaves this worker, so it need not be the protocol's H; processors have SHA-256 built in.
-    return sha256(data).digest()
