@@ -161,7 +161,8 @@ class Devices:
         Return the credential of each (tenant, ref, key version), None where there is no such device.
 
         A remembered row is used only if it is young, active and of that key version; anything else is read again.  H8
-        reads the row once more under a lock: a stale one can cost a handshake, never admit one.  The caller wipes psks.
+        reads the row once more under a lock: a stale one can cost a handshake, never admit one that is
+        revoked or rotated; a psk that another worker changed is seen when the row is read again.  The caller wipes psks.
         """
         devices = await self.find_many([None if item is None else item[:2] for item in wanted], versions=wanted)
         return [None if device is None else self._credential(device) for device in devices]
