@@ -9,13 +9,13 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from qflare.errors import AuthenticationError, KeyNotFoundError, UsageError
+from qflare.errors import KeyNotFoundError, UsageError
 from qflare.model.ids import DeviceRef, TenantId
 from qflare.model.refusal import Refusal
 from qflare.primitives import kem
-from qflare.primitives.aead import NONCE_ZERO, AeadKey, seal_many
+from qflare.primitives.aead import NONCE_ZERO, open_many_into, seal_many
 from qflare.primitives.columns import rows, shared
 from qflare.primitives.hash import transcript_many
 from qflare.primitives.kdf import expand_many, extract_many
@@ -44,13 +44,14 @@ if TYPE_CHECKING:
 
 _M1_HEAD: Final = bytes((wire.TYPE_M1, wire.VERSION)) + wire.SUITE_FIELD
 _M2_HEAD: Final = bytes((wire.TYPE_M2, wire.VERSION))
+_HEAD: Final = struct.Struct(">4sQ")
 _TERMS: Final = struct.Struct(">QHI")
+_NAME: Final = struct.Struct(">16s32sI")
 _KEY_VERSION_AT: Final = wire.TENANT_BYTES + wire.REF_BYTES
 _SIGNATURE_AT: Final = _KEY_VERSION_AT + 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HelloClaim:
+class HelloClaim(NamedTuple):
     """Whom an M1 says it is from; to be believed only once `answer_hellos` has answered it."""
 
     tenant_id: TenantId
@@ -70,6 +71,8 @@ class OpenedHellos:
     places: list[int]
     """Which message each row is."""
     row_claims: list[HelloClaim]
+    m1s: bytes
+    """The rows' messages behind each other, ``rows × 5636`` bytes."""
     th1: bytes
     """``rows × 64`` bytes."""
     ck1: SecretBytes
@@ -105,17 +108,10 @@ class _Offered:
 
     def to(self, claim: HelloClaim, sid: bytes) -> TicketTerms:
         """Return the terms of one session (H4, H5)."""
-        return TicketTerms(
-            sid=sid,
-            tenant_id=claim.tenant_id,
-            ref=claim.ref,
-            key_version=claim.key_version,
-            hdr_bucket=claim.bucket,
-            start=max(self.server_bucket, claim.bucket),
-            expiry_s=self.expiry_s,
-            lifetime=self.lifetime,
-            policy=self.policy,
-        )
+        # In the order of the fields: naming them costs as much again.
+        tenant_id, ref, key_version, bucket = claim
+        start = max(self.server_bucket, bucket)
+        return TicketTerms(sid, tenant_id, ref, key_version, bucket, start, self.expiry_s, self.lifetime, self.policy)
 
 
 def open_hellos(messages: Sequence[bytes], keyring: Keyring, *, server_bucket: int, seen: SeenHellos) -> OpenedHellos:
@@ -142,49 +138,62 @@ def open_hellos(messages: Sequence[bytes], keyring: Keyring, *, server_bucket: i
     claims: list[HelloClaim | Refusal] = []
     places: list[int] = []
     buckets: list[int] = []
+    ciphertexts: list[bytes] = []
     for place, message in enumerate(messages):
-        bucket = _check_head(message, keyring, server_bucket, seen)
-        if isinstance(bucket, Refusal):
-            claims.append(bucket)
-            continue
-        claims.append(Refusal.TAG)  # stands until c1 has opened
-        places.append(place)
-        buckets.append(bucket)
+        bucket = _check_head(message, keyring, server_bucket)
+        if not isinstance(bucket, Refusal):
+            ciphertext = message[wire.M1_CT_AT : wire.M1_HEADER_BYTES]
+            if seen.has_room_for(ciphertext, message):
+                claims.append(Refusal.TAG)  # stands until c1 has opened
+                places.append(place)
+                buckets.append(bucket)
+                ciphertexts.append(ciphertext)
+                continue
+            bucket = Refusal.SEEN
+        claims.append(bucket)
     if not places:
         none = SecretBytes.zeros(0)
-        return OpenedHellos(claims=claims, messages=messages, places=[], row_claims=[], th1=b"", ck1=none, names=none)
+        return OpenedHellos(
+            claims=claims, messages=messages, places=[], row_claims=[], m1s=b"", th1=b"", ck1=none, names=none
+        )
     # H3: decapsulate, th1, ck1.
-    good = [messages[place] for place in places]
-    count = len(good)
+    count = len(places)
+    m1s = b"".join([messages[place] for place in places])
     th1 = bytes(
         transcript_many(
             count,
             shared(labels.HASH_HELLO),
             shared(wire.SUITE_FIELD),
             rows(body_hashes(keyring, buckets), wire.HASH_BYTES),
-            rows(b"".join(good), wire.M1_HEADER_BYTES, wire.M1_BYTES),
+            rows(m1s, wire.M1_HEADER_BYTES, wire.M1_BYTES),
         )
     )
-    ciphertexts = [message[wire.M1_CT_AT : wire.M1_HEADER_BYTES] for message in good]
     with decapsulate_by_bucket(keyring, buckets, ciphertexts) as ss_b:
         ck1 = extract_many(count, rows(th1, wire.HASH_BYTES), rows(ss_b, kem.SS_BYTES))
     with ck1, SecretBytes.zeros(count * wire.M1_PLAINTEXT_BYTES) as names:
         keep: list[int] = []
         row_claims: list[HelloClaim] = []
-        for row in _open_names(names, ck1, th1, good):
-            # H3: only who made ct_b gets here, so only he can fill the set.
-            if not seen.admit(ciphertexts[row], good[row]):
-                claims[places[row]] = Refusal.SEEN
-                continue
-            claim = _claim(names.row(row, wire.M1_PLAINTEXT_BYTES), buckets[row])
-            claims[places[row]] = claim
-            row_claims.append(claim)
-            keep.append(row)
+        statuses = _open_names(names, ck1, th1, m1s)
+        with names.view() as plaintexts:
+            for row, status in enumerate(statuses):
+                if status != 0:
+                    continue
+                place = places[row]
+                # H3: only who made ct_b gets here, so only he can fill the set.
+                if not seen.admit(ciphertexts[row], messages[place]):
+                    claims[place] = Refusal.SEEN
+                    continue
+                tenant_id, ref, key_version = _NAME.unpack_from(plaintexts, row * wire.M1_PLAINTEXT_BYTES)
+                claim = HelloClaim(tenant_id, ref, key_version, buckets[row])
+                claims[place] = claim
+                row_claims.append(claim)
+                keep.append(row)
         return OpenedHellos(
             claims=claims,
             messages=messages,
             places=[places[row] for row in keep],
             row_claims=row_claims,
+            m1s=gather(m1s, wire.M1_BYTES, keep),
             th1=gather(th1, wire.HASH_BYTES, keep),
             ck1=gather_secret(ck1, wire.SECRET_BYTES, keep),
             names=gather_secret(names, wire.M1_PLAINTEXT_BYTES, keep),
@@ -270,54 +279,30 @@ def require_terms(*, lifetime: int, policy: int) -> None:
         raise UsageError(message)
 
 
-def _check_head(message: bytes, keyring: Keyring, server_bucket: int, seen: SeenHellos) -> int | Refusal:
+def _check_head(message: bytes, keyring: Keyring, server_bucket: int) -> int | Refusal:
     if len(message) != wire.M1_BYTES:
         return Refusal.LENGTH
-    if message[: wire.M1_BUCKET_AT] != _M1_HEAD:
+    head: bytes
+    bucket: int
+    head, bucket = _HEAD.unpack_from(message)
+    if head != _M1_HEAD:
         if message[0] != wire.TYPE_M1:
             return Refusal.TYPE
         return Refusal.VERSION if message[1] != wire.VERSION else Refusal.SUITE
-    bucket = int.from_bytes(message[wire.M1_BUCKET_AT : wire.M1_EK_AT], "big")
-    if not is_open(keyring, bucket, server_bucket=server_bucket):
-        return Refusal.BUCKET
-    if not seen.has_room_for(message[wire.M1_CT_AT : wire.M1_HEADER_BYTES], message):
-        return Refusal.SEEN
-    return bucket
+    return bucket if is_open(keyring, bucket, server_bucket=server_bucket) else Refusal.BUCKET
 
 
-def _open_names(names: SecretBytes, ck1: SecretBytes, th1: bytes, messages: Sequence[bytes]) -> list[int]:
-    # H3: the AEAD tag of c1; returns the rows that opened.
-    opened: list[int] = []
-    aads = split_rows(th1, wire.HASH_BYTES)
-    with (
-        expand_many(
-            len(messages),
-            rows(ck1, wire.SECRET_BYTES),
-            labels.EXPAND_M1,
-            (rows(th1, wire.HASH_BYTES),),
-            wire.AEAD_KEY_BYTES,
-        ) as k1,
-        k1.view() as keys,
-        names.view() as out,
-    ):
-        for row, message in enumerate(messages):
-            key = AeadKey(keys[row * wire.AEAD_KEY_BYTES : (row + 1) * wire.AEAD_KEY_BYTES])
-            name = out[row * wire.M1_PLAINTEXT_BYTES : (row + 1) * wire.M1_PLAINTEXT_BYTES]
-            try:
-                key.open_into(NONCE_ZERO, message[wire.M1_HEADER_BYTES :], aads[row], name)
-            except AuthenticationError:
-                continue
-            opened.append(row)
-    return opened
-
-
-def _claim(name: memoryview, bucket: int) -> HelloClaim:
-    return HelloClaim(
-        tenant_id=TenantId(bytes(name[: wire.TENANT_BYTES])),
-        ref=DeviceRef(bytes(name[wire.TENANT_BYTES : _KEY_VERSION_AT])),
-        key_version=int.from_bytes(name[_KEY_VERSION_AT:_SIGNATURE_AT], "big"),
-        bucket=bucket,
-    )
+def _open_names(names: SecretBytes, ck1: SecretBytes, th1: bytes, m1s: bytes) -> bytes:
+    # H3: the AEAD tag of c1; returns a status a row, 0 where it opened.
+    with expand_many(
+        len(th1) // wire.HASH_BYTES,
+        rows(ck1, wire.SECRET_BYTES),
+        labels.EXPAND_M1,
+        (rows(th1, wire.HASH_BYTES),),
+        wire.AEAD_KEY_BYTES,
+    ) as k1:
+        c1 = rows(m1s, wire.M1_C1_BYTES, wire.M1_BYTES, wire.M1_HEADER_BYTES)
+        return open_many_into(k1, NONCE_ZERO, c1, rows(th1, wire.HASH_BYTES), names)
 
 
 @cache
@@ -369,9 +354,10 @@ def _make_m2s(
     bucket_keys: BucketKeys,
 ) -> list[bytes | Refusal]:
     count = len(keep)
-    messages = [opened.messages[opened.places[row]] for row in keep]
+    m1s = gather(opened.m1s, wire.M1_BYTES, keep)
+    eks = [m1s[at : at + kem.EK_BYTES] for at in range(wire.M1_EK_AT, len(m1s), wire.M1_BYTES)]
     # H4: the check of FIPS 203, section 7.2, is part of encapsulation; a row that fails it is all zero, and refused.
-    encapsulated = kem.encapsulate_many(b"".join([message[wire.M1_EK_AT : wire.M1_CT_AT] for message in messages]))
+    encapsulated = kem.encapsulate_many(b"".join(eks))
     with encapsulated.shared_secrets as ss_e, gather_secret(opened.ck1, wire.SECRET_BYTES, keep) as ck1:
         psks = [None if device is None else device.psk for device in devices]
         ck2 = derive_ck2(count, ck1, psks, ss_e)
@@ -380,7 +366,7 @@ def _make_m2s(
         th2 = transcript_many(
             count,
             rows(gather(opened.th1, wire.HASH_BYTES, keep), wire.HASH_BYTES),
-            rows(b"".join(messages), wire.M1_C1_BYTES, wire.M1_BYTES, wire.M1_HEADER_BYTES),
+            rows(m1s, wire.M1_C1_BYTES, wire.M1_BYTES, wire.M1_HEADER_BYTES),
             rows(encapsulated.ciphertexts, kem.CT_BYTES),
             rows(sids, wire.SID_BYTES),
         )
@@ -403,5 +389,5 @@ def _make_m2s(
     ]
     for row, status in enumerate(encapsulated.status):
         if status != 0:
-            m2s[row] = encapsulation_refusal(messages[row][wire.M1_EK_AT : wire.M1_CT_AT])
+            m2s[row] = encapsulation_refusal(eks[row])
     return m2s

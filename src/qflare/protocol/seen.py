@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
 from qflare.primitives.aead import KEY_BYTES, NONCE_ZERO, AeadKey
-from qflare.primitives.random import random_secret
 
 ANSWERS_MAX: Final = 3
 """How often a byte-equal M1 is answered in all."""
@@ -35,8 +35,8 @@ class SeenHellos:
         self._capacity = max(1, capacity)
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._lock = threading.Lock()
-        with random_secret(KEY_BYTES) as key:
-            self._key = AeadKey(key)
+        # From the system, for what `primitives.random` draws is the protocol's own, in an order that vectors fix.
+        self._key = AeadKey(os.urandom(KEY_BYTES))
 
     def __len__(self) -> int:
         """Return how many hellos are remembered."""
