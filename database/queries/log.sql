@@ -57,10 +57,13 @@ SELECT l.log_index, l.leaf_hash
   FROM qflare.find_leaves($1) AS l;
 
 -- name: save_checkpoint :exec
--- Store a signed head; the same size again keeps the first.
+-- Store a signed head; the same size again keeps the first.  Its commit does not wait for the disk: the entries are
+-- durable, and a head that a crash takes is signed again.
 -- $1 size bigint, $2 root bytea, $3 time_s bigint, $4 signature bytea
+WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
 INSERT INTO qflare.checkpoint (size, root, time_s, signature)
-VALUES ($1, $2, $3, $4)
+SELECT $1::bigint, $2::bytea, $3::bigint, $4::bytea
+  FROM relaxed
 ON CONFLICT DO NOTHING;
 
 -- name: latest_checkpoint :one
