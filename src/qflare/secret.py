@@ -120,7 +120,7 @@ class SecretBytes:
 
     def take_row(self, index: int, size: int) -> SecretBytes:
         """Copy row *index* of *size* bytes into a secret of its own."""
-        return SecretBytes(bytearray(self.row(index, size)))
+        return SecretBytes.owning(SecretMemory(self.row(index, size)))
 
     def wipe(self) -> None:
         """Overwrite the memory with zeros; the length stays. Safe to call twice."""

@@ -34,6 +34,7 @@ NONCE_ZERO: Final = bytes(NONCE_BYTES)
 """The nonce of a key that seals exactly one message (N1)."""
 PLAINTEXT_BYTES_MAX: Final = 2**31 - 1 - TAG_BYTES
 """Most bytes `cryptography` takes in one call; longer messages travel as streams (R3)."""
+_AAD_BYTES_MAX: Final = 2**31 - 1
 
 
 @final
@@ -289,7 +290,7 @@ def _nonces(nonces: RowsLike, count: int) -> Iterable[bytes]:
 
 
 def _nonce_view(nonce: Readable) -> bytes | memoryview:
-    view = nonce if type(nonce) is bytes else as_view(nonce, name="nonce")
+    view = nonce if type(nonce) is bytes else _view(nonce, "nonce")
     if len(view) != NONCE_BYTES:
         name = "nonce"
         raise LengthError(name, expected=NONCE_BYTES, actual=len(view))
@@ -297,18 +298,21 @@ def _nonce_view(nonce: Readable) -> bytes | memoryview:
 
 
 def _plain_view(plaintext: Readable) -> bytes | memoryview:
-    return _bounded(plaintext, "plaintext", PLAINTEXT_BYTES_MAX)
+    view = plaintext if type(plaintext) is bytes else _view(plaintext, "plaintext")
+    if len(view) > PLAINTEXT_BYTES_MAX:
+        raise _too_long("plaintext", view, PLAINTEXT_BYTES_MAX)
+    return view
 
 
 def _aad_view(aad: Readable) -> bytes | memoryview:
-    return _bounded(aad, "aad", PLAINTEXT_BYTES_MAX + TAG_BYTES)
-
-
-def _bounded(buffer: Readable, name: str, most: int) -> bytes | memoryview:
-    view = buffer if type(buffer) is bytes else _view(buffer, name)
-    if len(view) > most:
-        raise LengthError(name, expected=f"at most {most}", actual=len(view))
+    view = aad if type(aad) is bytes else _view(aad, "aad")
+    if len(view) > _AAD_BYTES_MAX:
+        raise _too_long("aad", view, _AAD_BYTES_MAX)
     return view
+
+
+def _too_long(name: str, view: bytes | memoryview, most: int) -> LengthError:
+    return LengthError(name, expected=f"at most {most}", actual=len(view))
 
 
 def _view(buffer: Readable, name: str) -> memoryview:

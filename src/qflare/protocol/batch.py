@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def split_rows(rows: bytes | bytearray, width: int) -> list[bytes]:
+def split_rows(rows: bytes | bytearray | memoryview, width: int) -> list[bytes]:
     """Return public *rows* as a list of rows of *width* bytes."""
     whole = bytes(rows)
     return [whole[start : start + width] for start in range(0, len(whole), width)]

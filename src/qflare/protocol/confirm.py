@@ -7,7 +7,7 @@ A `Confirmation` is no session yet: the caller commits it first, and only then s
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from qflare.errors import DecodeError, LengthError
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from qflare.protocol.bucket import Keyring
     from qflare.secret import SecretBytes
 
+_WHO: Final = struct.Struct(">16s32sI")
 _M4_HEAD: Final = bytes((wire.TYPE_M4, wire.VERSION))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmation:
+class Confirmation(NamedTuple):
     """A finished handshake on its way into the database; owns the chain key."""
 
     form: int
@@ -155,9 +155,12 @@ def confirm_rows(
     Source: docs/protocol.md, steps H8 to H10, and O3.
     """
     results: list[Confirmation | Refusal] = [Refusal.TAG] * len(terms)
-    with expand_th3(len(terms), ck2, labels.EXPAND_FINISHED_DEVICE, th3, wire.FINISHED_BYTES) as expected:
+    size = wire.FINISHED_BYTES
+    with expand_th3(len(terms), ck2, labels.EXPAND_FINISHED_DEVICE, th3, size) as tag_rows, tag_rows.view() as expected:
         # CT: the tag proves the device's knowledge; compare_digest takes the same time wherever it differs.
-        keep = [row for row, tag in enumerate(tags) if hmac.compare_digest(expected.row(row, wire.FINISHED_BYTES), tag)]
+        keep = [
+            row for row, tag in enumerate(tags) if hmac.compare_digest(expected[row * size : (row + 1) * size], tag)
+        ]
     if not keep:
         return results
     with gather_secret(ck2, wire.SECRET_BYTES, keep) as kept_ck2:
@@ -225,25 +228,30 @@ def _derive(
         # H10
         expand_th3(count, ck2, labels.EXPAND_CHAIN, th3, wire.SECRET_BYTES) as chain_keys,
     ):
-        whos = transcript_many(
-            count,
-            shared(labels.HASH_WHO),
-            rows(b"".join([its.tenant_id for its in terms]), wire.TENANT_BYTES),
-            rows(b"".join([its.ref for its in terms]), wire.REF_BYTES),
-            rows(b"".join([wire.u32(its.key_version) for its in terms]), 4),
-            rows(who_keys, WHO_KEY_BYTES),
+        named = b"".join([_WHO.pack(its.tenant_id, its.ref, its.key_version) for its in terms])
+        whos = bytes(
+            transcript_many(
+                count,
+                shared(labels.HASH_WHO),
+                rows(named, wire.TENANT_BYTES, _WHO.size),
+                rows(named, wire.REF_BYTES, _WHO.size, wire.TENANT_BYTES),
+                rows(named, 4, _WHO.size, wire.TENANT_BYTES + wire.REF_BYTES),
+                rows(who_keys, WHO_KEY_BYTES),
+            )
         )
+        server_tags = split_rows(tags.view(), wire.FINISHED_BYTES)
         confirmations: list[Confirmation] = []
         try:
             for row, its in enumerate(terms):
+                sid = SessionId(its.sid)
                 leaf_data = session_leaf(
                     form=form,
                     suite=wire.SUITE,
                     server_id=server_id,
-                    sid=SessionId(its.sid),
+                    sid=sid,
                     start=its.start,
                     th3_hash=th3_hashes[row],
-                    who=bytes(whos[row * wire.HASH_BYTES : row * wire.HASH_BYTES + WHO_BYTES]),
+                    who=whos[row * wire.HASH_BYTES : row * wire.HASH_BYTES + WHO_BYTES],
                 )
                 confirmations.append(
                     Confirmation(
@@ -252,7 +260,7 @@ def _derive(
                         tenant_id=TenantId(its.tenant_id),
                         ref=DeviceRef(its.ref),
                         key_version=its.key_version,
-                        sid=SessionId(its.sid),
+                        sid=sid,
                         start=its.start,
                         lifetime=its.lifetime,
                         policy=its.policy,
@@ -260,7 +268,7 @@ def _derive(
                         th3_hash=th3_hashes[row],
                         leaf_data=leaf_data,
                         leaf_hash=hash_leaf(leaf_data),
-                        server_tag=bytes(tags.row(row, wire.FINISHED_BYTES)),
+                        server_tag=server_tags[row],
                         chain_key=chain_keys.take_row(row, wire.SECRET_BYTES),
                     )
                 )

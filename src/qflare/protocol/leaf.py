@@ -9,6 +9,7 @@ somebody else's inclusion path says nothing about the event.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -26,7 +27,6 @@ from qflare.protocol.wire import (
     SERVER_ID_BYTES,
     SID_BYTES,
     TENANT_BYTES,
-    u16,
     u32,
     u64,
 )
@@ -43,6 +43,7 @@ DATA_BYTES_MAX: Final = 1 << 16
 JsonValue = None | bool | int | str | list["JsonValue"] | dict[str, "JsonValue"]
 """What an event's data may hold; no floats, whose text is not canonical across languages."""
 
+_SESSION: Final = struct.Struct(f">{len(MAGIC_LEAF)}sBBH{SERVER_ID_BYTES}s{SID_BYTES}sQ{HASH_BYTES}s{WHO_BYTES}s")
 _JSON_INTEGER_MAX: Final = 2**53 - 1
 _DEPTH_MAX: Final = 8
 
@@ -83,19 +84,17 @@ def session_leaf(
 
     Source: docs/protocol.md, H9.
     """
-    for name, value, size in (
-        ("server_id", server_id, SERVER_ID_BYTES),
-        ("sid", sid, SID_BYTES),
-        ("th3_hash", th3_hash, HASH_BYTES),
-        ("who", who, WHO_BYTES),
+    if (
+        len(server_id) != SERVER_ID_BYTES
+        or len(sid) != SID_BYTES
+        or len(th3_hash) != HASH_BYTES
+        or len(who) != WHO_BYTES
     ):
-        if len(value) != size:
-            raise LengthError(name, expected=size, actual=len(value))
+        raise _wrong_size(server_id=server_id, sid=sid, th3_hash=th3_hash, who=who)
     if form not in (FORM_HELLO, FORM_OFFER):
         message = f"form is 1 (hello) or 2 (offer), got {form}"
         raise UsageError(message)
-    entry = bytes((SESSION_ENTRY, form))
-    return b"".join((MAGIC_LEAF, entry, u16(suite), server_id, sid, u64(start), th3_hash, who))
+    return _SESSION.pack(MAGIC_LEAF, SESSION_ENTRY, form, suite, server_id, sid, start, th3_hash, who)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +265,17 @@ def _require_json(value: object, *, depth: int) -> None:
     elif value is not None and not isinstance(value, str):
         message = f"event data holds text, integers, booleans, lists and maps, not {type(value).__name__}"
         raise UsageError(message)
+
+
+def _wrong_size(*, server_id: bytes, sid: bytes, th3_hash: bytes, who: bytes) -> LengthError:
+    fields = (
+        ("server_id", server_id, SERVER_ID_BYTES),
+        ("sid", sid, SID_BYTES),
+        ("th3_hash", th3_hash, HASH_BYTES),
+        ("who", who, WHO_BYTES),
+    )
+    name, value, size = next(field for field in fields if len(field[1]) != field[2])
+    return LengthError(name, expected=size, actual=len(value))
 
 
 def _bad_leaf() -> DecodeError:

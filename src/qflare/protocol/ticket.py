@@ -158,19 +158,25 @@ def open_tickets(form: int, tickets: Sequence[bytes | Refusal], keyring: Keyring
     transcripts: list[bytes] = []
     keys = _TicketKeys(keyring)
     try:
-        with SecretBytes.zeros(transcript_at + wire.HASH_BYTES) as plaintext, plaintext.view() as out:
+        with (
+            SecretBytes.zeros(transcript_at + wire.HASH_BYTES) as plaintext,
+            plaintext.view() as out,
+            opened.secrets.view() as secrets,
+        ):
+            secret_end = 0
             for place, ticket in enumerate(tickets):
                 if isinstance(ticket, Refusal):
                     opened.verdicts.append(ticket)
                     continue
                 verdict = _open_into(out, form, ticket, keys)
                 if verdict is None:
-                    terms = TicketTerms._make(_TERMS.unpack_from(out))
+                    terms = TicketTerms(*_TERMS.unpack_from(out))
                     verdict = _check(terms, now_s)
                 opened.verdicts.append(verdict)
                 if verdict is not None:
                     continue
-                opened.secrets.row(len(opened.places), secret_bytes)[:] = out[secret_at:transcript_at]
+                secrets[secret_end : secret_end + secret_bytes] = out[secret_at:transcript_at]
+                secret_end += secret_bytes
                 transcripts.append(bytes(out[transcript_at:]))
                 opened.places.append(place)
                 opened.buckets.append(int.from_bytes(ticket[1 : wire.TICKET_HEADER_BYTES], "big"))
