@@ -19,6 +19,26 @@ def pytest_addoption(parser) -> None:
     group.addoption("--gigabyte", action="store_true", help="seal and open 1 GB too (needs 4 GB of memory)")
 
 
+ORDER = (
+    "test_published_primitives",
+    "test_database",
+    "test_raw",
+    "test_threads",
+    "test_peers",
+    "test_kdf",
+    "test_handshakes",
+    "test_audit",
+    "test_sealing",
+    "test_footprint",
+)
+"""Sections of the table, what was published first; the log is measured when it is longest."""
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Bring the modules into the order of the table; pytest keeps it inside each."""
+    items.sort(key=lambda item: ORDER.index(item.module.__name__))
+
+
 def pytest_benchmark_update_machine_info(config, machine_info) -> None:  # noqa: ARG001 - the hook's names
     """Say what the figures were taken on."""
     machine_info["qflare"] = describe_machine()

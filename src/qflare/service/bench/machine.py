@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from qflare.clock import SystemClock, utc
+from qflare.primitives.about import native_about
 from qflare.service.versions import about
 
 _PACKAGES = ("cryptography", "asyncpg", "uvloop", "numpy")
@@ -24,7 +25,7 @@ def describe_machine() -> dict[str, object]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "qflare": facts.version,
-        "engine": facts.engine,
+        "engine": f"{facts.engine}, Keccak {native_about().keccak_width} wide",
         "liboqs": facts.liboqs_version,
         "liboqs_origin": facts.liboqs_origin,
         "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
