@@ -155,16 +155,21 @@ class Devices:
     # --- what handshakes ask ----------------------------------------------------------------------
 
     async def credentials(
-        self, wanted: Sequence[tuple[TenantId, DeviceRef, int] | None]
+        self, wanted: Sequence[tuple[TenantId, DeviceRef, int] | None], *, is_fresh: bool = False
     ) -> list[DeviceCredential | None]:
         """
         Return the credential of each (tenant, ref, key version), None where there is no such device.
 
-        A remembered row is used only if it is young, active and of that key version; anything else is read again.  H8
-        reads the row once more under a lock: a stale one can cost a handshake, never admit one that is
-        revoked or rotated; a psk that another worker changed is seen when the row is read again.  The caller wipes psks.
+        With *is_fresh* every row is read: whoever asks has proven nothing, and a row that is remembered would answer
+        sooner than one that does not exist.  Else a remembered row is used if it is young, active and of that key
+        version.  H8 reads the row once more under a lock: a stale one can cost a handshake, never admit one that is
+        revoked or rotated; a psk that another worker changed is seen when the row is read again.
+
+        The caller wipes psks.
         """
-        devices = await self.find_many([None if item is None else item[:2] for item in wanted], versions=wanted)
+        devices = await self.find_many(
+            [None if item is None else item[:2] for item in wanted], versions=None if is_fresh else wanted
+        )
         return [None if device is None else self._credential(device) for device in devices]
 
     async def find_many(

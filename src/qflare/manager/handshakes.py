@@ -156,7 +156,8 @@ class Handshakes:
                     [
                         (claim.tenant_id, claim.ref, claim.key_version) if isinstance(claim, HelloClaim) else None
                         for claim in opened.claims
-                    ]
+                    ],
+                    is_fresh=True,
                 )
                 _own_psks(psks, credentials)
                 answers = await self._offload.run(

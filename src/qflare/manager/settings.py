@@ -46,7 +46,7 @@ class ManagerSettings:
     seen_max: int = 65_536
     """Hellos remembered by one worker (H3)."""
     devices_cached_max: int = 16_384
-    """Roster rows one worker remembers for hellos; H8 reads them again."""
+    """Roster rows one worker remembers for answers to offers; H8 reads them again."""
     device_cached_s: int = 10
     """Age at which a remembered roster row is read again."""
     sessions_cached_max: int = 65_536
