@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from qflare.secret import SecretBytes
 
 _OFFER_HEAD: Final = struct.Struct(">BBHQQHI")
+_TARGET: Final = struct.Struct(">16s32sI")
 
 
 class OfferTarget(NamedTuple):
@@ -45,8 +46,7 @@ class OfferTarget(NamedTuple):
     """`ek_D`, 1568 bytes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class Offer(NamedTuple):
     """An OFFER, and the session it would begin. Public."""
 
     message: bytes
@@ -54,8 +54,7 @@ class Offer:
     sid: SessionId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerClaim:
+class AnswerClaim(NamedTuple):
     """Whom an ANSWER is from: its ticket and "pre" tag hold, "fin d" is still to be checked."""
 
     tenant_id: TenantId
@@ -129,11 +128,12 @@ def make_offers(
     if not devices:
         return []
     targets = [OfferTarget(*device) for device in devices]
-    for target in targets:
-        # Each by itself: rows that only fit together would be cut at the wrong places.
-        require_size("tenant_id", len(target.tenant_id), wire.TENANT_BYTES)
-        require_size("ref", len(target.ref), wire.REF_BYTES)
-        require_size("encapsulation_key", len(target.encapsulation_key), kem.EK_BYTES)
+    # Each by itself: rows that only fit together would be cut at the wrong places.
+    for tenant_id, ref, _, ek in targets:
+        if len(tenant_id) != wire.TENANT_BYTES or len(ref) != wire.REF_BYTES or len(ek) != kem.EK_BYTES:
+            require_size("tenant_id", len(tenant_id), wire.TENANT_BYTES)
+            require_size("ref", len(ref), wire.REF_BYTES)
+            require_size("encapsulation_key", len(ek), kem.EK_BYTES)
     count = len(targets)
     bucket = bucket_keys.bucket
     ek_rows = b"".join([target.encapsulation_key for target in targets])
@@ -143,36 +143,27 @@ def make_offers(
         head = _OFFER_HEAD.pack(wire.TYPE_OFFER, wire.VERSION, wire.SUITE, bucket, bucket, lifetime, policy)
         cts = split_rows(encapsulated.ciphertexts, kem.CT_BYTES)
         bodies = [b"".join((head, sid, ct)) for sid, ct in zip(sids, cts, strict=True)]
+        named = b"".join([_TARGET.pack(tenant_id, ref, version) for tenant_id, ref, version, _ in targets])
         th1 = transcript_many(
             count,
             shared(labels.HASH_OFFER),
             shared(wire.SUITE_FIELD),
             shared(bucket_keys.announcement.body_hash),
             rows(transcript_many(count, rows(ek_rows, kem.EK_BYTES)), wire.HASH_BYTES),
-            rows(b"".join([target.tenant_id for target in targets]), wire.TENANT_BYTES),
-            rows(b"".join([target.ref for target in targets]), wire.REF_BYTES),
-            rows(b"".join([wire.u32(target.key_version) for target in targets]), 4),
+            rows(named, wire.TENANT_BYTES, _TARGET.size),
+            rows(named, wire.REF_BYTES, _TARGET.size, wire.TENANT_BYTES),
+            rows(named, 4, _TARGET.size, wire.TENANT_BYTES + wire.REF_BYTES),
             rows(b"".join(bodies), wire.OFFER_TICKET_AT),
         )
         expiry_s = offer_expiry_s(bucket, bucket_keys.width_s)
         terms = [
-            TicketTerms(
-                sid=sid,
-                tenant_id=target.tenant_id,
-                ref=target.ref,
-                key_version=target.key_version,
-                hdr_bucket=bucket,
-                start=bucket,
-                expiry_s=expiry_s,
-                lifetime=lifetime,
-                policy=policy,
-            )
-            for target, sid in zip(targets, sids, strict=True)
+            # hdr.b and start are both the bucket (O1). In the order of the fields: naming them costs as much again.
+            TicketTerms(sid, tenant_id, ref, version, bucket, bucket, expiry_s, lifetime, policy)
+            for (tenant_id, ref, version, _), sid in zip(targets, sids, strict=True)
         ]
         tickets = seal_tickets(wire.FORM_OFFER, bucket_keys, terms, ss_d, th1)
     offers: list[Offer | Refusal] = [
-        Offer(message=body + ticket, sid=SessionId(sid))
-        for body, ticket, sid in zip(bodies, tickets, sids, strict=True)
+        Offer(body + ticket, SessionId(sid)) for body, ticket, sid in zip(bodies, tickets, sids, strict=True)
     ]
     for row, status in enumerate(encapsulated.status):
         if status != 0:
@@ -256,30 +247,33 @@ def _open(messages: Sequence[bytes], tickets: OpenedTickets, keyring: Keyring) -
     verdicts: list[AnswerClaim | Refusal] = [verdict or Refusal.TAG for verdict in tickets.verdicts]
     count = len(tickets.places)
     answers = [messages[place] for place in tickets.places]
-    cts = b"".join([answer[wire.ANSWER_CT_AT : wire.ANSWER_PRE_AT] for answer in answers])
-    th3 = transcript_many(count, rows(tickets.transcripts, wire.HASH_BYTES), rows(cts, kem.CT_BYTES))
+    cts = [answer[wire.ANSWER_CT_AT : wire.ANSWER_PRE_AT] for answer in answers]
+    th3 = transcript_many(count, rows(tickets.transcripts, wire.HASH_BYTES), rows(b"".join(cts), kem.CT_BYTES))
     with extract_many(count, rows(tickets.transcripts, wire.HASH_BYTES), rows(tickets.secrets, kem.SS_BYTES)) as ck1:
         # O3: the "pre" tag, before any decapsulation.
-        with expand_many(
-            count, rows(ck1, wire.SECRET_BYTES), labels.EXPAND_PRE, (rows(th3, wire.HASH_BYTES),), wire.PRE_BYTES
-        ) as pre:
+        with (
+            expand_many(
+                count, rows(ck1, wire.SECRET_BYTES), labels.EXPAND_PRE, (rows(th3, wire.HASH_BYTES),), wire.PRE_BYTES
+            ) as pre,
+            pre.view() as expected,
+        ):
             # CT: the tag proves knowledge of ss_D; compare_digest takes the same time wherever it differs.
             keep = [
                 row
                 for row, answer in enumerate(answers)
-                if hmac.compare_digest(pre.row(row, wire.PRE_BYTES), answer[wire.ANSWER_PRE_AT : wire.ANSWER_TAG_AT])
+                if hmac.compare_digest(
+                    expected[row * wire.PRE_BYTES : (row + 1) * wire.PRE_BYTES],
+                    answer[wire.ANSWER_PRE_AT : wire.ANSWER_TAG_AT],
+                )
             ]
         buckets = [tickets.buckets[row] for row in keep]
         terms = [tickets.terms[row] for row in keep]
         places = [tickets.places[row] for row in keep]
         for place, its in zip(places, terms, strict=True):
             verdicts[place] = AnswerClaim(
-                tenant_id=TenantId(its.tenant_id),
-                ref=DeviceRef(its.ref),
-                key_version=its.key_version,
-                sid=SessionId(its.sid),
+                TenantId(its.tenant_id), DeviceRef(its.ref), its.key_version, SessionId(its.sid)
             )
-        ciphertexts = [answers[row][wire.ANSWER_CT_AT : wire.ANSWER_PRE_AT] for row in keep]
+        ciphertexts = [cts[row] for row in keep]
         # O3: dk_b lives as long as TK_b does, for both stand in one BucketKeys.
         ss_b = decapsulate_by_bucket(keyring, buckets, ciphertexts)
         return OpenedAnswers(
