@@ -465,71 +465,107 @@ CREATE OR REPLACE TRIGGER device_key_state_move BEFORE UPDATE OF state ON qflare
 
 -- Functions of the application: each is one transaction's work in one round trip ----------------------------------------
 
--- Become the application's role inside one tenant until the transaction ends, whoever logged in.
-CREATE OR REPLACE FUNCTION qflare.enter(p_tenant uuid) RETURNS void
+-- Become the application's role inside one tenant until the transaction ends, whoever logged in; returns true.
+-- Called where a variable is declared: an expression costs a tenth of what a statement does (decision 0030).
+CREATE OR REPLACE FUNCTION qflare.enter(p_tenant uuid) RETURNS boolean
 LANGUAGE plpgsql AS $$
+DECLARE
+    v_role   CONSTANT text := set_config('role', 'qflare_app', true);
+    v_tenant CONSTANT text := set_config('qflare.tenant', p_tenant::text, true);
+    -- A plan made while a table was empty outlives that by a minute or more. Never one that reads it whole,
+    -- nor one that compares every row of a batch with every other: look-ups by key are written as LATERAL
+    -- with LIMIT, for which loops are the only way, and stay loops (decision 0024).
+    v_seqscan  CONSTANT text := set_config('enable_seqscan', 'off', true);
+    v_nestloop CONSTANT text := set_config('enable_nestloop', 'off', true);
+    -- There is one way to each row, so planning again for each call's values finds nothing better.
+    v_plans    CONSTANT text := set_config('plan_cache_mode', 'force_generic_plan', true);
+    -- What is answered must be on the disk: a crash would else undo sessions that were confirmed, and fork the log.
+    v_commit   CONSTANT text := CASE current_setting('synchronous_commit')
+                                WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END;
 BEGIN
-    PERFORM set_config('role', 'qflare_app', true), set_config('qflare.tenant', p_tenant::text, true),
-            -- A plan made while a table was empty outlives that by a minute or more. Never one that reads it whole,
-            -- nor one that compares every row of a batch with every other: look-ups by key are written as LATERAL
-            -- with LIMIT, for which loops are the only way, and stay loops (decision 0024).
-            set_config('enable_seqscan', 'off', true), set_config('enable_nestloop', 'off', true);
+    RETURN true;
 END
 $$;
 
 -- Hold the slots of these buckets against drop_buckets, then say which of the buckets live.
 CREATE OR REPLACE FUNCTION qflare.hold_buckets(p_buckets bigint[]) RETURNS bigint[]
 LANGUAGE plpgsql AS $$
+DECLARE
+    v_bucket  bigint;
+    v_last    bigint;
+    v_buckets bigint[] := '{}';     -- without repetitions in a row
+    v_slots   integer  := 0;        -- one bit a slot
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared(1363561217, held.slot)
-       FROM (SELECT DISTINCT (b.bucket % 8)::integer AS slot FROM unnest(p_buckets) AS b (bucket) ORDER BY 1) AS held;
+    FOREACH v_bucket IN ARRAY p_buckets LOOP
+        IF v_bucket IS DISTINCT FROM v_last THEN
+            v_last := v_bucket;
+            v_buckets := v_buckets || v_bucket;
+            v_slots := v_slots | (1 << (v_bucket % 8)::integer);
+        END IF;
+    END LOOP;
+    FOR v_slot IN 0 .. 7 LOOP
+        IF v_slots & (1 << v_slot) <> 0 THEN
+            PERFORM pg_advisory_xact_lock_shared(1363561217, v_slot);
+        END IF;
+    END LOOP;
     -- A statement of its own: its snapshot is younger than the locks.
-    RETURN ARRAY(SELECT k.bucket FROM qflare.bucket_key AS k WHERE k.bucket = ANY (p_buckets));
+    RETURN ARRAY(SELECT k.bucket FROM qflare.bucket_key AS k WHERE k.bucket = ANY (v_buckets));
 END
 $$;
 
 -- Add leaves to the tree: the new complete subtrees, and the new head (RFC 9162, section 2.1).
--- p_size and p_frontier are the locked head's, p_leaves the new leaf hashes behind each other.
-CREATE OR REPLACE FUNCTION qflare.extend_log(p_size bigint, p_frontier bytea, p_leaves bytea) RETURNS void
+-- p_size and p_frontier are the locked head's, p_leaves the new leaf hashes in order.
+CREATE OR REPLACE FUNCTION qflare.extend_log(p_size bigint, p_frontier bytea, p_leaves bytea[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    v_nodes    bytea     := p_leaves;                   -- complete nodes of this level, from an even index on
-    v_first    bigint    := p_size;                     -- index of the first new node of this level
-    v_unread   integer   := octet_length(p_frontier);   -- frontier nodes of lower levels are taken already
-    v_frontier bytea     := '';
+    v_nodes    bytea[]    := p_leaves;                  -- new nodes of this level in order
+    v_count    integer    := cardinality(p_leaves);     -- how many
+    v_first    bigint     := p_size;                    -- index of the first one
+    v_unread   integer    := octet_length(p_frontier);  -- frontier nodes of lower levels are taken already
+    v_frontier bytea      := '';
+    v_level    smallint   := 0;
+    v_above    bytea[];
     v_pairs    integer;
-    v_made     bytea     := '';                         -- new nodes of all levels behind each other
-    v_firsts   bigint[]  := '{}';                       -- by level from 1: index of the first new node,
-    v_counts   integer[] := '{}';                       -- how many,
-    v_offsets  integer[] := '{}';                       -- and where they begin in v_made
+    v_left     integer;                                 -- place of a pair's left node
+    v_shift    integer;
+    v_made     integer    := 0;                         -- new nodes of all levels above the leaves
+    v_levels   smallint[] := '{}';
+    v_indexes  bigint[]   := '{}';
+    v_hashes   bytea[]    := '{}';
 BEGIN
+    -- Expressions alone, no statement a level: for one leaf as for thousands that is the quickest.
     LOOP
-        IF v_first % 2 = 1 THEN
-            v_nodes := substring(p_frontier FROM v_unread - 31 FOR 32) || v_nodes;
-            v_unread := v_unread - 32;
-        END IF;
-        v_pairs := octet_length(v_nodes) / 64;
-        IF octet_length(v_nodes) % 64 = 32 THEN         -- no sibling yet: stays in the frontier
-            v_frontier := substring(v_nodes FROM v_pairs * 64 + 1 FOR 32) || v_frontier;
+        v_shift := (v_first % 2)::integer;              -- the first one completes a pair that the frontier begins
+        v_pairs := (v_count + v_shift) / 2;
+        IF (v_count + v_shift) % 2 = 1 THEN             -- no sibling yet: the last one stays in the frontier
+            v_frontier := v_nodes[v_count] || v_frontier;
         END IF;
         EXIT WHEN v_pairs = 0;
-        v_nodes := (SELECT string_agg(sha256('\x01'::bytea || substring(v_nodes FROM pair * 64 + 1 FOR 64)), ''
-                                      ORDER BY pair)
-                      FROM generate_series(0, v_pairs - 1) AS pair);
+        v_level := v_level + 1::smallint;
+        v_above := '{}';
+        FOR v_pair IN 1 .. v_pairs LOOP
+            v_left := v_pair * 2 - 1 - v_shift;
+            IF v_left = 0 THEN
+                v_above[1] := sha256('\x01'::bytea || substring(p_frontier FROM v_unread - 31 FOR 32) || v_nodes[1]);
+                v_unread := v_unread - 32;
+            ELSE
+                v_above[v_pair] := sha256('\x01'::bytea || v_nodes[v_left] || v_nodes[v_left + 1]);
+            END IF;
+            v_made := v_made + 1;
+            v_levels[v_made] := v_level;
+            v_indexes[v_made] := v_first / 2 + v_pair - 1;
+            v_hashes[v_made] := v_above[v_pair];
+        END LOOP;
         v_first := v_first / 2;
-        v_firsts := v_firsts || v_first;
-        v_counts := v_counts || v_pairs;
-        v_offsets := v_offsets || octet_length(v_made);
-        v_made := v_made || v_nodes;
+        v_nodes := v_above;
+        v_count := v_pairs;
     END LOOP;
-    IF v_made <> '' THEN
+    IF v_made > 0 THEN
         INSERT INTO qflare.log_node (level, node_index, hash)
-        SELECT l.level, l.first + node, substring(v_made FROM l.start + node * 32 + 1 FOR 32)
-          FROM unnest(v_firsts, v_counts, v_offsets) WITH ORDINALITY AS l (first, made, start, level)
-         CROSS JOIN LATERAL generate_series(0, l.made - 1) AS node;
+        SELECT n.level, n.node_index, n.hash FROM unnest(v_levels, v_indexes, v_hashes) AS n (level, node_index, hash);
     END IF;
     UPDATE qflare.log_head
-       SET size     = p_size + octet_length(p_leaves) / 32,
+       SET size     = p_size + cardinality(p_leaves),
            frontier = substring(p_frontier FROM 1 FOR v_unread) || v_frontier;
 END
 $$;
@@ -540,23 +576,31 @@ CREATE OR REPLACE FUNCTION qflare.write_events(
     p_leaves bytea[], p_occurred_ms bigint[], OUT first_index bigint, OUT old_frontier bytea)
 LANGUAGE plpgsql AS $$
 DECLARE
-    v_leaves bytea;
+    v_made    bigint    := 0;
+    v_indexes bigint[]  := '{}';    -- of each event: its place among those that are kept, null if it is left out
+    v_hashes  bytea[]   := '{}';    -- of each event
+    v_leaves  bytea[]   := '{}';    -- of those that are kept
 BEGIN
     IF NOT true = ANY (p_keep) THEN
         RETURN;
     END IF;
+    FOR v_place IN 1 .. cardinality(p_leaves) LOOP
+        v_hashes[v_place] := sha256('\x00'::bytea || p_leaves[v_place]);
+        v_indexes[v_place] := NULL;
+        IF p_keep[v_place] THEN
+            v_indexes[v_place] := v_made;
+            v_made := v_made + 1;
+            v_leaves[v_made] := v_hashes[v_place];
+        END IF;
+    END LOOP;
     SELECT h.size, h.frontier INTO STRICT first_index, old_frontier FROM qflare.log_head AS h FOR UPDATE;
-    WITH written AS (
-        INSERT INTO qflare.audit_entry (log_index, tenant_id, entry_type, event_type, severity, device_id,
-                                        leaf_hash, leaf_data, data, recorded_at)
-        SELECT first_index + row_number() OVER (ORDER BY e.place) - 1, p_tenant, 2, e.event_type, e.severity,
-               e.device_id, sha256('\x00'::bytea || e.leaf_data), e.leaf_data, e.data,
-               timestamptz 'epoch' + e.occurred_ms * interval '1 millisecond'
-          FROM unnest(p_keep, p_types, p_severities, p_devices, p_data, p_leaves, p_occurred_ms) WITH ORDINALITY
-               AS e (keep, event_type, severity, device_id, data, leaf_data, occurred_ms, place)
-         WHERE e.keep
-        RETURNING log_index, leaf_hash)
-    SELECT string_agg(w.leaf_hash, '' ORDER BY w.log_index) INTO v_leaves FROM written AS w;
+    INSERT INTO qflare.audit_entry (log_index, tenant_id, entry_type, event_type, severity, device_id,
+                                    leaf_hash, leaf_data, data, recorded_at)
+    SELECT first_index + e.place, p_tenant, 2, e.event_type, e.severity, e.device_id, e.leaf_hash, e.leaf_data, e.data,
+           timestamptz 'epoch' + e.occurred_ms * interval '1 millisecond'
+      FROM unnest(v_indexes, p_types, p_severities, p_devices, p_data, v_hashes, p_leaves, p_occurred_ms)
+           AS e (place, event_type, severity, device_id, data, leaf_hash, leaf_data, occurred_ms)
+     WHERE e.place IS NOT NULL;
     PERFORM qflare.extend_log(first_index, old_frontier, v_leaves);
 END
 $$;
@@ -566,8 +610,9 @@ CREATE OR REPLACE FUNCTION qflare.append_events(
     p_tenant uuid, p_types text[], p_severities text[], p_devices text[], p_data bytea[], p_leaves bytea[],
     p_occurred_ms bigint[], OUT first_index bigint, OUT old_frontier bytea)
 LANGUAGE plpgsql AS $$
+DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
 BEGIN
-    PERFORM qflare.enter(p_tenant);
     SELECT w.first_index, w.old_frontier INTO first_index, old_frontier
       FROM qflare.write_events(p_tenant, array_fill(true, ARRAY[cardinality(p_types)]), p_types, p_severities,
                                p_devices, p_data, p_leaves, p_occurred_ms) AS w;
@@ -581,8 +626,9 @@ CREATE OR REPLACE FUNCTION qflare.add_devices(
     p_event_types text[], p_severities text[], p_event_devices text[], p_data bytea[], p_leaves bytea[],
     p_occurred_ms bigint[], OUT added boolean[], OUT first_index bigint, OUT old_frontier bytea)
 LANGUAGE plpgsql AS $$
+DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
 BEGIN
-    PERFORM qflare.enter(p_tenant);
     -- In order of ref, so that two batches with the same names wait for each other instead of locking up.
     WITH fresh AS (
         INSERT INTO qflare.device (tenant_id, ref, device_id, state, key_version)
@@ -619,12 +665,12 @@ CREATE OR REPLACE FUNCTION qflare.enrol_devices(
     OUT results text[], OUT key_versions bigint[], OUT first_index bigint, OUT old_frontier bytea)
 LANGUAGE plpgsql AS $$
 DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
     v_place   integer;
     v_token   qflare.enrolment_token;
     v_version bigint;
     v_keep    boolean[] := array_fill(false, ARRAY[cardinality(p_token_ids)]);
 BEGIN
-    PERFORM qflare.enter(p_tenant);
     results := array_fill(NULL::text, ARRAY[cardinality(p_token_ids)]);
     key_versions := array_fill(NULL::bigint, ARRAY[cardinality(p_token_ids)]);
     -- All locks of the batch at once and in one order.
@@ -680,8 +726,9 @@ CREATE OR REPLACE FUNCTION qflare.find_devices(p_tenant uuid, p_refs bytea[])
 RETURNS TABLE (ref bytea, device_id text, state text, key_version bigint, verification_key bytea,
                encapsulation_key bytea, kem_state text, registered_at timestamptz, sealed_psk bytea)
 LANGUAGE plpgsql ROWS 64 AS $$
+DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
 BEGIN
-    PERFORM qflare.enter(p_tenant);
     RETURN QUERY
     SELECT d.ref, d.device_id, d.state, d.key_version, v.public_key, k.public_key, k.state, d.registered_at,
            d.sealed_psk
@@ -700,22 +747,14 @@ BEGIN
 END
 $$;
 
--- count_sessions: change the counts of a tenant by the last bucket of sessions; called under the head's lock, last.
-CREATE OR REPLACE FUNCTION qflare.count_sessions(p_tenant uuid, p_last_buckets bigint[], p_live integer, p_total integer)
-RETURNS void LANGUAGE plpgsql AS $$
+-- count_ended: take sessions with these last buckets off a tenant's live ones; called under the head's lock, last.
+CREATE OR REPLACE FUNCTION qflare.count_ended(p_tenant uuid, p_last_buckets bigint[]) RETURNS void
+LANGUAGE plpgsql AS $$
 BEGIN
-    IF p_total > 0 THEN
-        INSERT INTO qflare.session_count AS c (tenant_id, last_bucket, live, total)
-        SELECT p_tenant, b.last_bucket, count(*) * p_live, count(*) * p_total
-          FROM unnest(p_last_buckets) AS b (last_bucket) GROUP BY b.last_bucket ORDER BY b.last_bucket
-        ON CONFLICT (tenant_id, last_bucket)
-        DO UPDATE SET live = c.live + excluded.live, total = c.total + excluded.total;
-    ELSE
-        UPDATE qflare.session_count AS c
-           SET live = c.live + p_live * (SELECT count(*) FROM unnest(p_last_buckets) AS b (last_bucket)
-                                          WHERE b.last_bucket = c.last_bucket)
-         WHERE c.tenant_id = p_tenant AND c.last_bucket = ANY (p_last_buckets);
-    END IF;
+    UPDATE qflare.session_count AS c
+       SET live = c.live - (SELECT count(*) FROM unnest(p_last_buckets) AS b (last_bucket)
+                             WHERE b.last_bucket = c.last_bucket)
+     WHERE c.tenant_id = p_tenant AND c.last_bucket = ANY (p_last_buckets);
 END
 $$;
 
@@ -729,23 +768,21 @@ CREATE OR REPLACE FUNCTION qflare.confirm_sessions(
     OUT results text[], OUT log_indexes bigint[], OUT first_index bigint, OUT old_frontier bytea)
 LANGUAGE plpgsql AS $$
 DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
     v_live    bigint[];
-    v_is_new  boolean[];    -- of each claim: whether it makes a session
-    v_leaves  bytea;
+    v_count   integer := cardinality(p_sids);
+    v_claimed uuid[];       -- whose handshake row is new,
+    v_routed  uuid[];       -- and their route too: these make sessions
+    v_turns   bigint[];     -- of each claim: which of the new sessions it makes, from 0; null if none
+    v_leaves  bytea[];      -- leaf hashes of the new ones
+    v_crowded bytea[];
     v_ended   bigint[];
     v_excess  uuid[];
 BEGIN
-    PERFORM qflare.enter(p_tenant);
     v_live := qflare.hold_buckets(p_ticket_buckets || p_state_buckets);
 
     -- The device rows again: a revocation comes wholly before or wholly after (stronger than the FOR SHARE of H8,
     -- because a first ANSWER changes the key's state under the same lock; decision 0025).
-    WITH locked AS MATERIALIZED (
-        SELECT d.ref, d.state, d.key_version
-          FROM qflare.device AS d
-         WHERE d.tenant_id = p_tenant AND d.ref = ANY (p_refs)
-         ORDER BY d.ref
-           FOR NO KEY UPDATE)
     SELECT array_agg(CASE WHEN c.ticket_bucket < p_live_bucket OR NOT c.ticket_bucket = ANY (v_live)
                                OR NOT c.state_bucket = ANY (v_live)  THEN 'expired'
                           WHEN l.ref IS NULL                         THEN 'unknown-device'
@@ -755,7 +792,16 @@ BEGIN
       INTO results
       FROM unnest(p_refs, p_key_versions, p_ticket_buckets, p_state_buckets) WITH ORDINALITY
            AS c (ref, key_version, ticket_bucket, state_bucket, place)
-      LEFT JOIN locked AS l ON l.ref = c.ref;
+      LEFT JOIN (SELECT d.ref, d.state, d.key_version
+                   FROM qflare.device AS d
+                  WHERE d.tenant_id = p_tenant AND d.ref = ANY (p_refs)
+                  ORDER BY d.ref
+                    FOR NO KEY UPDATE) AS l ON l.ref = c.ref;
+
+    IF array_position(results, NULL) IS NULL THEN
+        log_indexes := array_fill(NULL::bigint, ARRAY[v_count]);
+        RETURN;
+    END IF;
 
     -- The handshake row: who inserts it makes the session, once for all workers and restarts.
     WITH claimed AS (
@@ -764,94 +810,118 @@ BEGIN
           FROM unnest(results, p_ticket_buckets, p_sids, p_th3_hashes) AS c (result, ticket_bucket, sid, th3_hash)
          WHERE c.result IS NULL
         ON CONFLICT DO NOTHING
-        RETURNING sid),
-    placed AS (
-        SELECT DISTINCT ON (c.sid) c.sid, c.place, ((c.start + c.lifetime - 1) / 192 % 4)::smallint AS slot
-          FROM unnest(results, p_sids, p_starts, p_lifetimes) WITH ORDINALITY AS c (result, sid, start, lifetime, place)
-          JOIN claimed AS k ON k.sid = c.sid
-         WHERE c.result IS NULL
-         ORDER BY c.sid, c.place),
-    routed AS (
+        RETURNING sid)
+    SELECT array_agg(k.sid) INTO v_claimed FROM claimed AS k;
+
+    -- And the route, which makes the session's id the only one of all tenants.
+    WITH routed AS (
         INSERT INTO qflare.session_route (sid, slot, tenant_id)
-        SELECT p.sid, p.slot, p_tenant FROM placed AS p
+        SELECT DISTINCT ON (c.sid) c.sid, (c.start + c.lifetime - 1) / 192 % 4, p_tenant
+          FROM unnest(results, p_sids, p_starts, p_lifetimes) WITH ORDINALITY AS c (result, sid, start, lifetime, place)
+         WHERE c.result IS NULL AND c.sid = ANY (v_claimed)
+         ORDER BY c.sid, c.place
         ON CONFLICT DO NOTHING
         RETURNING sid)
-    SELECT array_agg(r.sid IS NOT NULL ORDER BY c.place) INTO v_is_new
-      FROM unnest(p_sids) WITH ORDINALITY AS c (sid, place)
-      LEFT JOIN placed AS p ON p.place = c.place
-      LEFT JOIN routed AS r ON r.sid = p.sid;
+    SELECT array_agg(r.sid) INTO v_routed FROM routed AS r;
 
-    log_indexes := array_fill(NULL::bigint, ARRAY[cardinality(p_sids)]);
-    IF true = ANY (v_is_new) THEN
+    IF v_routed IS NULL THEN
+        log_indexes := array_fill(NULL::bigint, ARRAY[v_count]);
+    ELSE
+        IF cardinality(v_routed) = v_count THEN             -- what nearly always is: all of them, each once
+            FOR v_place IN 1 .. v_count LOOP
+                v_turns[v_place] := v_place - 1;
+            END LOOP;
+            v_leaves := p_leaf_hashes;
+        ELSE
+            WITH made AS (
+                SELECT n.place, row_number() OVER (ORDER BY n.place) - 1 AS turn
+                  FROM (SELECT DISTINCT ON (c.sid) c.place
+                          FROM unnest(results, p_sids) WITH ORDINALITY AS c (result, sid, place)
+                         WHERE c.result IS NULL AND c.sid = ANY (v_routed)
+                         ORDER BY c.sid, c.place) AS n)
+            SELECT array_agg(m.turn ORDER BY c.place),
+                   array_agg(c.leaf_hash ORDER BY c.place) FILTER (WHERE m.turn IS NOT NULL)
+              INTO v_turns, v_leaves
+              FROM unnest(p_leaf_hashes) WITH ORDINALITY AS c (leaf_hash, place)
+              LEFT JOIN made AS m ON m.place = c.place;
+        END IF;
+
         INSERT INTO qflare.session_state (bucket, sid, tenant_id, slot, epoch, sealed_chain_key)
         SELECT c.bucket, c.sid, p_tenant, c.bucket % 8, 0, c.chain_key
-          FROM unnest(v_is_new, p_state_buckets, p_sids, p_chain_keys) AS c (is_new, bucket, sid, chain_key)
-         WHERE c.is_new;
+          FROM unnest(v_turns, p_state_buckets, p_sids, p_chain_keys) AS c (turn, bucket, sid, chain_key)
+         WHERE c.turn IS NOT NULL;
 
         -- Of a device's keys at most the current one is pre-active: rotation ends the earlier ones.
         IF true = ANY (p_proves_kem) THEN
             UPDATE qflare.device_key AS k
                SET state = 'active'
              WHERE k.tenant_id = p_tenant AND k.kind = 'kem' AND k.state = 'pre-active'
-               AND k.ref = ANY (ARRAY(SELECT c.ref FROM unnest(v_is_new, p_proves_kem, p_refs) AS c (is_new, proves, ref)
-                                       WHERE c.is_new AND c.proves));
+               AND k.ref = ANY (ARRAY(SELECT c.ref FROM unnest(v_turns, p_proves_kem, p_refs) AS c (turn, proves, ref)
+                                       WHERE c.turn IS NOT NULL AND c.proves));
         END IF;
 
         -- From here on the log is locked: as little as possible, and no other lock but the counts'.
         SELECT h.size, h.frontier INTO STRICT first_index, old_frontier FROM qflare.log_head AS h FOR UPDATE;
 
-        WITH written AS (
-            INSERT INTO qflare.audit_entry (log_index, tenant_id, entry_type, event_type, severity, leaf_hash,
-                                            leaf_data, data, recorded_at)
-            SELECT first_index + row_number() OVER (ORDER BY c.place) - 1, p_tenant, 1, 'key_exchange', 'info',
-                   c.leaf_hash, c.leaf_data, '{}', p_now
-              FROM unnest(v_is_new, p_leaf_hashes, p_leaves) WITH ORDINALITY AS c (is_new, leaf_hash, leaf_data, place)
-             WHERE c.is_new
-            RETURNING log_index, leaf_hash)
-        SELECT string_agg(w.leaf_hash, '' ORDER BY w.log_index) INTO v_leaves FROM written AS w;
+        INSERT INTO qflare.audit_entry (log_index, tenant_id, entry_type, event_type, severity, leaf_hash,
+                                        leaf_data, data, recorded_at)
+        SELECT first_index + c.turn, p_tenant, 1, 'key_exchange', 'info', c.leaf_hash, c.leaf_data, '{}', p_now
+          FROM unnest(v_turns, p_leaf_hashes, p_leaves) AS c (turn, leaf_hash, leaf_data)
+         WHERE c.turn IS NOT NULL;
         PERFORM qflare.extend_log(first_index, old_frontier, v_leaves);
 
-        WITH made AS (
-            INSERT INTO qflare.session (tenant_id, sid, slot, ref, key_version, form, start_bucket, last_bucket,
-                                        policy, state, log_index, created_at)
-            SELECT p_tenant, c.sid, (c.start + c.lifetime - 1) / 192 % 4, c.ref, c.key_version, c.form, c.start,
-                   c.start + c.lifetime - 1, c.policy, 'live',
-                   first_index + row_number() OVER (ORDER BY c.place) - 1, p_now
-              FROM unnest(v_is_new, p_sids, p_refs, p_key_versions, p_forms, p_starts, p_lifetimes, p_policies)
-                   WITH ORDINALITY AS c (is_new, sid, ref, key_version, form, start, lifetime, policy, place)
-             WHERE c.is_new
-            RETURNING last_bucket)
-        SELECT array_agg(m.last_bucket) INTO v_ended FROM made AS m;
-        PERFORM qflare.count_sessions(p_tenant, v_ended, 1, 1);
+        INSERT INTO qflare.session (tenant_id, sid, slot, ref, key_version, form, start_bucket, last_bucket,
+                                    policy, state, log_index, created_at)
+        SELECT p_tenant, c.sid, (c.start + c.lifetime - 1) / 192 % 4, c.ref, c.key_version, c.form, c.start,
+               c.start + c.lifetime - 1, c.policy, 'live', first_index + c.turn, p_now
+          FROM unnest(v_turns, p_sids, p_refs, p_key_versions, p_forms, p_starts, p_lifetimes, p_policies)
+               AS c (turn, sid, ref, key_version, form, start, lifetime, policy)
+         WHERE c.turn IS NOT NULL;
+        INSERT INTO qflare.session_count AS n (tenant_id, last_bucket, live, total)
+        SELECT p_tenant, c.start + c.lifetime - 1, count(*), count(*)
+          FROM unnest(v_turns, p_starts, p_lifetimes) AS c (turn, start, lifetime)
+         WHERE c.turn IS NOT NULL
+         GROUP BY c.start + c.lifetime - 1 ORDER BY c.start + c.lifetime - 1
+        ON CONFLICT (tenant_id, last_bucket)
+        DO UPDATE SET live = n.live + excluded.live, total = n.total + excluded.total;
 
         -- At most four live sessions a device: the new ones stay, those that never carried a record go first,
         -- then the oldest.
-        WITH ranked AS (
-            SELECT s.sid,
-                   row_number() OVER (PARTITION BY s.ref
-                                      ORDER BY s.log_index >= confirm_sessions.first_index DESC,
-                                               s.carried_at IS NOT NULL DESC, s.log_index DESC) AS place
-              FROM qflare.session AS s
-             WHERE s.tenant_id = p_tenant
-               AND s.ref = ANY (p_refs)
-               AND s.state = 'live'
-               AND s.last_bucket >= p_live_bucket)
-        SELECT array_agg(r.sid) INTO v_excess FROM ranked AS r WHERE r.place > 4;
-        IF v_excess IS NOT NULL THEN
+        v_crowded := ARRAY(SELECT s.ref
+                             FROM qflare.session AS s
+                            WHERE s.tenant_id = p_tenant
+                              AND s.ref = ANY (p_refs)
+                              AND s.state = 'live'
+                              AND s.last_bucket >= p_live_bucket
+                            GROUP BY s.ref
+                           HAVING count(*) > 4);
+        IF v_crowded <> '{}' THEN
+            WITH ranked AS (
+                SELECT s.sid,
+                       row_number() OVER (PARTITION BY s.ref
+                                          ORDER BY s.log_index >= confirm_sessions.first_index DESC,
+                                                   s.carried_at IS NOT NULL DESC, s.log_index DESC) AS place
+                  FROM qflare.session AS s
+                 WHERE s.tenant_id = p_tenant
+                   AND s.ref = ANY (v_crowded)
+                   AND s.state = 'live'
+                   AND s.last_bucket >= p_live_bucket)
+            SELECT array_agg(r.sid) INTO v_excess FROM ranked AS r WHERE r.place > 4;
             WITH ended AS (
                 UPDATE qflare.session AS s
                    SET state = 'superseded', ended_at = p_now
                  WHERE s.tenant_id = p_tenant AND s.sid = ANY (v_excess)
                 RETURNING s.last_bucket)
             SELECT array_agg(e.last_bucket) INTO v_ended FROM ended AS e;
-            PERFORM qflare.count_sessions(p_tenant, v_ended, -1, 0);
+            PERFORM qflare.count_ended(p_tenant, v_ended);
         END IF;
 
-        SELECT array_agg(coalesce(c.result, CASE WHEN c.is_new THEN 'created' END) ORDER BY c.place),
-               array_agg(CASE WHEN c.is_new THEN confirm_sessions.first_index + c.made - 1 END ORDER BY c.place)
-          INTO results, log_indexes
-          FROM (SELECT u.*, count(*) FILTER (WHERE u.is_new) OVER (ORDER BY u.place) AS made
-                  FROM unnest(results, v_is_new) WITH ORDINALITY AS u (result, is_new, place)) AS c;
+        FOR v_place IN 1 .. v_count LOOP
+            log_indexes[v_place] := first_index + v_turns[v_place];
+            IF v_turns[v_place] IS NOT NULL THEN
+                results[v_place] := 'created';
+            END IF;
+        END LOOP;
     END IF;
 
     -- What is undecided now was there before: the same M4 is due for the same handshake of a live session.
@@ -879,8 +949,9 @@ CREATE OR REPLACE FUNCTION qflare.find_sessions(p_tenant uuid, p_sids uuid[])
 RETURNS TABLE (sid uuid, device_id text, ref bytea, key_version bigint, form smallint, start_bucket bigint,
                last_bucket bigint, policy bigint, state text, epoch bigint, created_at timestamptz, log_index bigint)
 LANGUAGE plpgsql ROWS 64 AS $$
+DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
 BEGIN
-    PERFORM qflare.enter(p_tenant);
     RETURN QUERY
     SELECT s.sid, d.device_id, s.ref, s.key_version, s.form, s.start_bucket, s.last_bucket, s.policy,
            CASE WHEN s.state = 'live' AND s.last_bucket < (SELECT m.expired_before FROM qflare.bucket_mark AS m)
@@ -898,8 +969,9 @@ $$;
 CREATE OR REPLACE FUNCTION qflare.find_chains(p_tenant uuid, p_sids uuid[], p_first bigint, p_last bigint)
 RETURNS TABLE (sid uuid, bucket bigint, epoch bigint, sealed_chain_key bytea)
 LANGUAGE plpgsql ROWS 64 AS $$
+DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
 BEGIN
-    PERFORM qflare.enter(p_tenant);
     -- Only live buckets, of which there are a handful.
     RETURN QUERY
     SELECT c.sid, c.bucket, c.epoch, c.sealed_chain_key
@@ -920,44 +992,57 @@ CREATE OR REPLACE FUNCTION qflare.accept_streams(
     OUT accepted boolean[])
 LANGUAGE plpgsql AS $$
 DECLARE
-    v_live    bigint[];
-    v_carried uuid[];
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
+    v_live       bigint[] := qflare.hold_buckets(p_buckets);
+    v_sids       uuid[];        -- live sessions, with their first and last bucket,
+    v_starts     bigint[];
+    v_lasts      bigint[];
+    v_fresh      uuid[];        -- and those of them that never carried a record
+    v_taken_sids uuid[];        -- streams that are new
+    v_directions smallint[];
+    v_stream_ids uuid[];
+    v_buckets    bigint[];
 BEGIN
-    PERFORM qflare.enter(p_tenant);
-    v_live := qflare.hold_buckets(p_buckets);
     -- The session's row is locked, so that its end comes wholly before or wholly after.
-    WITH alive AS MATERIALIZED (
-        SELECT s.sid, s.start_bucket, s.last_bucket, s.carried_at
-          FROM (SELECT DISTINCT u.sid FROM unnest(p_sids) AS u (sid) ORDER BY u.sid) AS w
-         CROSS JOIN LATERAL (
-               SELECT e.sid, e.start_bucket, e.last_bucket, e.carried_at, e.state
-                 FROM qflare.session AS e
-                WHERE e.tenant_id = p_tenant AND e.sid = w.sid LIMIT 1
-                  FOR NO KEY UPDATE) AS s
-         -- Asked here, not above: there it would invite the index of live sessions.
-         WHERE s.state = 'live'),
-    taken AS (
+    SELECT array_agg(s.sid), array_agg(s.start_bucket), array_agg(s.last_bucket),
+           array_agg(s.sid) FILTER (WHERE s.carried_at IS NULL)
+      INTO v_sids, v_starts, v_lasts, v_fresh
+      FROM (SELECT e.sid, e.start_bucket, e.last_bucket, e.carried_at, e.state
+              FROM qflare.session AS e
+             WHERE e.tenant_id = p_tenant AND e.sid = ANY (p_sids)
+             ORDER BY e.sid
+               FOR NO KEY UPDATE) AS s
+     -- Asked here, not above: there it would invite the index of live sessions.
+     WHERE s.state = 'live';
+    WITH taken AS (
         INSERT INTO qflare.stream (tenant_id, sid, stream_id, bucket, direction, slot)
         SELECT p_tenant, c.sid, c.stream_id, c.bucket, c.direction, c.bucket % 8
           FROM unnest(p_sids, p_directions, p_stream_ids, p_buckets) AS c (sid, direction, stream_id, bucket)
-          JOIN alive AS a ON a.sid = c.sid AND c.bucket BETWEEN a.start_bucket AND a.last_bucket
+          JOIN unnest(v_sids, v_starts, v_lasts) AS a (sid, start_bucket, last_bucket)
+            ON a.sid = c.sid AND c.bucket BETWEEN a.start_bucket AND a.last_bucket
          WHERE c.bucket = ANY (v_live)
         ON CONFLICT DO NOTHING
         RETURNING sid, direction, stream_id, bucket)
-    SELECT array_agg(t.sid IS NOT NULL AND c.turn = 1 ORDER BY c.place),
-           array_agg(a.sid) FILTER (WHERE t.sid IS NOT NULL AND a.carried_at IS NULL)
-      INTO accepted, v_carried
-      FROM (SELECT u.*, row_number() OVER (PARTITION BY u.sid, u.direction, u.stream_id, u.bucket ORDER BY u.place)
-                   AS turn
-              FROM unnest(p_sids, p_directions, p_stream_ids, p_buckets) WITH ORDINALITY
-                   AS u (sid, direction, stream_id, bucket, place)) AS c
-      LEFT JOIN alive AS a ON a.sid = c.sid
-      LEFT JOIN taken AS t ON t.sid = c.sid AND t.direction = c.direction AND t.stream_id = c.stream_id
-                          AND t.bucket = c.bucket;
-    IF v_carried IS NOT NULL THEN
+    SELECT array_agg(t.sid), array_agg(t.direction), array_agg(t.stream_id), array_agg(t.bucket)
+      INTO v_taken_sids, v_directions, v_stream_ids, v_buckets
+      FROM taken AS t;
+    IF cardinality(v_stream_ids) = cardinality(p_stream_ids) THEN       -- what nearly always is
+        accepted := array_fill(true, ARRAY[cardinality(p_stream_ids)]);
+    ELSE
+        SELECT array_agg(t.sid IS NOT NULL AND c.turn = 1 ORDER BY c.place) INTO accepted
+          FROM (SELECT u.*, row_number() OVER (PARTITION BY u.sid, u.direction, u.stream_id, u.bucket ORDER BY u.place)
+                       AS turn
+                  FROM unnest(p_sids, p_directions, p_stream_ids, p_buckets) WITH ORDINALITY
+                       AS u (sid, direction, stream_id, bucket, place)) AS c
+          LEFT JOIN unnest(v_taken_sids, v_directions, v_stream_ids, v_buckets)
+                    AS t (sid, direction, stream_id, bucket)
+            ON t.sid = c.sid AND t.direction = c.direction AND t.stream_id = c.stream_id AND t.bucket = c.bucket;
+        v_fresh := ARRAY(SELECT f.sid FROM unnest(v_fresh) AS f (sid) WHERE f.sid = ANY (v_taken_sids));
+    END IF;
+    IF v_fresh <> '{}' THEN
         UPDATE qflare.session AS s
            SET carried_at = p_now
-         WHERE s.tenant_id = p_tenant AND s.sid = ANY (v_carried) AND s.carried_at IS NULL;
+         WHERE s.tenant_id = p_tenant AND s.sid = ANY (v_fresh) AND s.carried_at IS NULL;
     END IF;
 END
 $$;
@@ -988,10 +1073,10 @@ CREATE OR REPLACE FUNCTION qflare.end_sessions(
     p_data bytea[], p_leaves bytea[], p_occurred_ms bigint[])
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
     v_refs  bytea[];
     v_ended bigint[];
 BEGIN
-    PERFORM qflare.enter(p_tenant);
     SELECT array_agg(DISTINCT s.ref) INTO v_refs
       FROM qflare.session AS s WHERE s.tenant_id = p_tenant AND s.sid = ANY (p_sids);
     PERFORM FROM qflare.device AS d
@@ -1003,7 +1088,7 @@ BEGIN
     PERFORM qflare.write_events(p_tenant, array_fill(true, ARRAY[cardinality(p_types)]), p_types, p_severities,
                                 p_devices, p_data, p_leaves, p_occurred_ms);
     PERFORM FROM qflare.log_head FOR UPDATE;
-    PERFORM qflare.count_sessions(p_tenant, v_ended, -1, 0);
+    PERFORM qflare.count_ended(p_tenant, v_ended);
     RETURN cardinality(v_ended);
 END
 $$;
@@ -1015,10 +1100,10 @@ CREATE OR REPLACE FUNCTION qflare.set_device_state(
     p_data bytea[], p_leaves bytea[], p_occurred_ms bigint[])
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
     v_state text;
     v_ended bigint[];
 BEGIN
-    PERFORM qflare.enter(p_tenant);
     SELECT d.state INTO v_state FROM qflare.device AS d
      WHERE d.tenant_id = p_tenant AND d.ref = p_ref FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -1045,7 +1130,7 @@ BEGIN
     PERFORM qflare.write_events(p_tenant, ARRAY[true], p_types, p_severities, p_devices, p_data, p_leaves,
                                 p_occurred_ms);
     IF v_ended IS NOT NULL THEN
-        PERFORM qflare.count_sessions(p_tenant, v_ended, -1, 0);
+        PERFORM qflare.count_ended(p_tenant, v_ended);
     END IF;
     RETURN true;
 END
@@ -1058,10 +1143,10 @@ CREATE OR REPLACE FUNCTION qflare.rotate_device_keys(
     p_devices text[], p_data bytea[], p_leaves bytea[], p_occurred_ms bigint[])
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
     v_state   text;
     v_version bigint;
 BEGIN
-    PERFORM qflare.enter(p_tenant);
     SELECT d.state, d.key_version INTO v_state, v_version FROM qflare.device AS d
      WHERE d.tenant_id = p_tenant AND d.ref = p_ref FOR NO KEY UPDATE;
     IF NOT FOUND THEN
