@@ -140,3 +140,19 @@ async def test_enrolments_that_cross_end_in_one_order(store):
         assert [] == [end for end in ended if isinstance(end, StoreUnavailableError)]
         verdicts = [{outcome.result.value for outcome in results} for results, _ in ended]
         assert {"enrolled", "device-exists"} >= set.union(*verdicts)
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [("off", "on"), ("on", "on"), ("remote_apply", "remote_apply")])
+async def test_commit_is_durable_whatever_the_operator_has_set(admin, database_dsn, chosen, expected):
+    """Where commits may return before they are on the disk, those of the application do not."""
+    name = await admin.fetchval("SELECT current_database()")
+    await admin.execute(f"ALTER DATABASE {name} SET synchronous_commit = {chosen}")
+    connection = await asyncpg.connect(database_dsn, timeout=30)
+    try:
+        assert chosen == await connection.fetchval("SHOW synchronous_commit")
+        async with connection.transaction():
+            await connection.execute("SELECT qflare.enter($1)", UUID(bytes=bytes(DEFAULT_TENANT)))
+            assert expected == await connection.fetchval("SHOW synchronous_commit")
+        assert chosen == await connection.fetchval("SHOW synchronous_commit")
+    finally:
+        await connection.close()
