@@ -324,10 +324,10 @@ def test_batch_that_fails_wipes_the_chain_keys_it_made(monkeypatch):
     made = []
     confirmation_type = confirm_module.Confirmation
 
-    def watch(**fields):
+    def watch(*fields):
         if len(made) == 2:
             raise ZeroDivisionError
-        made.append(confirmation_type(**fields))
+        made.append(confirmation_type(*fields))
         return made[-1]
 
     messages = [pending_hello().message for _ in range(3)]

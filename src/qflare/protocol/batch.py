@@ -36,6 +36,14 @@ def gather_secret(rows: SecretBytes, width: int, keep: Sequence[int]) -> SecretB
     return kept
 
 
+def keep_secret(rows: SecretBytes, width: int, keep: Sequence[int]) -> SecretBytes:
+    """Return a secret of the rows *keep* of *rows*, which becomes the caller's: itself if all are kept, or is wiped."""
+    if len(keep) * width == len(rows):
+        return rows
+    with rows:
+        return gather_secret(rows, width, keep)
+
+
 def require_same_count(name: str, actual: int, expected: int) -> None:
     """
     Check that a column of a call has a value for every item.

@@ -229,47 +229,49 @@ def _derive(
         expand_th3(count, ck2, labels.EXPAND_CHAIN, th3, wire.SECRET_BYTES) as chain_keys,
     ):
         named = b"".join([_WHO.pack(its.tenant_id, its.ref, its.key_version) for its in terms])
-        whos = bytes(
-            transcript_many(
-                count,
-                shared(labels.HASH_WHO),
-                rows(named, wire.TENANT_BYTES, _WHO.size),
-                rows(named, wire.REF_BYTES, _WHO.size, wire.TENANT_BYTES),
-                rows(named, 4, _WHO.size, wire.TENANT_BYTES + wire.REF_BYTES),
-                rows(who_keys, WHO_KEY_BYTES),
-            )
+        whos = transcript_many(
+            count,
+            shared(labels.HASH_WHO),
+            rows(named, wire.TENANT_BYTES, _WHO.size),
+            rows(named, wire.REF_BYTES, _WHO.size, wire.TENANT_BYTES),
+            rows(named, 4, _WHO.size, wire.TENANT_BYTES + wire.REF_BYTES),
+            rows(who_keys, WHO_KEY_BYTES),
         )
+        leaves = [
+            session_leaf(
+                form=form,
+                suite=wire.SUITE,
+                server_id=server_id,
+                sid=SessionId(its.sid),
+                start=its.start,
+                th3_hash=th3_hash,
+                who=who[:WHO_BYTES],
+            )
+            for its, th3_hash, who in zip(terms, th3_hashes, split_rows(whos, wire.HASH_BYTES), strict=True)
+        ]
         server_tags = split_rows(tags.view(), wire.FINISHED_BYTES)
         confirmations: list[Confirmation] = []
         try:
             for row, its in enumerate(terms):
-                sid = SessionId(its.sid)
-                leaf_data = session_leaf(
-                    form=form,
-                    suite=wire.SUITE,
-                    server_id=server_id,
-                    sid=sid,
-                    start=its.start,
-                    th3_hash=th3_hashes[row],
-                    who=whos[row * wire.HASH_BYTES : row * wire.HASH_BYTES + WHO_BYTES],
-                )
+                sid, tenant_id, ref, key_version, hdr_bucket, start, _, lifetime, policy = its
                 confirmations.append(
+                    # In the order of the fields: naming them costs as much again.
                     Confirmation(
-                        form=form,
-                        ticket_bucket=buckets[row],
-                        tenant_id=TenantId(its.tenant_id),
-                        ref=DeviceRef(its.ref),
-                        key_version=its.key_version,
-                        sid=sid,
-                        start=its.start,
-                        lifetime=its.lifetime,
-                        policy=its.policy,
-                        hdr_bucket=its.hdr_bucket,
-                        th3_hash=th3_hashes[row],
-                        leaf_data=leaf_data,
-                        leaf_hash=hash_leaf(leaf_data),
-                        server_tag=server_tags[row],
-                        chain_key=chain_keys.take_row(row, wire.SECRET_BYTES),
+                        form,
+                        buckets[row],
+                        TenantId(tenant_id),
+                        DeviceRef(ref),
+                        key_version,
+                        SessionId(sid),
+                        start,
+                        lifetime,
+                        policy,
+                        hdr_bucket,
+                        th3_hashes[row],
+                        leaves[row],
+                        hash_leaf(leaves[row]),
+                        server_tags[row],
+                        chain_keys.take_row(row, wire.SECRET_BYTES),
                     )
                 )
         except BaseException:

@@ -22,7 +22,7 @@ from qflare.primitives.kdf import expand_many, extract_many
 from qflare.primitives.random import random_bytes
 from qflare.primitives.sig import SIG44
 from qflare.protocol import labels, wire
-from qflare.protocol.batch import gather, gather_secret, require_same_count, split_rows
+from qflare.protocol.batch import gather, gather_secret, keep_secret, require_same_count, split_rows
 from qflare.protocol.bucket import (
     BucketKeys,
     Keyring,
@@ -38,6 +38,7 @@ from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
     from qflare.protocol.credential import DeviceCredential
     from qflare.protocol.seen import SeenHellos
@@ -135,12 +136,13 @@ def open_hellos(messages: Sequence[bytes], keyring: Keyring, *, server_bucket: i
     """
     # H3: length, type, version, suite; bucket; seen set.
     keyring = living(keyring)
+    taken = {bucket for bucket in keyring if is_open(keyring, bucket, server_bucket=server_bucket)}
     claims: list[HelloClaim | Refusal] = []
     places: list[int] = []
     buckets: list[int] = []
     ciphertexts: list[bytes] = []
     for place, message in enumerate(messages):
-        bucket = _check_head(message, keyring, server_bucket)
+        bucket = _check_head(message, taken)
         if not isinstance(bucket, Refusal):
             ciphertext = message[wire.M1_CT_AT : wire.M1_HEADER_BYTES]
             if seen.has_room_for(ciphertext, message):
@@ -170,22 +172,21 @@ def open_hellos(messages: Sequence[bytes], keyring: Keyring, *, server_bucket: i
     )
     with decapsulate_by_bucket(keyring, buckets, ciphertexts) as ss_b:
         ck1 = extract_many(count, rows(th1, wire.HASH_BYTES), rows(ss_b, kem.SS_BYTES))
-    with ck1, SecretBytes.zeros(count * wire.M1_PLAINTEXT_BYTES) as names:
+    names = SecretBytes.zeros(count * wire.M1_PLAINTEXT_BYTES)
+    try:
+        tagged = [row for row, status in enumerate(_open_names(names, ck1, th1, m1s)) if status == 0]
+        # H3: only who made ct_b gets here, so only he can fill the set.
+        admitted = seen.admit_many([ciphertexts[row] for row in tagged], [messages[places[row]] for row in tagged])
         keep: list[int] = []
         row_claims: list[HelloClaim] = []
-        statuses = _open_names(names, ck1, th1, m1s)
         with names.view() as plaintexts:
-            for row, status in enumerate(statuses):
-                if status != 0:
-                    continue
-                place = places[row]
-                # H3: only who made ct_b gets here, so only he can fill the set.
-                if not seen.admit(ciphertexts[row], messages[place]):
-                    claims[place] = Refusal.SEEN
+            for row, is_admitted in zip(tagged, admitted, strict=True):
+                if not is_admitted:
+                    claims[places[row]] = Refusal.SEEN
                     continue
                 tenant_id, ref, key_version = _NAME.unpack_from(plaintexts, row * wire.M1_PLAINTEXT_BYTES)
                 claim = HelloClaim(tenant_id, ref, key_version, buckets[row])
-                claims[place] = claim
+                claims[places[row]] = claim
                 row_claims.append(claim)
                 keep.append(row)
         return OpenedHellos(
@@ -195,9 +196,13 @@ def open_hellos(messages: Sequence[bytes], keyring: Keyring, *, server_bucket: i
             row_claims=row_claims,
             m1s=gather(m1s, wire.M1_BYTES, keep),
             th1=gather(th1, wire.HASH_BYTES, keep),
-            ck1=gather_secret(ck1, wire.SECRET_BYTES, keep),
-            names=gather_secret(names, wire.M1_PLAINTEXT_BYTES, keep),
+            ck1=keep_secret(ck1, wire.SECRET_BYTES, keep),
+            names=keep_secret(names, wire.M1_PLAINTEXT_BYTES, keep),
         )
+    except BaseException:
+        ck1.wipe()
+        names.wipe()
+        raise
 
 
 def answer_hellos(
@@ -279,7 +284,7 @@ def require_terms(*, lifetime: int, policy: int) -> None:
         raise UsageError(message)
 
 
-def _check_head(message: bytes, keyring: Keyring, server_bucket: int) -> int | Refusal:
+def _check_head(message: bytes, taken: AbstractSet[int]) -> int | Refusal:
     if len(message) != wire.M1_BYTES:
         return Refusal.LENGTH
     head: bytes
@@ -289,7 +294,7 @@ def _check_head(message: bytes, keyring: Keyring, server_bucket: int) -> int | R
         if message[0] != wire.TYPE_M1:
             return Refusal.TYPE
         return Refusal.VERSION if message[1] != wire.VERSION else Refusal.SUITE
-    return bucket if is_open(keyring, bucket, server_bucket=server_bucket) else Refusal.BUCKET
+    return bucket if bucket in taken else Refusal.BUCKET
 
 
 def _open_names(names: SecretBytes, ck1: SecretBytes, th1: bytes, m1s: bytes) -> bytes:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare.primitives.aead import KEY_BYTES, NONCE_ZERO, AeadKey
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ANSWERS_MAX: Final = 3
 """How often a byte-equal M1 is answered in all."""
@@ -17,8 +19,7 @@ CAPACITY_DEFAULT: Final = 65_536
 _NAME_BYTES: Final = 64
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     tag: bytes
     answers: int
 
@@ -44,31 +45,38 @@ class SeenHellos:
 
     def has_room_for(self, ciphertext: bytes, message: bytes) -> bool:
         """Return whether *message* with *ciphertext* could still be answered; remember nothing."""
+        name = _name(ciphertext)
         with self._lock:
-            entry = self._entries.get(_name(ciphertext))
-            if entry is None:
-                return True
-            tag, answers = entry.tag, entry.answers
-        return answers < ANSWERS_MAX and tag == self._tag(message)
+            entry = self._entries.get(name)
+        return entry is None or (entry.answers < ANSWERS_MAX and entry.tag == self._tag(message))
 
     def admit(self, ciphertext: bytes, message: bytes) -> bool:
+        """As `admit_many`, for one."""
+        return self.admit_many((ciphertext,), (message,))[0]
+
+    def admit_many(self, ciphertexts: Sequence[bytes], messages: Sequence[bytes]) -> list[bool]:
         """
-        Remember *message* and return whether it is answered.
+        Remember *messages*, one after the other, and return for each whether it is answered.
 
         Called after the tag has opened, so that only who made the ciphertext gets an entry (H3).
         """
-        name, tag = _name(ciphertext), self._tag(message)
+        names = [_name(ciphertext) for ciphertext in ciphertexts]
+        tags = [self._tag(message) for message in messages]
         with self._lock:
-            entry = self._entries.get(name)
-            if entry is None:
-                self._entries[name] = _Entry(tag, 1)
-                if len(self._entries) > self._capacity:
-                    self._entries.popitem(last=False)
-                return True
-            if entry.tag != tag or entry.answers >= ANSWERS_MAX:
-                return False
-            entry.answers += 1
+            return [self._admit(name, tag) for name, tag in zip(names, tags, strict=True)]
+
+    def _admit(self, name: bytes, tag: bytes) -> bool:
+        # The caller holds the lock.
+        entry = self._entries.get(name)
+        if entry is None:
+            self._entries[name] = _Entry(tag, 1)
+            if len(self._entries) > self._capacity:
+                self._entries.popitem(last=False)
             return True
+        if entry.tag != tag or entry.answers >= ANSWERS_MAX:
+            return False
+        self._entries[name] = _Entry(tag, entry.answers + 1)
+        return True
 
     def _tag(self, message: bytes) -> bytes:
         # Tells M1s apart as H(M1) would: GMAC is a universal hash under this memory's own random key, so that two
