@@ -113,7 +113,7 @@ def test_training_gives_the_same_bytes_in_another_process(split: data.DigitsSpli
         ).parameters
     environment = os.environ | dict(learning.SINGLE_THREAD)
     environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
-    run = subprocess.run(  # noqa: S603 - our own interpreter and text
+    run = subprocess.run(
         [sys.executable, "-c", TRAIN_IN_PROCESS, str(path)],
         check=True, capture_output=True, text=True, env=environment, timeout=60,
     )  # fmt: skip

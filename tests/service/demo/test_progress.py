@@ -103,7 +103,7 @@ def test_view_and_result_load_nothing_heavy() -> None:
         "import sys; import qflare.service.demo.progress, qflare.service.demo.report; "
         "print(sorted({'numpy', 'matplotlib', 'sklearn', 'rich'} & set(sys.modules)))"
     )
-    run = subprocess.run(  # noqa: S603 - our own interpreter and text
+    run = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60,
         env={"PYTHONPATH": ":".join(entry for entry in sys.path if entry)},
     )  # fmt: skip

@@ -36,9 +36,7 @@ _ALTERED_FROM_END: Final = 100
 class Attacker:
     """Makes attempts one after the other and keeps what came of them."""
 
-    def __init__(
-        self, servers: Servers, manager: QuantumKeyManager, *, journal: Journal, progress: Progress
-    ) -> None:
+    def __init__(self, servers: Servers, manager: QuantumKeyManager, *, journal: Journal, progress: Progress) -> None:
         """Send to *servers*; look into counters and log as the operator behind *manager* can."""
         self._servers = servers
         self._manager = manager
@@ -71,9 +69,7 @@ class Attacker:
         if len(grown) == 1:
             ((cause, counted),) = grown.items()
             step, _, reason = cause.partition("/")
-            entry_index = await find_event(
-                self._manager.monitor, first=first, facts={"step": step, "reason": reason}
-            )
+            entry_index = await find_event(self._manager.monitor, first=first, facts={"step": step, "reason": reason})
         is_refused = answer == wire.REFUSED
         record = AttackRecord(
             at_s=at_s,

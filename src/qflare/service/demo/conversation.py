@@ -29,7 +29,8 @@ _SAMPLES: Final = "samples"
 """Name of the array beside the model's that holds the weight, one int64."""
 _MODEL_SPEC: Final = UpdateSpec.of({name: np.zeros(shape, dtype=np.float32) for name, shape in SHAPES.items()})
 _UPDATE_SPEC: Final = UpdateSpec.of(
-    {name: np.zeros(shape, dtype=np.float32) for name, shape in SHAPES.items()} | {_SAMPLES: np.zeros(1, dtype=np.int64)}
+    {name: np.zeros(shape, dtype=np.float32) for name, shape in SHAPES.items()}
+    | {_SAMPLES: np.zeros(1, dtype=np.int64)}
 )
 
 

@@ -92,9 +92,7 @@ class Coordinator:
             # The device is told nothing; the operator reads why.
             _log.warning("%s in round %d: %s", question.device_id, self._index + 1, error)
             return Answer(number=question.number, status=Status.REFUSED)
-        return Answer(
-            number=question.number, status=Status.ANSWERED, aad=plain.aad, message=bytes(plain.message)
-        )
+        return Answer(number=question.number, status=Status.ANSWERED, aad=plain.aad, message=bytes(plain.message))
 
     def _reply(self, question: Question) -> Plain:
         if self._model is None or question.device_id not in self._awaited:

@@ -23,6 +23,7 @@ _START_TIMEOUT_S: Final = 60.0
 _COMMAND_TIMEOUT_S: Final = 120.0
 _MODULE: Final = "qflare.service.demo.device_process"
 
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A device was refused by the server."""
@@ -105,9 +106,7 @@ async def start_crew(
     openings = []
     for place in range(options.processes):
         name = f"device process {place + 1}"
-        child = await start_child(
-            name, _MODULE, log=output.logs / f"devices-{place + 1:02d}.log", extra=SINGLE_THREAD
-        )
+        child = await start_child(name, _MODULE, log=output.logs / f"devices-{place + 1:02d}.log", extra=SINGLE_THREAD)
         children.append(child)
         mine = story.device_ids[place :: options.processes]
         homes |= dict.fromkeys(mine, child)
@@ -118,9 +117,7 @@ async def start_crew(
                     "folder": str(output.folder),
                     "seed": options.seed,
                     "workers": list(workers),
-                    "devices": [
-                        {"device_id": device_id, "form": story.form_of(device_id).value} for device_id in mine
-                    ],
+                    "devices": [{"device_id": device_id, "form": story.form_of(device_id).value} for device_id in mine],
                 },
                 timeout_s=_START_TIMEOUT_S,
             )

@@ -149,9 +149,7 @@ class Edge:
             is_receipt = aad == held.receipt.aad and bytes(message) == held.receipt.message
         if not is_receipt:
             raise ProtocolError("the server's receipt is for another update")
-        return Delivered(
-            record_bytes=held.record_bytes, bucket=held.bucket, elapsed_s=time.perf_counter() - began
-        )
+        return Delivered(record_bytes=held.record_bytes, bucket=held.bucket, elapsed_s=time.perf_counter() - began)
 
     @property
     def samples(self) -> int:

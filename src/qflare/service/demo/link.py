@@ -46,9 +46,7 @@ class CoordinatorLink:
         self._waiting[number] = future
         try:
             self._writer.write(
-                encode_question(
-                    Question(number=number, device_id=record.session.device_id, aad=aad, message=message)
-                )
+                encode_question(Question(number=number, device_id=record.session.device_id, aad=aad, message=message))
             )
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                 await self._writer.drain()

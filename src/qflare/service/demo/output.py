@@ -43,7 +43,9 @@ class Output:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigError(f"another run of the demo uses {folder}; wait for it or choose another --folder") from None
+                raise ConfigError(
+                    f"another run of the demo uses {folder}; wait for it or choose another --folder"
+                ) from None
             self._clear()
             for name in _FOLDERS:
                 (folder / name).mkdir(mode=0o700)

@@ -140,9 +140,7 @@ async def _set_up(
     with progress.step("PostgreSQL starts"):
         server = await stack.enter_async_context(await open_embedded(output.data))
         manager = await stack.enter_async_context(
-            QuantumKeyManager(
-                server.dsn, data_dir=output.data, config=ManagerSettings(bucket_width_s=options.width_s)
-            )
+            QuantumKeyManager(server.dsn, data_dir=output.data, config=ManagerSettings(bucket_width_s=options.width_s))
         )
         output.identity.write_bytes(await manager.identity())
     coordinator = await stack.enter_async_context(Coordinator())

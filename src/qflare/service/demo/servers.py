@@ -50,9 +50,7 @@ class Servers:
         await self._client.aclose()
 
 
-async def start_servers(
-    output: Output, *, dsn: str, coordinator: Path, width_s: int, children: list[Child]
-) -> Servers:
+async def start_servers(output: Output, *, dsn: str, coordinator: Path, width_s: int, children: list[Child]) -> Servers:
     """
     Start the workers and wait until they listen.
 
@@ -65,9 +63,7 @@ async def start_servers(
     """
     started = []
     for place in range(WORKERS):
-        child = await start_child(
-            f"server worker {place + 1}", _MODULE, log=output.logs / f"worker-{place + 1}.log"
-        )
+        child = await start_child(f"server worker {place + 1}", _MODULE, log=output.logs / f"worker-{place + 1}.log")
         children.append(child)
         started.append(child)
     urls = []

@@ -48,9 +48,7 @@ def measure_primitives() -> tuple[Timing, ...]:
     with keys.decapsulation_key, signer.signing_key, sealed.shared_secret:
         return (
             _measure("ML-KEM-1024 key generation", lambda: kem.generate().decapsulation_key.wipe()),
-            _measure(
-                "ML-KEM-1024 encapsulation", lambda: kem.encapsulate(keys.encapsulation_key).shared_secret.wipe()
-            ),
+            _measure("ML-KEM-1024 encapsulation", lambda: kem.encapsulate(keys.encapsulation_key).shared_secret.wipe()),
             _measure(
                 "ML-KEM-1024 decapsulation",
                 lambda: kem.decapsulate(keys.decapsulation_key, sealed.ciphertext).wipe(),

@@ -104,9 +104,7 @@ async def _wake(stage: Stage, tally: Tally, slept_at_bucket: int) -> None:
     tally.note(sleeper, f"slept over {missed} bucket turns, went on in the same session")
 
 
-async def _round(
-    stage: Stage, tally: Tally, parameters: Parameters, index: int
-) -> tuple[TrainedRound, Parameters]:
+async def _round(stage: Stage, tally: Tally, parameters: Parameters, index: int) -> tuple[TrainedRound, Parameters]:
     story = stage.story
     awake, averaged = story.awake_in(index), story.averaged_in(index)
     began_s = stage.journal.now_s

@@ -39,7 +39,9 @@ async def try_handshake(stage: Stage, tally: Tally) -> None:
     before = await stage.manager.get_key_statistics()
     repeated = await stage.servers.post(SENT_TO, "confirm", m3)
     after = await stage.manager.get_key_statistics()
-    is_same = repeated[: wire.M4_RECEIPT_AT] == m4[: wire.M4_RECEIPT_AT] and after.sessions_total == before.sessions_total
+    is_same = (
+        repeated[: wire.M4_RECEIPT_AT] == m4[: wire.M4_RECEIPT_AT] and after.sessions_total == before.sessions_total
+    )
     if not is_same:
         raise DemoError("a repeated M3 was not answered with its own session: PROTOCOL H8 does not hold")
     how = "with the same M4, byte for byte" if repeated == m4 else "with the same M4 under a newer receipt"
