@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import AuthenticationError, KeeperError, KeyNotFoundError, KeyStateError
+from qflare.errors import AuthenticationError, KeeperError, KeyNotFoundError, KeyStateError, QflareError
 from qflare.manager.deadline import Deadline
 from qflare.manager.sealing import BUCKET_DK_COLUMN, BUCKET_TICKET_COLUMN, Place, seal, unseal
 from qflare.model.bucket import SealedBucket
@@ -105,6 +105,8 @@ class Buckets:
         self._width_s = settings.bucket_width_s
         self._deadline = Deadline(settings.store_timeout_s)
         self._lock = asyncio.Lock()
+        self._attempts = 0
+        self._failure: QflareError | None = None
         self._live: dict[int, _LiveBucket] = {}
         self._current = -1
         self._entered_ns = 0
@@ -203,27 +205,39 @@ class Buckets:
         return tick.bucket
 
     async def _advance(self, *, is_start: bool) -> None:
+        attempts = self._attempts
         async with self._lock:
-            bucket = self._tick()
-            if bucket == self._current:
-                return
-            # A4, R8: what is over dies first, whatever the database does afterwards.
+            if self._attempts != attempts and self._failure is not None:
+                # The attempt that this caller waited for has failed: callers must not try one after the other.
+                raise self._failure.with_traceback(None)
+            self._failure = None
+            try:
+                await self._turn(is_start=is_start)
+            except QflareError as failure:
+                self._failure = failure
+                raise
+            finally:
+                self._attempts += 1
+
+    async def _turn(self, *, is_start: bool) -> None:
+        bucket = self._tick()
+        if bucket == self._current:
+            return
+        # A4, R8: what is over dies first, whatever the database does afterwards.
+        await self._destroy(before=bucket - 1)
+        mark = await self._deadline.of(self._store.raise_bucket_mark(bucket))
+        if mark > bucket and self._mark is not None:
+            self._mark.raise_to(mark, monotonic_ns=self._clock.monotonic_ns())
+            bucket = mark
             await self._destroy(before=bucket - 1)
-            mark = await self._deadline.of(self._store.raise_bucket_mark(bucket))
-            if mark > bucket and self._mark is not None:
-                self._mark.raise_to(mark, monotonic_ns=self._clock.monotonic_ns())
-                bucket = mark
-                await self._destroy(before=bucket - 1)
-            rows = {
-                row.bucket: row for row in await self._deadline.of(self._store.find_buckets(bucket - 1, bucket + 1))
-            }
-            for index in (bucket - 1, bucket, bucket + 1):
-                if index not in self._live:
-                    live = await self._enter(index, rows.get(index), is_past=index < bucket, is_start=is_start)
-                    if live is not None:
-                        self._live[index] = live
-            self._current = bucket
-            self._entered_ns = self._clock.monotonic_ns()
+        rows = {row.bucket: row for row in await self._deadline.of(self._store.find_buckets(bucket - 1, bucket + 1))}
+        for index in (bucket - 1, bucket, bucket + 1):
+            if index not in self._live:
+                live = await self._enter(index, rows.get(index), is_past=index < bucket, is_start=is_start)
+                if live is not None:
+                    self._live[index] = live
+        self._current = bucket
+        self._entered_ns = self._clock.monotonic_ns()
 
     async def _destroy(self, *, before: int) -> None:
         for index in [index for index in self._live if index < before]:

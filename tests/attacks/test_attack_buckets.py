@@ -1,0 +1,23 @@
+"""A database that does not answer when a bucket turns: everybody is told in time, and old keys die all the same."""
+
+import asyncio
+
+from manager_world import TurnedClock, engine_of, managers
+from qflare.errors import StoreUnavailableError
+
+
+async def test_turn_without_a_database_keeps_nobody_waiting_in_line(database_dsn, tmp_path, admin):
+    """Any number of callers who meet a turn that cannot be made wait for one attempt together, not for one each (D2)."""
+    clock = TurnedClock()
+    async with managers(database_dsn, tmp_path, clock=clock, store_timeout_s=0.5, tick_max_s=600.0) as (manager,):
+        before = await manager.current_bucket()
+        clock.turn(600)
+        async with admin.transaction():
+            await admin.execute("LOCK TABLE qflare.bucket_mark IN ACCESS EXCLUSIVE MODE")
+            async with asyncio.timeout(10):
+                ended = await asyncio.gather(*(manager.announcement() for _ in range(60)), return_exceptions=True)
+        assert {StoreUnavailableError} == {type(end) for end in ended}
+        # R8: the database has no say in what must die.
+        assert before not in engine_of(manager).buckets._live
+        assert before + 2 == await manager.current_bucket()
+        assert await manager.announcement()
