@@ -74,7 +74,12 @@ class AeadKey:
         self._cipher.encrypt_into(_nonce_view(nonce), plain, _aad_view(aad), target)
 
     def seal(self, nonce: Readable, plaintext: Readable, aad: Readable) -> bytes:
-        """Encrypt *plaintext*; returns it sealed, `TAG_BYTES` longer."""
+        """
+        Encrypt *plaintext*; returns it sealed, `TAG_BYTES` longer.
+
+        Raises:
+            LengthError: a size is wrong.
+        """
         return self._cipher.encrypt(_nonce_view(nonce), _plain_view(plaintext), _aad_view(aad))
 
     def open_into(self, nonce: Readable, sealed: Readable, aad: Readable, out: bytearray | memoryview) -> None:
@@ -182,8 +187,8 @@ def seal_many(keys: RowsLike, nonces: RowsLike, plaintexts: Field, aads: Field) 
     """
     with lent_rows(keys, KEY_BYTES, name="keys") as key_rows:
         count = len(key_rows) // KEY_BYTES
-        plains = [_plain_view(plain) for plain in _field(plaintexts, count, "plaintexts")]
-        aad_views = [_aad_view(aad) for aad in _field(aads, count, "aads")]
+        plains = _field(plaintexts, count, "plaintexts", PLAINTEXT_BYTES_MAX)
+        aad_views = _field(aads, count, "aads", _AAD_BYTES_MAX)
         nonce_rows = _nonces(nonces, count)
         # Every size was checked above, so that a row costs two calls and no more.
         return [
@@ -213,8 +218,8 @@ def open_many(keys: RowsLike, nonces: RowsLike, sealed: Field, aads: Field) -> l
     """
     with lent_rows(keys, KEY_BYTES, name="keys") as key_rows:
         count = len(key_rows) // KEY_BYTES
-        sealed_views = _field(sealed, count, "sealed")
-        aad_views = [_aad_view(aad) for aad in _field(aads, count, "aads")]
+        sealed_views = _field(sealed, count, "sealed", None)
+        aad_views = _field(aads, count, "aads", _AAD_BYTES_MAX)
         opened: list[SecretBytes | None] = []
         for row, nonce in zip(range(count), _nonces(nonces, count), strict=False):
             key = AeadKey(key_rows[row * KEY_BYTES : (row + 1) * KEY_BYTES])
@@ -252,14 +257,14 @@ def open_many_into(keys: RowsLike, nonces: RowsLike, sealed: Column, aads: Field
         if len(target) != count * size:
             name = "out"
             raise LengthError(name, expected=count * size, actual=len(target))
-        sealed_views = _field(sealed, count, "sealed")
-        aad_views = [_aad_view(aad) for aad in _field(aads, count, "aads")]
+        sealed_views = _field(sealed, count, "sealed", PLAINTEXT_BYTES_MAX + TAG_BYTES)
+        aad_views = _field(aads, count, "aads", _AAD_BYTES_MAX)
         status = bytearray(count)
-        for row, nonce in zip(range(count), _nonces(nonces, count), strict=False):
+        for row, nonce, box, aad in zip(range(count), _nonces(nonces, count), sealed_views, aad_views, strict=False):
             plaintext = target[row * size : (row + 1) * size]
             cipher = AESGCM(key_rows[row * KEY_BYTES : (row + 1) * KEY_BYTES])
             try:
-                cipher.decrypt_into(nonce, sealed_views[row], aad_views[row], plaintext)
+                cipher.decrypt_into(nonce, box, aad, plaintext)
             except InvalidTag:
                 # decrypt_into leaves the unverified plaintext where it wrote it.
                 zeroize(plaintext)
@@ -267,14 +272,25 @@ def open_many_into(keys: RowsLike, nonces: RowsLike, sealed: Column, aads: Field
         return bytes(status)
 
 
-def _field(values: Field, count: int, name: str) -> Sequence[bytes | memoryview]:
+def _field(values: Field, count: int, name: str, most: int | None) -> Sequence[bytes | memoryview]:
+    views: Sequence[bytes | memoryview]
     if isinstance(values, Column):
         values.require_rows(count, name=name)
         view, width, first = as_view(values.buffer, name=name), values.width, values.offset
         if values.stride == 0:
-            return [view[first : first + width]] * count
-        return [view[at : at + width] for at in range(first, first + count * values.stride, values.stride)]
-    return as_messages(values, name=name, count=count)
+            views = [view[first : first + width]] * count
+        else:
+            views = [view[at : at + width] for at in range(first, first + count * values.stride, values.stride)]
+        longest = width
+    elif type(values) is list and len(values) == count and all(type(value) is bytes for value in values):
+        views = values  # bytes need no view
+        longest = max(map(len, views), default=0)
+    else:
+        views = as_messages(values, name=name, count=count)
+        longest = max(map(len, views), default=0)
+    if most is not None and longest > most:
+        raise LengthError(name, expected=f"at most {most}", actual=longest)
+    return views
 
 
 def _nonces(nonces: RowsLike, count: int) -> Iterable[bytes]:

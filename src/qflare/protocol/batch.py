@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qflare.errors import BatchError
 from qflare.secret import SecretBytes
@@ -10,9 +10,15 @@ from qflare.secret import SecretBytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_LARGE_BYTES: Final = 512
+
 
 def split_rows(rows: bytes | bytearray | memoryview, width: int) -> list[bytes]:
     """Return public *rows* as a list of rows of *width* bytes."""
+    if width >= _LARGE_BYTES and type(rows) is not bytes:
+        # A view of a large row costs less than the copy of all that a small one is cut from.
+        view = memoryview(rows)
+        return [bytes(view[start : start + width]) for start in range(0, len(view), width)]
     whole = bytes(rows)
     return [whole[start : start + width] for start in range(0, len(whole), width)]
 

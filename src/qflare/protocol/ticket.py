@@ -168,7 +168,9 @@ def open_tickets(form: int, tickets: Sequence[bytes | Refusal], keyring: Keyring
                 if isinstance(ticket, Refusal):
                     opened.verdicts.append(ticket)
                     continue
-                verdict = _open_into(out, form, ticket, keys)
+                # H8, O3: the form before anything is opened, then whether TK_b lives, then the ticket.
+                its_form, bucket = _HEADER.unpack_from(ticket)
+                verdict = Refusal.TICKET if its_form != form else _open_into(out, ticket, keys.find(bucket))
                 if verdict is None:
                     terms = TicketTerms(*_TERMS.unpack_from(out))
                     verdict = _check(terms, now_s)
@@ -179,7 +181,7 @@ def open_tickets(form: int, tickets: Sequence[bytes | Refusal], keyring: Keyring
                 secret_end += secret_bytes
                 transcripts.append(bytes(out[transcript_at:]))
                 opened.places.append(place)
-                opened.buckets.append(int.from_bytes(ticket[1 : wire.TICKET_HEADER_BYTES], "big"))
+                opened.buckets.append(bucket)
                 opened.terms.append(terms)
         if len(opened.places) < len(tickets):
             whole = opened.secrets
@@ -204,13 +206,14 @@ class _TicketKeys:
 
     def find(self, bucket: int) -> AeadKey | None:
         """Return `TK_b`, or None if it does not live."""
-        if bucket not in self._keys:
+        key = self._keys.get(bucket)
+        if key is None and bucket not in self._keys:
             # What a stranger writes there is not remembered: only live buckets make an entry.
             live = self._keyring.get(bucket)
             if live is None:
                 return None
-            self._keys[bucket] = self._copy(live)
-        return self._keys[bucket]
+            key = self._keys[bucket] = self._copy(live)
+        return key
 
     def wipe(self) -> None:
         """Destroy the copies."""
@@ -224,16 +227,12 @@ class _TicketKeys:
         return None if copy.equals(_NO_KEY) else AeadKey(copy)
 
 
-def _open_into(out: memoryview, form: int, ticket: bytes, keys: _TicketKeys) -> Refusal | None:
-    # H8, O3: the form before anything is opened, then whether TK_b lives, then the ticket.
-    if ticket[0] != form:
-        return Refusal.TICKET
-    header = ticket[: wire.TICKET_HEADER_BYTES]
-    key = keys.find(int.from_bytes(header[1:], "big"))
+def _open_into(out: memoryview, ticket: bytes, key: AeadKey | None) -> Refusal | None:
     if key is None:
         return Refusal.BUCKET
+    header, nonce = ticket[: wire.TICKET_HEADER_BYTES], ticket[wire.TICKET_HEADER_BYTES : _SEALED_AT]
     try:
-        key.open_into(ticket[wire.TICKET_HEADER_BYTES : _SEALED_AT], ticket[_SEALED_AT:], header, out)
+        key.open_into(nonce, ticket[_SEALED_AT:], header, out)
     except AuthenticationError:
         return Refusal.TICKET
     return None
