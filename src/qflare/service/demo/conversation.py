@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from qflare.errors import DecodeError
 from qflare.protocol.update_codec import DecodedUpdate, UpdateSpec, decode_update, encode_update
@@ -21,17 +21,16 @@ from qflare.service.demo.learning import SHAPES, Parameters, Update
 
 with demo_package("numpy"):
     import numpy as np
-    import numpy.typing as npt
 
 REQUEST_AAD: Final = b"qflare-demo/1 model"
 TAKEN_AAD: Final = b"qflare-demo/1 taken"
 _SAMPLES: Final = "samples"
 """Name of the array beside the model's that holds the weight, one int64."""
-_MODEL_SPEC: Final = UpdateSpec.of({name: np.zeros(shape, dtype=np.float32) for name, shape in SHAPES.items()})
-_UPDATE_SPEC: Final = UpdateSpec.of(
-    {name: np.zeros(shape, dtype=np.float32) for name, shape in SHAPES.items()}
-    | {_SAMPLES: np.zeros(1, dtype=np.int64)}
-)
+_Arrays = dict[str, Any]
+"""Arrays by name; Any, because numpy's types declare the buffer protocol from Python 3.12 on only."""
+_MODEL: Final[_Arrays] = {name: np.zeros(shape, dtype=np.float32) for name, shape in SHAPES.items()}
+_MODEL_SPEC: Final = UpdateSpec.of(_MODEL)
+_UPDATE_SPEC: Final = UpdateSpec.of(_MODEL | {_SAMPLES: np.zeros(1, dtype=np.int64)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,8 @@ def model_request(round_index: int) -> Plain:
 
 def model_answer(parameters: Parameters, round_index: int) -> Plain:
     """Return the global model of a round."""
-    encoded = encode_update(parameters, round_number=round_index)
+    arrays: _Arrays = {**parameters}
+    encoded = encode_update(arrays, round_number=round_index)
     return Plain(encoded.payload, encoded.aad)
 
 
@@ -67,7 +67,7 @@ def read_model(message: memoryview, aad: bytes, *, round_index: int) -> Paramete
 
 def update_message(update: Update, round_index: int) -> Plain:
     """Return a device's update of a round."""
-    arrays: dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]] = {
+    arrays: _Arrays = {
         **update.parameters,
         _SAMPLES: np.array([update.samples], dtype=np.int64),
     }

@@ -116,7 +116,7 @@ class Coordinator:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the worker has gone; whoever started it knows
         except DecodeError as error:
-            _log.error("a worker's connection is closed: %s", error)  # noqa: TRY400 - no traceback for bad bytes
+            _log.error("a worker's connection is closed: %s", error)
         finally:
             self._writers.discard(writer)
             writer.close()

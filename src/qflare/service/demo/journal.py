@@ -82,7 +82,8 @@ class Journal:
         """Look up the log entry of each bucket turn."""
         async for entry in entries(monitor, first=0):
             if entry.event_type is SecurityEventType.BUCKET_TURN:
-                place = self._buckets.get(event_data(entry).get("bucket", -1))  # type: ignore[arg-type]
+                bucket = event_data(entry).get("bucket")
+                place = self._buckets.get(bucket) if isinstance(bucket, int) else None
                 if place is not None and self._events[place].entry_index is None:
                     self._events[place] = replace(self._events[place], entry_index=entry.index)
 

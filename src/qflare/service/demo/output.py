@@ -37,7 +37,9 @@ class Output:
             marker = folder / MARKER_NAME
             if not marker.exists():
                 if any(folder.iterdir()):
-                    raise ConfigError(f"{folder} holds other things than a run's output; choose an empty --folder")
+                    raise ConfigError(  # noqa: TRY301 - not an OSError, which is what is handled below
+                        f"{folder} holds other things than a run's output; choose an empty --folder"
+                    )
                 marker.write_bytes(_MARKER)
             self._lock = os.open(marker, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:

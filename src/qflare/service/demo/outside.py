@@ -70,7 +70,7 @@ async def _check(
     try:
         # The head that was signed must be of the log as it stands: nothing at its end is unsigned.
         if checkpoint is None or checkpoint.size != head.size:
-            raise AuthenticationError
+            raise AuthenticationError  # noqa: TRY301 - a head that is not signed is judged like one signed wrongly
         verify_checkpoint(certificate.log_key, certificate.log_origin, checkpoint)
     except AuthenticationError:
         is_signature_valid = False

@@ -85,7 +85,9 @@ async def _run(options: DemoOptions, output: Output, progress: Progress) -> Demo
     async with AsyncExitStack() as stack:
         stack.enter_context(_ended_by_sigterm())
         stack.push_async_callback(_end, children)
-        stage = await _set_up(options, output, progress, story, journal, children, stack)
+        stage = await _set_up(
+            options, output, progress=progress, story=story, journal=journal, children=children, stack=stack
+        )
         trained = await _guard(_play(stage, tally), children)
         with progress.step("The same schedule, trained without QFLARE"):
             reference = await asyncio.to_thread(
@@ -123,6 +125,7 @@ async def _run(options: DemoOptions, output: Output, progress: Progress) -> Demo
 async def _set_up(
     options: DemoOptions,
     output: Output,
+    *,
     progress: Progress,
     story: Story,
     journal: Journal,

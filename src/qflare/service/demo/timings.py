@@ -47,8 +47,11 @@ def measure_primitives() -> tuple[Timing, ...]:
     sealed = kem.encapsulate(keys.encapsulation_key)
     with keys.decapsulation_key, signer.signing_key, sealed.shared_secret:
         return (
-            _measure("ML-KEM-1024 key generation", lambda: kem.generate().decapsulation_key.wipe()),
-            _measure("ML-KEM-1024 encapsulation", lambda: kem.encapsulate(keys.encapsulation_key).shared_secret.wipe()),
+            _measure("ML-KEM-1024 key generation", lambda: kem.generate().decapsulation_key.wipe()),  # noqa: PLW0108 - the call is what is measured
+            _measure(
+                "ML-KEM-1024 encapsulation",
+                lambda: kem.encapsulate(keys.encapsulation_key).shared_secret.wipe(),  # noqa: PLW0108 - as above
+            ),
             _measure(
                 "ML-KEM-1024 decapsulation",
                 lambda: kem.decapsulate(keys.decapsulation_key, sealed.ciphertext).wipe(),

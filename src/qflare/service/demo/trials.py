@@ -94,7 +94,7 @@ async def try_token(stage: Stage, tally: Tally) -> None:
     # The attacked device is the first, and enrolled over the first worker.
     await stage.attacker.attempt(
         "Enrolment token used twice",
-        f"A thief who had copied the token of {device_id} enrolled with it and keys of its own, at worker {SENT_TO + 1}.",
+        f"A thief who had copied the token of {device_id} enrolled with it and other keys, at worker {SENT_TO + 1}.",
         lambda: enrol_as_thief(
             stage.servers.urls[SENT_TO], tally.tokens[device_id], device_id=device_id, folder=stage.output.devices
         ),

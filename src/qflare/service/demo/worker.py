@@ -74,8 +74,8 @@ async def serve(options: dict[str, Any], reader: asyncio.StreamReader) -> None:
             )
         )
         serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]), name="serve")
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - uvicorn has no event for it
+        while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
         if not serving.done():
             _tell({"number": options["number"], "port": listener.getsockname()[1]})
             ended = asyncio.get_running_loop().create_task(reader.read(), name="parent")
