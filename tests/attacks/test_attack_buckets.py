@@ -21,3 +21,24 @@ async def test_turn_without_a_database_keeps_nobody_waiting_in_line(database_dsn
         assert before not in engine_of(manager).buckets._live
         assert before + 2 == await manager.current_bucket()
         assert await manager.announcement()
+
+
+async def test_loop_that_destroys_keys_outlives_a_fault_of_our_own(database_dsn, tmp_path):
+    """Whatever is raised inside the maintenance loop, it goes on: an idle worker's keys still die in time (R8)."""
+    clock = TurnedClock()
+    async with managers(database_dsn, tmp_path, clock=clock, tick_max_s=0.05) as (manager,):
+        engine = engine_of(manager)
+        before, sweep, failed = await manager.current_bucket(), engine.maintenance._turns.sweep, asyncio.Event()
+
+        async def fault():
+            failed.set()
+            engine.maintenance._turns.sweep = sweep
+            raise RuntimeError("a fault of our own")
+
+        engine.maintenance._turns.sweep = fault
+        clock.turn(300)
+        async with asyncio.timeout(10):
+            await failed.wait()
+            clock.turn(600)
+            while before in engine.buckets._live or engine.buckets.current != before + 3:
+                await asyncio.sleep(0.02)

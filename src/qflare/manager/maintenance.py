@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import QflareError
 from qflare.manager.deadline import Deadline
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
@@ -88,7 +87,7 @@ class Maintenance:
             try:
                 await self.step()
                 failures = 0
-            except QflareError as failure:
+            except Exception as failure:  # noqa: BLE001 - without this loop an idle worker's keys would live on
                 failures += 1
                 _log.warning("maintenance failed (%s) and will be tried again", type(failure).__name__)
             pause_s = self._pause_s() if not failures else min(_BACKOFF_MAX_S, 0.25 * 2 ** min(failures, 10))

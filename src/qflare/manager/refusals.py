@@ -13,7 +13,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import QflareError, RefusedError
+from qflare.errors import RefusedError
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT, TenantId
 from qflare.model.refusal import Refusal
@@ -117,7 +117,7 @@ class Refusals:
                 batch.append(self._waiting.popleft()[1])
             try:
                 await append(tenant_id, batch)
-            except QflareError as failure:
+            except Exception as failure:  # noqa: BLE001 - one batch that cannot be written must not end the writing
                 # A refusal was refused whatever the log says: nothing was answered that would need the entry.
                 self.events_left_out += len(batch)
                 _log.warning("%d events about refusals were not logged: %s", len(batch), type(failure).__name__)
