@@ -39,6 +39,12 @@ async def unlock(admin):
     )
     for row in names:
         await admin.execute(f"ALTER TABLE qflare.audit_entry DROP CONSTRAINT {row['conname']}")
+    names = await admin.fetch(
+        "SELECT c.conname, c.contypid::regtype::text AS name FROM pg_constraint c "
+        "JOIN pg_namespace n ON n.oid = c.connamespace WHERE n.nspname = 'qflare' AND c.contypid <> 0 AND c.contype = 'c'"
+    )
+    for row in names:
+        await admin.execute(f"ALTER DOMAIN {row['name']} DROP CONSTRAINT {row['conname']}")
 
 
 OTHER = {
