@@ -199,6 +199,18 @@ def test_one_bad_row_fails_alone(bad):
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 8, 33])
+def test_one_key_seals_rows_as_it_seals_each(count):
+    """A batch under one key is the loop over its rows; too few rows of anything are refused."""
+    key, nonces, texts = aead.AeadKey(KEY), os.urandom(12 * count), os.urandom(50 * count)
+    aads = [os.urandom(index) for index in range(count)]
+    sealed = key.seal_many(count, nonces, rows(texts, 50), aads)
+    assert sealed == [key.seal(nonces[i * 12 :][:12], texts[i * 50 :][:50], aads[i]) for i in range(count)]
+    for nonce_rows, text_rows, aad_rows in ((36, 100, 2), (12, 100, 2), (24, 50, 2), (24, 100, 1)):
+        with pytest.raises(BatchError):
+            key.seal_many(2, bytes(nonce_rows), rows(bytes(text_rows), 50), [b""] * aad_rows)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 8, 33])
 def test_rows_open_into_one_secret(count):
     """Rows open behind each other into one secret, with a status each; a forged one is zero and fails alone."""
     keys, texts, aads = os.urandom(32 * count), os.urandom(50 * count), os.urandom(64 * count)

@@ -82,6 +82,29 @@ class AeadKey:
         """
         return self._cipher.encrypt(_nonce_view(nonce), _plain_view(plaintext), _aad_view(aad))
 
+    def seal_many(self, count: int, nonces: RowsLike, plaintexts: Field, aads: Field) -> list[bytes]:
+        """
+        Encrypt *count* plaintexts under this one key.
+
+        Args:
+            count: Rows.
+            nonces: ``count x 12`` bytes, no two alike; one for all is refused.
+            plaintexts: *count* buffers, or a column.
+            aads: *count* buffers, or a column (`shared` if one is for all).
+
+        Returns:
+            *count* sealed rows.
+
+        Raises:
+            LengthError: a size is wrong; nothing was sealed.
+            BatchError: the arguments disagree with *count*.
+        """
+        plains = _field(plaintexts, count, "plaintexts", PLAINTEXT_BYTES_MAX)
+        aad_views = _field(aads, count, "aads", _AAD_BYTES_MAX)
+        nonce_rows = _nonces(nonces, count, is_one_enough=False)
+        encrypt = self._cipher.encrypt
+        return [encrypt(nonce, plain, aad) for nonce, plain, aad in zip(nonce_rows, plains, aad_views, strict=False)]
+
     def open_into(self, nonce: Readable, sealed: Readable, aad: Readable, out: bytearray | memoryview) -> None:
         """
         Decrypt *sealed* into *out*, which is exactly `TAG_BYTES` shorter.
@@ -293,11 +316,11 @@ def _field(values: Field, count: int, name: str, most: int | None) -> Sequence[b
     return views
 
 
-def _nonces(nonces: RowsLike, count: int) -> Iterable[bytes]:
+def _nonces(nonces: RowsLike, count: int, *, is_one_enough: bool = True) -> Iterable[bytes]:
     with lent_rows(nonces, NONCE_BYTES, name="nonces") as view:
         copied = bytes(view)  # nonces are public; the lent copy is wiped at the end of the block
     found = len(copied) // NONCE_BYTES
-    if found not in {1, count}:
+    if found != count and not (found == 1 and is_one_enough):
         message = f"nonces has {found} rows, the batch has {count}"
         raise BatchError(message)
     if found != count:

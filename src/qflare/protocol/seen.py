@@ -8,6 +8,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare.primitives.aead import KEY_BYTES, NONCE_ZERO, AeadKey
+from qflare.primitives.columns import shared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,7 @@ class SeenHellos:
         name = _name(ciphertext)
         with self._lock:
             entry = self._entries.get(name)
-        return entry is None or (entry.answers < ANSWERS_MAX and entry.tag == self._tag(message))
+        return entry is None or (entry.answers < ANSWERS_MAX and entry.tag == self._tags((message,))[0])
 
     def admit(self, ciphertext: bytes, message: bytes) -> bool:
         """As `admit_many`, for one."""
@@ -61,7 +62,7 @@ class SeenHellos:
         Called after the tag has opened, so that only who made the ciphertext gets an entry (H3).
         """
         names = [_name(ciphertext) for ciphertext in ciphertexts]
-        tags = [self._tag(message) for message in messages]
+        tags = self._tags(messages)
         with self._lock:
             return [self._admit(name, tag) for name, tag in zip(names, tags, strict=True)]
 
@@ -78,11 +79,11 @@ class SeenHellos:
         self._entries[name] = _Entry(tag, entry.answers + 1)
         return True
 
-    def _tag(self, message: bytes) -> bytes:
+    def _tags(self, messages: Sequence[bytes]) -> list[bytes]:
         # Tells M1s apart as H(M1) would: GMAC is a universal hash under this memory's own random key, so that two
         # different M1s agree with probability below 2^-118, and nobody can try, for no tag leaves the worker. That is
         # also why one nonce will do.
-        return self._key.seal(NONCE_ZERO, b"", message)
+        return self._key.seal_many(len(messages), NONCE_ZERO * len(messages), shared(b""), messages)
 
 
 def _name(ciphertext: bytes) -> bytes:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 from qflare.errors import AuthenticationError, KeyNotFoundError
 from qflare.model.refusal import Refusal
 from qflare.primitives.aead import AeadKey
+from qflare.primitives.columns import rows, shared
 from qflare.primitives.random import random_bytes
 from qflare.protocol import wire
-from qflare.protocol.batch import gather_secret, require_same_count
+from qflare.protocol.batch import gather_secret, require_same_count, split_rows
 from qflare.protocol.bucket import TICKET_KEY_BYTES
 from qflare.secret import SecretBytes
 
@@ -119,25 +120,26 @@ def seal_tickets(
     header = _HEADER.pack(form, keys.bucket)
     nonces = random_bytes(len(terms) * wire.NONCE_BYTES)
     secret_at, transcript_at = _TERMS.size, _TERMS.size + secret_bytes
-    tickets: list[bytes] = []
+    width = transcript_at + wire.HASH_BYTES
     with (
         SecretBytes.copy_of(keys.ticket_key) as ticket_key,
-        SecretBytes.zeros(transcript_at + wire.HASH_BYTES) as plaintext,
-        plaintext.view() as out,
+        SecretBytes.zeros(len(terms) * width) as plaintexts,
+        plaintexts.view() as out,
         secrets.view() as secret_rows,
     ):
         # The copy is looked at and used: a turn may wipe the key at any moment, and zeros are no secret.
         if ticket_key.equals(_NO_KEY):
             message = f"the keys of bucket {keys.bucket} were destroyed; nothing can be sealed under them"
             raise KeyNotFoundError(message)
-        key = AeadKey(ticket_key)
         for row, its_terms in enumerate(terms):
-            _TERMS.pack_into(out, 0, *its_terms)
-            out[secret_at:transcript_at] = secret_rows[row * secret_bytes : (row + 1) * secret_bytes]
-            out[transcript_at:] = transcripts[row * wire.HASH_BYTES : (row + 1) * wire.HASH_BYTES]
-            nonce = nonces[row * wire.NONCE_BYTES : (row + 1) * wire.NONCE_BYTES]
-            tickets.append(header + nonce + key.seal(nonce, out, header))
-    return tickets
+            at = row * width
+            _TERMS.pack_into(out, at, *its_terms)
+            out[at + secret_at : at + transcript_at] = secret_rows[row * secret_bytes : (row + 1) * secret_bytes]
+            out[at + transcript_at : at + width] = transcripts[row * wire.HASH_BYTES : (row + 1) * wire.HASH_BYTES]
+        sealed = AeadKey(ticket_key).seal_many(len(terms), nonces, rows(plaintexts, width), shared(header))
+    return [
+        b"".join((header, nonce, box)) for nonce, box in zip(split_rows(nonces, wire.NONCE_BYTES), sealed, strict=True)
+    ]
 
 
 def open_tickets(form: int, tickets: Sequence[bytes | Refusal], keyring: Keyring, *, now_s: int) -> OpenedTickets:
