@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -58,14 +59,25 @@ class Connections:
     async def fetch(self, name: str, *arguments: object) -> list[asyncpg.Record]:
         """Run the named query by itself, one round trip and one transaction, and return its rows."""
         with translated():
-            async with self._pool.acquire(timeout=self._acquire_timeout_s) as connection:
+            connection = await self._acquire()
+            try:
                 return await connection.fetch(queries()[name].text, *arguments, timeout=self._command_timeout_s)
+            finally:
+                await self._pool.release(connection, timeout=self._acquire_timeout_s)
 
     async def fetch_row(self, name: str, *arguments: object) -> asyncpg.Record | None:
         """Run the named query by itself and return its row, if any."""
         with translated():
-            async with self._pool.acquire(timeout=self._acquire_timeout_s) as connection:
+            connection = await self._acquire()
+            try:
                 return await connection.fetchrow(queries()[name].text, *arguments, timeout=self._command_timeout_s)
+            finally:
+                await self._pool.release(connection, timeout=self._acquire_timeout_s)
+
+    async def _acquire(self) -> PoolConnectionProxy:
+        # Not the driver's own timeout: it starts a task for every call, which a free connection has no need of.
+        async with asyncio.timeout(self._acquire_timeout_s):
+            return await self._pool.acquire()
 
     async def get_row(self, name: str, *arguments: object) -> asyncpg.Record:
         """Run a named query that always has a row."""
