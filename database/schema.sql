@@ -56,6 +56,46 @@ GRANT USAGE ON SCHEMA qflare TO qflare_app, qflare_auditor, qflare_maintenance;
 SET LOCAL ROLE qflare_owner;
 SET LOCAL client_min_messages = warning;
 
+-- Types of columns that are written thousands of times a second, with what a value must be -----------------------------
+-- A table's check is read from its text again by each statement that writes a row; a domain's is kept ready for the
+-- life of a connection (decision 0030). What compares columns stays with the table.
+DO $$
+DECLARE
+    v_domain record;
+BEGIN
+    FOR v_domain IN SELECT * FROM (VALUES
+        ('session_key_version', 'bigint', 'session_key_version_range', $check$VALUE BETWEEN 1 AND 4294967295$check$),
+        ('session_form', 'smallint', 'session_form_known', $check$VALUE IN (1, 2)$check$),
+        ('session_policy', 'bigint', 'session_policy_range', $check$VALUE BETWEEN 0 AND 4294967295$check$),
+        ('session_state_name', 'text', 'session_state_known', $check$VALUE IN ('live', 'ended', 'revoked', 'superseded')$check$),
+        ('session_epoch', 'bigint', 'session_epoch_range', $check$VALUE BETWEEN 0 AND 4294967295$check$),
+        ('session_ref', 'bytea', 'session_ref_size', $check$octet_length(VALUE) = 32$check$),
+        ('session_log_index', 'bigint', 'session_log_index_range', $check$VALUE >= 0$check$),
+        ('handshake_th3_hash', 'bytea', 'handshake_th3_hash_size', $check$octet_length(VALUE) = 64$check$),
+        ('session_state_epoch', 'bigint', 'session_state_epoch_range', $check$VALUE BETWEEN 0 AND 4294967295$check$),
+        ('session_state_sealed_chain_key', 'bytea', 'session_state_sealed_chain_key_size', $check$octet_length(VALUE) BETWEEN 80 AND 128$check$),
+        ('audit_entry_log_index', 'bigint', 'audit_entry_log_index_range', $check$VALUE >= 0$check$),
+        ('audit_entry_entry_type', 'smallint', 'audit_entry_type_known', $check$VALUE IN (1, 2)$check$),
+        ('audit_entry_event_type', 'text', 'audit_entry_event_type_size', $check$octet_length(VALUE) BETWEEN 1 AND 64$check$),
+        ('audit_entry_severity', 'text', 'audit_entry_severity_known', $check$VALUE IN ('debug', 'info', 'warning', 'error', 'critical')$check$),
+        ('audit_entry_device_id', 'text', 'audit_entry_device_id_size', $check$octet_length(VALUE) BETWEEN 1 AND 255$check$),
+        ('audit_entry_leaf_hash', 'bytea', 'audit_entry_leaf_hash_size', $check$octet_length(VALUE) = 32$check$),
+        ('audit_entry_leaf_data', 'bytea', 'audit_entry_leaf_data_size', $check$octet_length(VALUE) BETWEEN 1 AND 131072$check$),
+        ('audit_entry_data', 'bytea', 'audit_entry_data_size', $check$octet_length(VALUE) BETWEEN 1 AND 65536$check$),
+        ('log_head_size', 'bigint', 'log_head_size_range', $check$VALUE >= 0$check$),
+        ('log_head_frontier', 'bytea', 'log_head_frontier_size', $check$octet_length(VALUE) % 32 = 0 AND octet_length(VALUE) <= 2016$check$),
+        ('log_node_level', 'smallint', 'log_node_level_range', $check$VALUE BETWEEN 1 AND 62$check$),
+        ('log_node_node_index', 'bigint', 'log_node_node_index_range', $check$VALUE >= 0$check$),
+        ('log_node_hash', 'bytea', 'log_node_hash_size', $check$octet_length(VALUE) = 32$check$))
+        AS d (name, type, claim, expression)
+    LOOP
+        CONTINUE WHEN to_regtype('qflare.' || v_domain.name) IS NOT NULL;
+        EXECUTE format('CREATE DOMAIN qflare.%I AS %s CONSTRAINT %I CHECK (%s)',
+                       v_domain.name, v_domain.type, v_domain.claim, v_domain.expression);
+    END LOOP;
+END
+$$;
+
 -- Tables ------------------------------------------------------------------------------------------------------------
 -- Keys of several columns begin with the one that tells most (a random id, never the tenant): then every query has one
 -- index that fits, and is planned right while a table has no statistics yet (decision 0024).
@@ -190,10 +230,9 @@ CREATE TABLE IF NOT EXISTS qflare.handshake (
     ticket_bucket bigint   NOT NULL,
     sid           uuid     NOT NULL,
     slot          smallint NOT NULL,
-    th3_hash      bytea    NOT NULL,
+    th3_hash      qflare.handshake_th3_hash NOT NULL,
     CONSTRAINT handshake_once PRIMARY KEY (sid, ticket_bucket, tenant_id, slot),
-    CONSTRAINT handshake_slot_of_bucket CHECK (slot = ticket_bucket % 8),
-    CONSTRAINT handshake_th3_hash_size CHECK (octet_length(th3_hash) = 64)
+    CONSTRAINT handshake_slot_of_bucket CHECK (slot = ticket_bucket % 8)
 ) PARTITION BY LIST (slot);
 
 -- Sessions; read by every record and every turn.  Grouped by their last bucket into a ring of four partitions.
@@ -201,28 +240,21 @@ CREATE TABLE IF NOT EXISTS qflare.session (
     tenant_id    uuid        NOT NULL,
     sid          uuid        NOT NULL,
     slot         smallint    NOT NULL,
-    ref          bytea       NOT NULL,
-    key_version  bigint      NOT NULL,
-    form         smallint    NOT NULL,
+    ref          qflare.session_ref NOT NULL,
+    key_version  qflare.session_key_version NOT NULL,
+    form         qflare.session_form NOT NULL,
     start_bucket bigint      NOT NULL,
     last_bucket  bigint      NOT NULL,
-    policy       bigint      NOT NULL,
-    state        text        NOT NULL,
-    epoch        bigint      NOT NULL DEFAULT 0,
-    log_index    bigint      NOT NULL,
+    policy       qflare.session_policy NOT NULL,
+    state        qflare.session_state_name NOT NULL,
+    epoch        qflare.session_epoch NOT NULL DEFAULT 0,
+    log_index    qflare.session_log_index NOT NULL,
     created_at   timestamptz NOT NULL,
     carried_at   timestamptz,
     ended_at     timestamptz,
     CONSTRAINT session_pkey PRIMARY KEY (sid, tenant_id, slot),
     CONSTRAINT session_slot_of_last_bucket CHECK (slot = last_bucket / 192 % 4),
-    CONSTRAINT session_ref_size CHECK (octet_length(ref) = 32),
-    CONSTRAINT session_key_version_range CHECK (key_version BETWEEN 1 AND 4294967295),
-    CONSTRAINT session_form_known CHECK (form IN (1, 2)),
     CONSTRAINT session_lifetime_range CHECK (start_bucket >= 0 AND last_bucket - start_bucket BETWEEN 0 AND 287),
-    CONSTRAINT session_policy_range CHECK (policy BETWEEN 0 AND 4294967295),
-    CONSTRAINT session_state_known CHECK (state IN ('live', 'ended', 'revoked', 'superseded')),
-    CONSTRAINT session_epoch_range CHECK (epoch BETWEEN 0 AND 4294967295),
-    CONSTRAINT session_log_index_range CHECK (log_index >= 0),
     CONSTRAINT session_end_of_state CHECK ((ended_at IS NULL) = (state = 'live'))
 ) PARTITION BY LIST (slot);
 
@@ -241,12 +273,10 @@ CREATE TABLE IF NOT EXISTS qflare.session_state (
     sid              uuid     NOT NULL,
     tenant_id        uuid     NOT NULL,
     slot             smallint NOT NULL,
-    epoch            bigint   NOT NULL,
-    sealed_chain_key bytea    NOT NULL,
+    epoch            qflare.session_state_epoch NOT NULL,
+    sealed_chain_key qflare.session_state_sealed_chain_key NOT NULL,
     CONSTRAINT session_state_pkey PRIMARY KEY (bucket, sid, tenant_id, slot),
-    CONSTRAINT session_state_slot_of_bucket CHECK (slot = bucket % 8),
-    CONSTRAINT session_state_epoch_range CHECK (epoch BETWEEN 0 AND 4294967295),
-    CONSTRAINT session_state_sealed_chain_key_size CHECK (octet_length(sealed_chain_key) BETWEEN 80 AND 128)
+    CONSTRAINT session_state_slot_of_bucket CHECK (slot = bucket % 8)
 ) PARTITION BY LIST (slot);
 
 -- Accepted streams (R4), by the bucket of the record's header; written by every record.
@@ -293,51 +323,38 @@ CREATE TABLE IF NOT EXISTS qflare.enrolment_token (
 -- The audit log's entries, one log for the whole cluster (decision 0026); read by proofs, dashboards and auditors.
 -- recorded_at is the event's own time, as in its leaf; for a session's entry it is the worker's clock.
 CREATE TABLE IF NOT EXISTS qflare.audit_entry (
-    log_index   bigint      NOT NULL,
+    log_index   qflare.audit_entry_log_index NOT NULL,
     tenant_id   uuid        NOT NULL,
-    entry_type  smallint    NOT NULL,
-    event_type  text        NOT NULL,
-    severity    text        NOT NULL,
-    device_id   text        COLLATE "C",
-    leaf_hash   bytea       NOT NULL,
-    leaf_data   bytea       NOT NULL,
-    data        bytea       NOT NULL,
+    entry_type  qflare.audit_entry_entry_type NOT NULL,
+    event_type  qflare.audit_entry_event_type NOT NULL,
+    severity    qflare.audit_entry_severity NOT NULL,
+    device_id   qflare.audit_entry_device_id COLLATE "C",
+    leaf_hash   qflare.audit_entry_leaf_hash NOT NULL,
+    leaf_data   qflare.audit_entry_leaf_data NOT NULL,
+    data        qflare.audit_entry_data NOT NULL,
     recorded_at timestamptz NOT NULL,
     CONSTRAINT audit_entry_pkey PRIMARY KEY (log_index),
-    CONSTRAINT audit_entry_log_index_range CHECK (log_index >= 0),
-    CONSTRAINT audit_entry_type_known CHECK (entry_type IN (1, 2)),
     CONSTRAINT audit_entry_session_fixed
         CHECK (entry_type <> 1
                OR (event_type = 'key_exchange' AND severity = 'info' AND device_id IS NULL AND data = '{}')),
-    CONSTRAINT audit_entry_event_type_size CHECK (octet_length(event_type) BETWEEN 1 AND 64),
-    CONSTRAINT audit_entry_severity_known CHECK (severity IN ('debug', 'info', 'warning', 'error', 'critical')),
-    CONSTRAINT audit_entry_device_id_size CHECK (octet_length(device_id) BETWEEN 1 AND 255),
-    CONSTRAINT audit_entry_leaf_hash_size CHECK (octet_length(leaf_hash) = 32),
-    CONSTRAINT audit_entry_leaf_data_size CHECK (octet_length(leaf_data) BETWEEN 1 AND 131072),
-    CONSTRAINT audit_entry_data_size CHECK (octet_length(data) BETWEEN 1 AND 65536),
     CONSTRAINT audit_entry_leaf_hash_of_data CHECK (leaf_hash = sha256('\x00'::bytea || leaf_data))
 );
 
 -- One row: size of the log and roots of its complete subtrees, largest first; locked last by every append.
 CREATE TABLE IF NOT EXISTS qflare.log_head (
     only_row boolean NOT NULL DEFAULT true,
-    size     bigint  NOT NULL DEFAULT 0,
-    frontier bytea   NOT NULL DEFAULT '',
+    size     qflare.log_head_size NOT NULL DEFAULT 0,
+    frontier qflare.log_head_frontier NOT NULL DEFAULT '',
     CONSTRAINT log_head_pkey PRIMARY KEY (only_row),
-    CONSTRAINT log_head_only_row CHECK (only_row),
-    CONSTRAINT log_head_size_range CHECK (size >= 0),
-    CONSTRAINT log_head_frontier_size CHECK (octet_length(frontier) % 32 = 0 AND octet_length(frontier) <= 2016)
+    CONSTRAINT log_head_only_row CHECK (only_row)
 );
 
 -- Hashes of complete subtrees above the leaves (RFC 9162); read by inclusion and consistency proofs.
 CREATE TABLE IF NOT EXISTS qflare.log_node (
-    level      smallint NOT NULL,
-    node_index bigint   NOT NULL,
-    hash       bytea    NOT NULL,
-    CONSTRAINT log_node_pkey PRIMARY KEY (level, node_index),
-    CONSTRAINT log_node_level_range CHECK (level BETWEEN 1 AND 62),
-    CONSTRAINT log_node_node_index_range CHECK (node_index >= 0),
-    CONSTRAINT log_node_hash_size CHECK (octet_length(hash) = 32)
+    level      qflare.log_node_level NOT NULL,
+    node_index qflare.log_node_node_index NOT NULL,
+    hash       qflare.log_node_hash NOT NULL,
+    CONSTRAINT log_node_pkey PRIMARY KEY (level, node_index)
 );
 
 -- Signed heads of the log; read by auditors, witnesses and the dashboard.
@@ -887,7 +904,7 @@ BEGIN
 
         -- At most four live sessions a device: the new ones stay, those that never carried a record go first,
         -- then the oldest.
-        v_crowded := ARRAY(SELECT s.ref
+        v_crowded := ARRAY(SELECT s.ref::bytea
                              FROM qflare.session AS s
                             WHERE s.tenant_id = p_tenant
                               AND s.ref = ANY (p_refs)
@@ -953,10 +970,11 @@ DECLARE
     v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
 BEGIN
     RETURN QUERY
-    SELECT s.sid, d.device_id, s.ref, s.key_version, s.form, s.start_bucket, s.last_bucket, s.policy,
+    SELECT s.sid, d.device_id, s.ref::bytea, s.key_version::bigint, s.form::smallint, s.start_bucket, s.last_bucket,
+           s.policy::bigint,
            CASE WHEN s.state = 'live' AND s.last_bucket < (SELECT m.expired_before FROM qflare.bucket_mark AS m)
-                THEN 'expired' ELSE s.state END,
-           s.epoch, s.created_at, s.log_index
+                THEN 'expired' ELSE s.state::text END,
+           s.epoch::bigint, s.created_at, s.log_index::bigint
       FROM qflare.session AS s
      CROSS JOIN LATERAL (
            SELECT e.device_id FROM qflare.device AS e WHERE e.tenant_id = p_tenant AND e.ref = s.ref LIMIT 1) AS d
@@ -974,7 +992,7 @@ DECLARE
 BEGIN
     -- Only live buckets, of which there are a handful.
     RETURN QUERY
-    SELECT c.sid, c.bucket, c.epoch, c.sealed_chain_key
+    SELECT c.sid, c.bucket, c.epoch::bigint, c.sealed_chain_key::bytea
       FROM qflare.bucket_key AS k
      CROSS JOIN unnest(p_sids) AS w (sid)
      CROSS JOIN LATERAL (
@@ -1077,7 +1095,7 @@ DECLARE
     v_refs  bytea[];
     v_ended bigint[];
 BEGIN
-    SELECT array_agg(DISTINCT s.ref) INTO v_refs
+    SELECT array_agg(DISTINCT s.ref::bytea) INTO v_refs
       FROM qflare.session AS s WHERE s.tenant_id = p_tenant AND s.sid = ANY (p_sids);
     PERFORM FROM qflare.device AS d
       WHERE d.tenant_id = p_tenant AND d.ref = ANY (v_refs) ORDER BY d.ref FOR NO KEY UPDATE;
@@ -1193,7 +1211,7 @@ SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     -- Bounds of the whole range, so that every page begins where the last one ended.
     RETURN QUERY
-    SELECT c.tenant_id, c.sid, c.bucket, c.epoch, c.sealed_chain_key
+    SELECT c.tenant_id, c.sid, c.bucket, c.epoch::bigint, c.sealed_chain_key::bytea
       FROM qflare.session_state AS c
      CROSS JOIN LATERAL (
            SELECT e.state FROM qflare.session AS e
@@ -1247,7 +1265,8 @@ CREATE OR REPLACE FUNCTION qflare.find_leaves(p_indexes bigint[]) RETURNS TABLE 
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
-    RETURN QUERY SELECT e.log_index, e.leaf_hash FROM qflare.audit_entry AS e WHERE e.log_index = ANY (p_indexes);
+    RETURN QUERY
+    SELECT e.log_index::bigint, e.leaf_hash::bytea FROM qflare.audit_entry AS e WHERE e.log_index = ANY (p_indexes);
 END
 $$;
 
