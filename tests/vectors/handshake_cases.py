@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from qflare.primitives import aead, kem
 from qflare.primitives.hash import transcript
 from qflare.primitives.kdf import expand, extract
-from qflare.protocol import hello as hello_server
 from qflare.protocol.confirm import Confirmation, confirm_hellos, encode_confirmation
 from qflare.protocol.confirm_device import accept_confirmation
 from qflare.protocol.hello import answer_hellos, open_hellos
@@ -49,7 +48,6 @@ def hello_case(*, hdr_b: int, psk: bytes | None) -> Value:
         pending = start_hello(device, world.keyring[hdr_b].announcement)
     m1 = pending.message
     seen = SeenHellos()
-    hello_server._dummy_verification_key()  # made from a seed, once: not possible while a stream is being drawn from
     with drawing(f"{name} M2"), open_hellos([m1], world.keyring, server_bucket=BUCKET, seen=seen) as opened:
         ss_b = kem.decapsulate(world.keyring[hdr_b].decapsulation_key, m1[1580:3148])
         [m2] = answer_hellos(
