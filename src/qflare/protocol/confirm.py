@@ -15,18 +15,19 @@ from qflare.model.ids import DeviceRef, SessionId, TenantId
 from qflare.model.refusal import Refusal
 from qflare.primitives.columns import rows, shared
 from qflare.primitives.hash import transcript_many
+from qflare.primitives.kdf import expand_many
 from qflare.protocol import labels, wire
 from qflare.protocol.batch import gather, gather_secret, split_rows
 from qflare.protocol.leaf import WHO_BYTES, WHO_KEY_BYTES, session_leaf
 from qflare.protocol.log import hash_leaf
 from qflare.protocol.schedule import expand_th3
 from qflare.protocol.ticket import TicketTerms, open_tickets
+from qflare.secret import SecretBytes, SecretMemory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qflare.protocol.bucket import Keyring
-    from qflare.secret import SecretBytes
 
 _WHO: Final = struct.Struct(">16s32sI")
 _M4_HEAD: Final = bytes((wire.TYPE_M4, wire.VERSION))
@@ -221,12 +222,14 @@ def _derive(
 ) -> list[Confirmation]:
     count = len(terms)
     th3_hashes = split_rows(transcript_many(count, rows(th3, wire.HASH_BYTES)), wire.HASH_BYTES)
+    key, context = rows(ck2, wire.SECRET_BYTES), (rows(th3, wire.HASH_BYTES),)
     # H9
     with (
-        expand_th3(count, ck2, labels.EXPAND_WHO, th3, WHO_KEY_BYTES) as who_keys,
-        expand_th3(count, ck2, labels.EXPAND_FINISHED_SERVER, th3, wire.FINISHED_BYTES) as tags,
+        expand_many(count, key, labels.EXPAND_WHO, context, WHO_KEY_BYTES) as who_keys,
+        expand_many(count, key, labels.EXPAND_FINISHED_SERVER, context, wire.FINISHED_BYTES) as tags,
         # H10
-        expand_th3(count, ck2, labels.EXPAND_CHAIN, th3, wire.SECRET_BYTES) as chain_keys,
+        expand_many(count, key, labels.EXPAND_CHAIN, context, wire.SECRET_BYTES) as chain_key_rows,
+        chain_key_rows.view() as chain_keys,
     ):
         named = b"".join([_WHO.pack(its.tenant_id, its.ref, its.key_version) for its in terms])
         whos = transcript_many(
@@ -271,7 +274,9 @@ def _derive(
                         leaves[row],
                         hash_leaf(leaves[row]),
                         server_tags[row],
-                        chain_keys.take_row(row, wire.SECRET_BYTES),
+                        SecretBytes.owning(
+                            SecretMemory(chain_keys[row * wire.SECRET_BYTES : (row + 1) * wire.SECRET_BYTES])
+                        ),
                     )
                 )
         except BaseException:
