@@ -101,6 +101,17 @@ async def test_a_slow_body_is_cut_off(database_dsn, tmp_path):
             assert shape(await post(client, "hello", b"")) == REFUSAL
 
 
+async def test_a_body_that_trickles_gives_its_place_back(database_dsn, tmp_path):
+    """A record that comes slower than the slowest pace is cut off long before the longest wait for records."""
+    settings = AggregatorSettings(handshake_body_s=0.2, body_bytes_per_s_min=2**20, record_body_s=600)
+    async with managers(database_dsn, tmp_path) as (manager,):
+        app = Aggregator(manager, settings=settings)
+        async with serving(app) as server:
+            async with asyncio.timeout(20):
+                said = await speak(server.port, head("record", "Content-Length: 40000"), b"\x00" * 20_000)
+            assert said.startswith(b"HTTP/1.1 408")
+
+
 async def test_a_client_that_goes_away_is_forgotten(database_dsn, tmp_path):
     """A connection that ends in the middle of a body leaves nothing behind."""
     async with managers(database_dsn, tmp_path) as (manager,):

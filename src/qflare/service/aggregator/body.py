@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import OverloadedError, ProtocolError
@@ -99,11 +100,22 @@ class Bodies:
         await self._is_idle.wait()
 
 
-async def read_body(
-    scope: Scope, receive: Receive, reservation: Reservation, *, size_max: int, timeout_s: float
-) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long a body may take: *begin_s* seconds, more while it keeps *bytes_per_s*, *timeout_s* in all."""
+
+    begin_s: float
+    bytes_per_s: int
+    timeout_s: float
+
+    def seconds(self, size: int) -> float:
+        """Return when, from its start, a body of which *size* bytes have come is too slow."""
+        return min(self.timeout_s, self.begin_s + size / self.bytes_per_s)
+
+
+async def read_body(scope: Scope, receive: Receive, reservation: Reservation, *, size_max: int, pace: Pace) -> bytes:
     """
-    Read a request's body of at most *size_max* bytes within *timeout_s* seconds.
+    Read a request's body of at most *size_max* bytes, no slower than *pace*.
 
     Raises:
         BodyError: it is too large (by its header, before anything is read), too slow, or of another type.
@@ -114,15 +126,18 @@ async def read_body(
     if declared is not None and declared > size_max:
         raise BodyError("the body is declared too large", answer.TOO_LARGE)
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _collect(receive, reservation, size_max=size_max)
+        async with asyncio.timeout(pace.seconds(0)) as limit:
+            return await _collect(receive, reservation, size_max=size_max, pace=pace, limit=limit)
     except TimeoutError:
         raise BodyError("the body came too slowly", answer.TOO_SLOW) from None
 
 
-async def _collect(receive: Receive, reservation: Reservation, *, size_max: int) -> bytes:
+async def _collect(
+    receive: Receive, reservation: Reservation, *, size_max: int, pace: Pace, limit: asyncio.Timeout
+) -> bytes:
     parts: list[bytes] = []
     size = 0
+    began = asyncio.get_running_loop().time()
     while True:
         event = await receive()
         if event["type"] == "http.disconnect":
@@ -134,6 +149,7 @@ async def _collect(receive: Receive, reservation: Reservation, *, size_max: int)
             raise BodyError("the body is too large", answer.TOO_LARGE)
         # WHY as they come: a size that is only declared costs its sender nothing, and would hold up everybody else.
         reservation.grow_to(size)
+        limit.reschedule(began + pace.seconds(size))
         if part:
             parts.append(part)
         if not event.get("more_body", False):

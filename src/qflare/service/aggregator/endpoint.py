@@ -14,7 +14,7 @@ from qflare.errors import (
     StoreError,
 )
 from qflare.service.aggregator import answer
-from qflare.service.aggregator.body import Bodies, BodyError, ClientGoneError, read_body
+from qflare.service.aggregator.body import Bodies, BodyError, ClientGoneError, Pace, read_body
 from qflare.service.aggregator.intake import ApplicationError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class StepEndpoint:
         try:
             with self._bodies.admit() as reservation:
                 body = await read_body(
-                    scope, receive, reservation, size_max=self._route.size_max, timeout_s=self._timeout_s(scope)
+                    scope, receive, reservation, size_max=self._route.size_max, pace=self._pace(scope)
                 )
                 # Inside the block: a request is under way until its answer left.
                 await (await self._take(body)).send(send)
@@ -96,6 +96,14 @@ class StepEndpoint:
             # A peer's bytes must not come to this: it is a fault of ours, and the log has its traceback.
             _log.exception("%s failed", name)
             return answer.FAILED
+
+    def _pace(self, scope: Scope) -> Pace:
+        settings = self._settings
+        return Pace(
+            begin_s=min(settings.handshake_body_s, settings.record_body_s),
+            bytes_per_s=settings.body_bytes_per_s_min,
+            timeout_s=self._timeout_s(scope),
+        )
 
     def _timeout_s(self, scope: Scope) -> float:
         settings = self._settings

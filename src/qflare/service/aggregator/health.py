@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from qflare.errors import QflareError
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
     from qflare.service.key_manager import QuantumKeyManager
+
+_log = logging.getLogger("qflare.service.aggregator")
 
 
 class Health:
@@ -47,4 +50,11 @@ class Health:
         }
         is_ready = readiness.is_ready
         status = {"status": "ready" if is_ready else "not ready"}
-        return report(200 if is_ready else 503, status | {name: problem or "ok" for name, problem in checks.items()})
+        for problem in filter(None, checks.values()):
+            _log.warning("not ready: %s", problem)
+        return report(200 if is_ready else 503, status | {name: _outside(problem) for name, problem in checks.items()})
+
+
+def _outside(problem: str | None) -> str:
+    """Return what anybody may know of a problem: what, and its class; its text may name a folder of the server."""
+    return "ok" if problem is None else ": ".join(problem.split(": ")[:2])

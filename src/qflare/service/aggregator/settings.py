@@ -30,6 +30,8 @@ class AggregatorSettings:
     """Longest wait for the body of a handshake message."""
     record_body_s: float = 120.0
     """Longest wait for the body of a record."""
+    body_bytes_per_s_min: int = 8192
+    """Slowest pace of a body after its first `handshake_body_s` seconds: who sends slower gives its place back."""
     on_record_batch_max: int = 256
     """Most records handed to `on_records` in one call."""
     retry_after_s: int = 1
@@ -45,6 +47,7 @@ class AggregatorSettings:
             ("connections_max", 1, 1_000_000),
             ("requests_max", 1, 1_000_000),
             ("bodies_bytes_max", 2**16, _BODIES_MAX),
+            ("body_bytes_per_s_min", 1, _BODIES_MAX),
             ("on_record_batch_max", 1, 4096),
             ("retry_after_s", 1, 3600),
         ):
