@@ -61,26 +61,43 @@ DECLARE
     v_domain record;
 BEGIN
     FOR v_domain IN SELECT * FROM (VALUES
+        ('device_state', 'text', 'device_state_known',
+         $check$VALUE IN ('pre-active', 'active', 'suspended', 'deactivated', 'compromised', 'destroyed')$check$),
+        ('device_state_reason', 'text', 'device_state_reason_size', $check$octet_length(VALUE) <= 1000$check$),
+        ('device_key_version', 'bigint', 'device_key_version_range', $check$VALUE BETWEEN 1 AND 4294967295$check$),
+        ('device_key_key_version', 'bigint', 'device_key_version_range', $check$VALUE BETWEEN 1 AND 4294967295$check$),
+        ('device_key_kind', 'text', 'device_key_kind_known', $check$VALUE IN ('kem', 'signature')$check$),
+        ('device_key_algorithm', 'text', 'device_key_algorithm_known',
+         $check$VALUE IN ('ML-KEM-1024', 'ML-DSA-44')$check$),
+        ('device_key_state', 'text', 'device_key_state_known',
+         $check$VALUE IN ('pre-active', 'active', 'suspended', 'deactivated', 'compromised', 'destroyed')$check$),
         ('session_key_version', 'bigint', 'session_key_version_range', $check$VALUE BETWEEN 1 AND 4294967295$check$),
         ('session_form', 'smallint', 'session_form_known', $check$VALUE IN (1, 2)$check$),
         ('session_policy', 'bigint', 'session_policy_range', $check$VALUE BETWEEN 0 AND 4294967295$check$),
-        ('session_state_name', 'text', 'session_state_known', $check$VALUE IN ('live', 'ended', 'revoked', 'superseded')$check$),
+        ('session_state_name', 'text', 'session_state_known',
+         $check$VALUE IN ('live', 'ended', 'revoked', 'superseded')$check$),
         ('session_epoch', 'bigint', 'session_epoch_range', $check$VALUE BETWEEN 0 AND 4294967295$check$),
         ('session_ref', 'bytea', 'session_ref_size', $check$octet_length(VALUE) = 32$check$),
         ('session_log_index', 'bigint', 'session_log_index_range', $check$VALUE >= 0$check$),
         ('handshake_th3_hash', 'bytea', 'handshake_th3_hash_size', $check$octet_length(VALUE) = 64$check$),
         ('session_state_epoch', 'bigint', 'session_state_epoch_range', $check$VALUE BETWEEN 0 AND 4294967295$check$),
-        ('session_state_sealed_chain_key', 'bytea', 'session_state_sealed_chain_key_size', $check$octet_length(VALUE) BETWEEN 80 AND 128$check$),
+        ('session_state_sealed_chain_key', 'bytea', 'session_state_sealed_chain_key_size',
+         $check$octet_length(VALUE) BETWEEN 80 AND 128$check$),
         ('audit_entry_log_index', 'bigint', 'audit_entry_log_index_range', $check$VALUE >= 0$check$),
         ('audit_entry_entry_type', 'smallint', 'audit_entry_type_known', $check$VALUE IN (1, 2)$check$),
-        ('audit_entry_event_type', 'text', 'audit_entry_event_type_size', $check$octet_length(VALUE) BETWEEN 1 AND 64$check$),
-        ('audit_entry_severity', 'text', 'audit_entry_severity_known', $check$VALUE IN ('debug', 'info', 'warning', 'error', 'critical')$check$),
-        ('audit_entry_device_id', 'text', 'audit_entry_device_id_size', $check$octet_length(VALUE) BETWEEN 1 AND 255$check$),
+        ('audit_entry_event_type', 'text', 'audit_entry_event_type_size',
+         $check$octet_length(VALUE) BETWEEN 1 AND 64$check$),
+        ('audit_entry_severity', 'text', 'audit_entry_severity_known',
+         $check$VALUE IN ('debug', 'info', 'warning', 'error', 'critical')$check$),
+        ('audit_entry_device_id', 'text', 'audit_entry_device_id_size',
+         $check$octet_length(VALUE) BETWEEN 1 AND 255$check$),
         ('audit_entry_leaf_hash', 'bytea', 'audit_entry_leaf_hash_size', $check$octet_length(VALUE) = 32$check$),
-        ('audit_entry_leaf_data', 'bytea', 'audit_entry_leaf_data_size', $check$octet_length(VALUE) BETWEEN 1 AND 131072$check$),
+        ('audit_entry_leaf_data', 'bytea', 'audit_entry_leaf_data_size',
+         $check$octet_length(VALUE) BETWEEN 1 AND 131072$check$),
         ('audit_entry_data', 'bytea', 'audit_entry_data_size', $check$octet_length(VALUE) BETWEEN 1 AND 65536$check$),
         ('log_head_size', 'bigint', 'log_head_size_range', $check$VALUE >= 0$check$),
-        ('log_head_frontier', 'bytea', 'log_head_frontier_size', $check$octet_length(VALUE) % 32 = 0 AND octet_length(VALUE) <= 2016$check$),
+        ('log_head_frontier', 'bytea', 'log_head_frontier_size',
+         $check$octet_length(VALUE) % 32 = 0 AND octet_length(VALUE) <= 2016$check$),
         ('log_node_level', 'smallint', 'log_node_level_range', $check$VALUE BETWEEN 1 AND 62$check$),
         ('log_node_node_index', 'bigint', 'log_node_node_index_range', $check$VALUE >= 0$check$),
         ('log_node_hash', 'bytea', 'log_node_hash_size', $check$octet_length(VALUE) = 32$check$))
@@ -120,10 +137,10 @@ CREATE TABLE IF NOT EXISTS qflare.device (
     tenant_id        uuid        NOT NULL,
     ref              bytea       NOT NULL,
     device_id        text        NOT NULL COLLATE "C",
-    state            text        NOT NULL,
-    state_reason     text        NOT NULL DEFAULT '',
+    state            qflare.device_state NOT NULL,
+    state_reason     qflare.device_state_reason NOT NULL DEFAULT '',
     state_changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    key_version      bigint      NOT NULL,
+    key_version      qflare.device_key_version NOT NULL,
     sealed_psk       bytea,
     registered_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT device_pkey PRIMARY KEY (ref, tenant_id),
@@ -131,10 +148,6 @@ CREATE TABLE IF NOT EXISTS qflare.device (
     CONSTRAINT device_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
     CONSTRAINT device_ref_size CHECK (octet_length(ref) = 32),
     CONSTRAINT device_id_size CHECK (octet_length(device_id) BETWEEN 1 AND 255),
-    CONSTRAINT device_state_known
-        CHECK (state IN ('pre-active', 'active', 'suspended', 'deactivated', 'compromised', 'destroyed')),
-    CONSTRAINT device_state_reason_size CHECK (octet_length(state_reason) <= 1000),
-    CONSTRAINT device_key_version_range CHECK (key_version BETWEEN 1 AND 4294967295),
     CONSTRAINT device_sealed_psk_size CHECK (octet_length(sealed_psk) BETWEEN 80 AND 128)
 );
 
@@ -143,23 +156,18 @@ CREATE TABLE IF NOT EXISTS qflare.device (
 CREATE TABLE IF NOT EXISTS qflare.device_key (
     tenant_id   uuid        NOT NULL,
     ref         bytea       NOT NULL,
-    key_version bigint      NOT NULL,
-    kind        text        NOT NULL,
-    algorithm   text        NOT NULL,
+    key_version qflare.device_key_key_version NOT NULL,
+    kind        qflare.device_key_kind NOT NULL,
+    algorithm   qflare.device_key_algorithm NOT NULL,
     public_key  bytea       NOT NULL,
-    state       text        NOT NULL,
+    state       qflare.device_key_state NOT NULL,
     created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     ended_at    timestamptz,
     CONSTRAINT device_key_pkey PRIMARY KEY (ref, key_version, kind, tenant_id),
     CONSTRAINT device_key_of_device FOREIGN KEY (ref, tenant_id) REFERENCES qflare.device (ref, tenant_id),
-    CONSTRAINT device_key_version_range CHECK (key_version BETWEEN 1 AND 4294967295),
-    CONSTRAINT device_key_kind_known CHECK (kind IN ('kem', 'signature')),
-    CONSTRAINT device_key_algorithm_known CHECK (algorithm IN ('ML-KEM-1024', 'ML-DSA-44')),
     CONSTRAINT device_key_public_key_size
         CHECK (octet_length(public_key) = CASE algorithm WHEN 'ML-KEM-1024' THEN 1568 ELSE 1312 END),
     CONSTRAINT device_key_algorithm_of_kind CHECK ((kind = 'kem') = (algorithm = 'ML-KEM-1024')),
-    CONSTRAINT device_key_state_known
-        CHECK (state IN ('pre-active', 'active', 'suspended', 'deactivated', 'compromised', 'destroyed')),
     CONSTRAINT device_key_end_of_state
         CHECK ((ended_at IS NOT NULL) = (state IN ('deactivated', 'compromised', 'destroyed')))
 );
@@ -642,6 +650,7 @@ CREATE OR REPLACE FUNCTION qflare.add_devices(
 LANGUAGE plpgsql AS $$
 DECLARE
     v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
+    v_fresh   bytea[];     -- refs that are new
 BEGIN
     -- In order of ref, so that two batches with the same names wait for each other instead of locking up.
     WITH fresh AS (
@@ -651,10 +660,15 @@ BEGIN
          ORDER BY d.ref
         ON CONFLICT DO NOTHING
         RETURNING ref)
-    SELECT array_agg(f.ref IS NOT NULL AND d.turn = 1 ORDER BY d.place) INTO added
-      FROM (SELECT n.ref, n.place, row_number() OVER (PARTITION BY n.ref ORDER BY n.place) AS turn
-              FROM unnest(p_refs) WITH ORDINALITY AS n (ref, place)) AS d
-      LEFT JOIN fresh AS f ON f.ref = d.ref;
+    SELECT array_agg(f.ref) INTO v_fresh FROM fresh AS f;
+    IF cardinality(v_fresh) = cardinality(p_refs) THEN      -- what nearly always is
+        added := array_fill(true, ARRAY[cardinality(p_refs)]);
+    ELSE
+        SELECT array_agg(f.ref IS NOT NULL AND d.turn = 1 ORDER BY d.place) INTO added
+          FROM (SELECT n.ref, n.place, row_number() OVER (PARTITION BY n.ref ORDER BY n.place) AS turn
+                  FROM unnest(p_refs) WITH ORDINALITY AS n (ref, place)) AS d
+          LEFT JOIN unnest(v_fresh) AS f (ref) ON f.ref = d.ref;
+    END IF;
     INSERT INTO qflare.device_key (tenant_id, ref, key_version, kind, algorithm, public_key, state)
     SELECT p_tenant, d.ref, 1, k.kind, k.algorithm, k.public_key, k.state
       FROM unnest(added, p_refs, p_signature_algorithms, p_verification_keys, p_kem_algorithms,
@@ -744,8 +758,8 @@ DECLARE
     v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
 BEGIN
     RETURN QUERY
-    SELECT d.ref, d.device_id, d.state, d.key_version, v.public_key, k.public_key, k.state, d.registered_at,
-           d.sealed_psk
+    SELECT d.ref, d.device_id, d.state::text, d.key_version::bigint, v.public_key, k.public_key, k.state::text,
+           d.registered_at, d.sealed_psk
       FROM qflare.device AS d
      -- LIMIT keeps each look-up a walk down the key's index, whatever the planner believes of the table.
      CROSS JOIN LATERAL (
