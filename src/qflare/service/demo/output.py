@@ -8,14 +8,21 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Final, Self
 
 from qflare.errors import ConfigError
 from qflare.service.demo.report import HTML_NAME, JSON_NAME, PNG_NAME
+from qflare.stores.embedded.folder import open_folder
+from qflare.stores.keeper import FileKeeper
 
 MARKER_NAME: Final = ".qflare-demo"
 _MARKER: Final = b"This folder belongs to qflare demo: its next run replaces what is in it.\n"
+_KEEPER_NAME: Final = "keeper"
+"""Where a manager puts its keeper in a data folder."""
+_DATABASE_END_S: Final = 15.0
+_POLL_S: Final = 0.05
 _FOLDERS: Final = ("data", "devices", "shards", "evidence", "logs")
 _FILES: Final = (HTML_NAME, PNG_NAME, JSON_NAME, "identity.bin")
 
@@ -48,6 +55,8 @@ class Output:
                 raise ConfigError(
                     f"another run of the demo uses {folder}; wait for it or choose another --folder"
                 ) from None
+            # An earlier run that was killed left its database to end by itself.
+            self.leave_data()
             self._clear()
             for name in _FOLDERS:
                 (folder / name).mkdir(mode=0o700)
@@ -87,6 +96,33 @@ class Output:
     def identity(self) -> Path:
         """``root vk ‖ CERT`` as the servers gave it out."""
         return self.folder / "identity.bin"
+
+    def leave_data(self) -> None:
+        """
+        Wait until the database of the data folder has ended, and destroy the bucket keys that were left.
+
+        What the run's sessions were sealed under is then gone from memory; the log can still be read and verified.
+        """
+        if not (self.data / _KEEPER_NAME).is_dir():
+            return
+        supervisor = open_folder(self.data).supervisor_lock()
+        deadline = time.monotonic() + _DATABASE_END_S
+        try:
+            while not supervisor.try_exclusive() and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+        finally:
+            supervisor.close()
+        keeper = FileKeeper(self.data / _KEEPER_NAME)
+        buckets = [
+            int(path.name.rpartition("-")[2])
+            for path in keeper.volatile_dir.iterdir()
+            if path.name.rpartition("-")[2].isdecimal()
+        ]
+        if buckets:
+            keeper.destroy_bucket_keys(before=max(buckets) + 1)
+        # Anything else in it is not ours to remove, and keeps it.
+        with contextlib.suppress(OSError):
+            keeper.volatile_dir.rmdir()
 
     def close(self) -> None:
         """Let go of the lock."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.service.demo import sections
 from qflare.service.demo.markup import Markup, element, joined
+from qflare.service.demo.result import TURNS_MIN
 from qflare.service.demo.wording import count, percent, seconds
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def _verdict(result: DemoResult) -> Markup:
     ]
     if not result.audit.is_valid:
         failed.append("the audit log or a receipt does not verify")
+    if len(result.bucket_turns) < TURNS_MIN:
+        failed.append(f"the bucket turned {count(len(result.bucket_turns), 'time')}, {TURNS_MIN} were wanted")
     return element("p", f"✕ Not everything held: {'; '.join(failed)}.", class_="verdict bad")
 
 

@@ -83,7 +83,16 @@ def _draw_accuracy(axes: Axes, result: DemoResult) -> None:
     axes.set_xlabel("round", color=_SOFT)
     axes.set_title("Accuracy on held-out digits, per cent", loc="left", color=_INK, fontsize=11)
     axes.locator_params(axis="x", integer=True)
-    axes.legend(frameon=False, labelcolor=_SOFT, loc="lower right", bbox_to_anchor=(1, 0.06))
+    # A ground of its own, so that no line of the plot runs through its words.
+    axes.legend(
+        frameon=True,
+        framealpha=1,
+        facecolor=_GROUND,
+        edgecolor="none",
+        labelcolor=_SOFT,
+        loc="lower right",
+        bbox_to_anchor=(1, 0.06),
+    )
     _quiet(axes, grid="y")
 
 

@@ -20,6 +20,9 @@ from qflare.errors import DecodeError
 FORMAT: Final = "qflare-demo/1"
 """Value of the key ``format`` in the JSON; changes when a field changes its meaning."""
 
+TURNS_MIN: Final = 2
+"""Bucket turns that a run must cross: a session that never saw one shows little."""
+
 _Record = TypeVar("_Record")
 
 
@@ -307,6 +310,7 @@ class DemoResult:
             and self.audit.is_valid
             and bool(self.attacks)
             and all(attack.is_held for attack in self.attacks)
+            and len(self.bucket_turns) >= TURNS_MIN
         )
 
 

@@ -37,6 +37,7 @@ from qflare.service.demo.story import Story, tell_story
 from qflare.service.demo.surroundings import list_components, look_at_machine
 from qflare.service.demo.timings import measure_manager, measure_primitives, summarize
 from qflare.service.demo.training import TrainedRound, train
+from qflare.service.demo.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -84,7 +85,6 @@ async def _run(options: DemoOptions, output: Output, progress: Progress) -> Demo
     children: list[Child] = []
     async with AsyncExitStack() as stack:
         stack.enter_context(_ended_by_sigterm())
-        stack.push_async_callback(_end, children)
         stage = await _set_up(
             options, output, progress=progress, story=story, journal=journal, children=children, stack=stack
         )
@@ -140,6 +140,8 @@ async def _set_up(
 
     splitting = asyncio.get_running_loop().create_task(asyncio.to_thread(_split, options, output, story))
     stack.push_async_callback(_settle, splitting)
+    # The last thing that happens, whatever came before: the database has ended and its bucket keys are gone.
+    stack.push_async_callback(asyncio.to_thread, output.leave_data)
     with progress.step("PostgreSQL starts"):
         server = await stack.enter_async_context(await open_embedded(output.data))
         manager = await stack.enter_async_context(
@@ -147,6 +149,8 @@ async def _set_up(
         )
         output.identity.write_bytes(await manager.identity())
     coordinator = await stack.enter_async_context(Coordinator())
+    # Pushed last of what the children use, so that they end before it does, however the run ends.
+    stack.push_async_callback(_end, children)
     with progress.step("Two server workers over it start"):
         servers = await start_servers(
             output, dsn=server.dsn, coordinator=coordinator.path, width_s=options.width_s, children=children
@@ -248,7 +252,8 @@ async def _verify(stage: Stage, children: list[Child]) -> AuditCheck:
     stage.journal.add(
         EventKind.STEP,
         "Audit log verified from outside" if check.is_valid else "The audit log does not verify",
-        f"{check.size} entries, {check.receipts_valid} of {check.receipts_total} receipts of devices.",
+        f"{count(check.size, 'entry', 'entries')}, {check.receipts_valid} of "
+        f"{count(check.receipts_total, 'receipt')} of devices.",
     )
     return check
 

@@ -99,7 +99,7 @@ def participation(result: DemoResult) -> Markup:
         )
         for device in result.devices
     ]
-    devices = table("Devices", columns, rows, is_dense=True)
+    devices = table("Devices", columns, rows, is_dense=True, class_="devices")
     return _section(
         "Who took part",
         element(
