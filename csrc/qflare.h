@@ -165,6 +165,43 @@ qfl_kem1024_decaps_batch(uint8_t *ss, uint8_t *status, const uint8_t *dk, const 
 QFL_API QFL_MUST_CHECK qfl_status
 qfl_kem1024_decaps_one_key(uint8_t *ss, const uint8_t *dk, const uint8_t *ct, size_t count);
 
+/* ML-KEM-1024 of csrc/lanes: the same results as above for many items at once, on a processor with
+ * AVX-512 (F, BW, VNNI) or AVX2.  The key is expanded once into memory of the caller, who wipes it. */
+#define QFL_KEM1024_CONTEXT_BYTES 24704
+#define QFL_KEM1024_SCRATCH_BYTES 262144
+
+/* How many items this thread's calls of the engine take together: 32, 16, or 0 where the processor
+ * (or qfl_lanes_force) has none. */
+QFL_API size_t qfl_kem1024_lanes_items(void);
+
+/* Expand a decapsulation key for any number of calls of qfl_kem1024_lanes_decaps.
+ *
+ *   out     context  QFL_KEM1024_CONTEXT_BYTES, at any address, not to be moved           SECRET
+ *   in      dk       QFL_KEM1024_DK_BYTES                                                 SECRET
+ *
+ * QFL_ERR_ARGUMENT  a null pointer; output untouched
+ * QFL_ERR_KEY       the key fails the hash check of section 7.3; output all zero
+ *
+ * Reentrant. Source: FIPS 203, Algorithm 13, steps 3 to 7, and Algorithm 11.
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_kem1024_lanes_expand(uint8_t *context, const uint8_t *dk);
+
+/* Decapsulate `count` ciphertexts under one expanded key.
+ *
+ *   out     ss       count x QFL_KEM1024_SS_BYTES, row-major                              SECRET
+ *   out     scratch  QFL_KEM1024_SCRATCH_BYTES, at any address; all that was used is zero afterwards
+ *   in      context  as expanded                                                          SECRET
+ *   in      ct       count x QFL_KEM1024_CT_BYTES
+ *
+ * QFL_ERR_COUNT     count out of range; outputs untouched
+ * QFL_ERR_ARGUMENT  a null pointer; outputs untouched
+ * QFL_ERR_BACKEND   qfl_kem1024_lanes_items is 0; outputs untouched
+ *
+ * Reentrant, one scratch memory for each call that runs. Source: FIPS 203, Algorithms 18 and 21.
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_kem1024_lanes_decaps(uint8_t *ss, uint8_t *scratch, const uint8_t *context,
+                                                           const uint8_t *ct, size_t count);
+
 /* Check encapsulation keys: every coefficient is below q = 3329 (FIPS 203, section 7.2).
  *
  *   out     status  count bytes: QFL_OK or QFL_ERR_KEY

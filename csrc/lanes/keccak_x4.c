@@ -8,7 +8,8 @@
 #include "keccak.h"
 
 #if KECCAK_HAVE_WIDE
-#include <immintrin.h>
+#include "lanes/transpose.h"
+
 #include <string.h>
 
 #define VECTOR __m256i
@@ -43,15 +44,6 @@ static void permute(uint64_t *lane)
     STORE_STATE(state, s);
 }
 
-/* Word j of row i becomes word i of row j. */
-static inline void transpose(__m256i w[WIDTH])
-{
-    const __m256i a0 = _mm256_unpacklo_epi64(w[0], w[1]), a1 = _mm256_unpackhi_epi64(w[0], w[1]);
-    const __m256i a2 = _mm256_unpacklo_epi64(w[2], w[3]), a3 = _mm256_unpackhi_epi64(w[2], w[3]);
-    w[0] = _mm256_permute2x128_si256(a0, a2, 0x20), w[1] = _mm256_permute2x128_si256(a1, a3, 0x20);
-    w[2] = _mm256_permute2x128_si256(a0, a2, 0x31), w[3] = _mm256_permute2x128_si256(a1, a3, 0x31);
-}
-
 static void add(uint64_t *lane, uint64_t word)
 {
     __m256i *const to = (__m256i *)lane;
@@ -75,7 +67,7 @@ static void absorb(uint64_t *lane, size_t at, const uint8_t *const *rows, size_t
                 memcpy(&w[i], rows[i] + from + done, left); /* never a byte behind the row */
             }
         }
-        transpose(w);
+        transpose_x4(w);
         const size_t words = left >= 32 ? WIDTH : (left + 7) / 8;
         for (size_t j = 0; j < words; j++, to++) {
             to[0] = XOR(to[0], _mm256_sll_epi64(w[j], up));
@@ -93,7 +85,7 @@ static void extract(const uint64_t *lane, uint8_t *const *rows, size_t from, siz
         for (size_t j = 0; j < WIDTH; j++) { /* lanes 0 to 23 of 25: every rate is below 192 */
             w[j] = word[j];
         }
-        transpose(w);
+        transpose_x4(w);
         for (size_t i = 0; i < WIDTH; i++) {
             if (left >= 32) {
                 _mm256_storeu_si256((__m256i *)(void *)(rows[i] + from + done), w[i]);

@@ -11,7 +11,7 @@
 #include "keccak.h"
 
 #if KECCAK_HAVE_WIDE
-#include <immintrin.h>
+#include "lanes/transpose.h"
 
 #define VECTOR __m512i
 #define XOR(x, y) _mm512_xor_si512(x, y)
@@ -37,24 +37,6 @@ static void permute(uint64_t *lane)
         ROUND(t, s, _mm512_set1_epi64((long long)keccak_round_constant[round + 1]));
     }
     STORE_STATE(state, s);
-}
-
-/* Word j of row i becomes word i of row j. */
-static inline void transpose(__m512i w[WIDTH])
-{
-    const __m512i a0 = _mm512_unpacklo_epi64(w[0], w[1]), a1 = _mm512_unpackhi_epi64(w[0], w[1]);
-    const __m512i a2 = _mm512_unpacklo_epi64(w[2], w[3]), a3 = _mm512_unpackhi_epi64(w[2], w[3]);
-    const __m512i a4 = _mm512_unpacklo_epi64(w[4], w[5]), a5 = _mm512_unpackhi_epi64(w[4], w[5]);
-    const __m512i a6 = _mm512_unpacklo_epi64(w[6], w[7]), a7 = _mm512_unpackhi_epi64(w[6], w[7]);
-    /* 128-bit pieces: 0 2 of both, then 1 3 of both. */
-    const __m512i b0 = _mm512_shuffle_i64x2(a0, a2, 0x88), b1 = _mm512_shuffle_i64x2(a1, a3, 0x88);
-    const __m512i b2 = _mm512_shuffle_i64x2(a0, a2, 0xdd), b3 = _mm512_shuffle_i64x2(a1, a3, 0xdd);
-    const __m512i b4 = _mm512_shuffle_i64x2(a4, a6, 0x88), b5 = _mm512_shuffle_i64x2(a5, a7, 0x88);
-    const __m512i b6 = _mm512_shuffle_i64x2(a4, a6, 0xdd), b7 = _mm512_shuffle_i64x2(a5, a7, 0xdd);
-    w[0] = _mm512_shuffle_i64x2(b0, b4, 0x88), w[1] = _mm512_shuffle_i64x2(b1, b5, 0x88);
-    w[2] = _mm512_shuffle_i64x2(b2, b6, 0x88), w[3] = _mm512_shuffle_i64x2(b3, b7, 0x88);
-    w[4] = _mm512_shuffle_i64x2(b0, b4, 0xdd), w[5] = _mm512_shuffle_i64x2(b1, b5, 0xdd);
-    w[6] = _mm512_shuffle_i64x2(b2, b6, 0xdd), w[7] = _mm512_shuffle_i64x2(b3, b7, 0xdd);
 }
 
 /* The bytes of a chunk of 64 that are within `left`. */
@@ -83,7 +65,7 @@ static void absorb(uint64_t *lane, size_t at, const uint8_t *const *rows, size_t
         for (size_t i = 0; i < WIDTH; i++) {
             w[i] = _mm512_maskz_loadu_epi8(mask, rows[i] + from + done);
         }
-        transpose(w);
+        transpose_x8(w);
         const size_t words = left >= 64 ? WIDTH : (left + 7) / 8;
         for (size_t j = 0; j < words; j++, to++) {
             to[0] = XOR(to[0], _mm512_sll_epi64(w[j], up));
@@ -101,7 +83,7 @@ static void extract(const uint64_t *lane, uint8_t *const *rows, size_t from, siz
         for (size_t j = 0; j < WIDTH; j++) { /* lanes 0 to 23 of 25: every rate is below 192 */
             w[j] = word[j];
         }
-        transpose(w);
+        transpose_x8(w);
         for (size_t i = 0; i < WIDTH; i++) {
             _mm512_mask_storeu_epi8(rows[i] + from + done, mask, w[i]);
         }
