@@ -6,11 +6,15 @@ import pytest
 
 import vector_sets
 from nist_drbg import NistDrbg
+from qflare._native import about
+from qflare._native.lanes import forced_width
 from qflare.primitives import kem
+from qflare.primitives.engine import Engine
 from qflare.primitives.random import drawing_from
 
 unhex = bytes.fromhex
 
+LANES = tuple(width for width in (4, 8) if width <= about.keccak_width())
 RELEASES = ("1.1.0.36", "1.1.0.38")
 
 
@@ -60,10 +64,13 @@ def assert_encapsulations(eks, ms, cts, secrets):
 
 
 def assert_decapsulations(dks, cts, secrets):
-    """Check decapsulation by the single form, the batch form, and the form with one key."""
+    """Check decapsulation by the single form, the batch form, and the form with one key, with every engine."""
     for dk, ct, secret in zip(dks, cts, secrets, strict=True):
         assert kem.decapsulate(dk, ct).equals(secret)
         assert kem.decapsulate_one_key(dk, ct).equals(secret)
+        for width in LANES:
+            with forced_width(width):
+                assert kem.decapsulate_one_key(dk, ct, engine=Engine.LANES).equals(secret)
     many = kem.decapsulate_many(dks, cts)
     assert bytes(len(dks)) == many.status
     assert many.shared_secrets.equals(b"".join(secrets))

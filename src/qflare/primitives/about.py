@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from qflare._native import about as native
+from qflare.primitives.engine import engine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,7 @@ class NativeAbout:
     self_test: Mapping[str, bool]
     """Known-answer tests at load, by name; a required one that fails stops the import."""
     engine: str
-    """What computes ML-KEM and ML-DSA."""
+    """What computes decapsulations of a batch under one key; liboqs computes everything else."""
     keccak_width: int
     """Keccak states that a batch advances at once: 8 with AVX-512, 4 with AVX2, else 1."""
     extension: str
@@ -39,7 +40,7 @@ def native_about() -> NativeAbout:
         liboqs_origin=native.liboqs_origin(),
         liboqs_features=MappingProxyType(native.liboqs_features()),
         self_test=MappingProxyType(native.self_test()),
-        engine="liboqs",
+        engine=engine(),
         keccak_width=native.keccak_width(),
         extension=native.extension_path(),
     )

@@ -11,7 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare._native import kem as native
+from qflare._native import kem_lanes
 from qflare._native.border import check
+from qflare.primitives import engine as engines
+from qflare.primitives.engine import Engine
 from qflare.primitives.rows import as_buffer, as_rows, as_view, lent_rows, one_row
 
 if TYPE_CHECKING:
@@ -200,18 +203,32 @@ def decapsulate_many(decapsulation_keys: RowsLike, ciphertexts: RowsLike) -> Dec
     return DecapsulatedMany(ss, status)
 
 
-def decapsulate_one_key(decapsulation_key: Readable, ciphertexts: RowsLike) -> SecretBytes:
+def decapsulate_one_key(
+    decapsulation_key: Readable, ciphertexts: RowsLike, *, engine: Engine | None = None
+) -> SecretBytes:
     """
-    Decapsulate all *ciphertexts* under one key: n × 32 bytes of secrets.
+    Decapsulate all *ciphertexts* under one key: n × 32 bytes of secrets, the same from every engine.
+
+    Args:
+        decapsulation_key: 3168 bytes.
+        ciphertexts: n rows of 1568 bytes.
+        engine: What computes; None for what the process chose, and liboqs where there are too few rows to gain.
 
     Raises:
         LengthError: the key is not 3168 bytes, or *ciphertexts* are no whole rows.
         BatchError: too many rows.
         KeyCheckError: the key fails the hash check of FIPS 203, section 7.3.
+        UsageError: *engine* is the lanes, and this processor has none.
     """
     dk = one_row(decapsulation_key, DK_BYTES, name="decapsulation key")
     cts = as_rows(ciphertexts, CT_BYTES, name="ciphertexts")
-    return native.decaps_one_key(dk, cts, len(cts) // CT_BYTES)
+    count = len(cts) // CT_BYTES
+    if engine is None:
+        engine = engines.engine() if count >= engines.LANES_COUNT_MIN else Engine.LIBOQS
+    if engine is Engine.LIBOQS:
+        return native.decaps_one_key(dk, cts, count)
+    with kem_lanes.expand(dk) as context:
+        return kem_lanes.decaps(context, cts, count)
 
 
 def check_encapsulation_keys_many(encapsulation_keys: RowsLike) -> bytes:
