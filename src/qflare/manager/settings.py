@@ -33,6 +33,8 @@ class ManagerSettings:
     """Most batches of one operation under way at a time."""
     threads: int = 2
     """Threads that run C batches."""
+    engine: str | None = None
+    """What decapsulates many under one key: `liboqs` or `lanes`; unset takes the lanes where the processor has them."""
     jobs_max: int = 256
     """Most jobs that wait for a thread."""
     store_timeout_s: float = 10.0

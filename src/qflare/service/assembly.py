@@ -34,6 +34,7 @@ from qflare.manager.refusals import Refusals
 from qflare.manager.registrations import Registrations
 from qflare.manager.rotations import Rotations
 from qflare.manager.sessions import Sessions
+from qflare.primitives.engine import choose_engine
 from qflare.secret import SecretBytes
 from qflare.service.config import read_data_dir
 
@@ -107,6 +108,7 @@ async def open_foundation(
         KeeperError: the keeper does not belong to this database.
         MissingExtraError: the server extra is not installed.
         SchemaMismatchError: the database has no schema, or another version's.
+        SelfTestError: the lanes engine and liboqs disagree.
         StoreUnavailableError: the database does not answer.
     """
     its_clock = clock or SystemClock()
@@ -114,6 +116,7 @@ async def open_foundation(
         offload = Offload(threads=settings.threads, jobs_max=settings.jobs_max)
         # Closed in a thread: it waits for the batch that runs.
         stack.push_async_callback(asyncio.to_thread, offload.close)
+        await offload.run(partial(choose_engine, settings.engine))
         store, folder = await _open_store(place, settings, stack)
         keeper = (
             place.keeper if place.keeper is not None else await offload.run(partial(_open_keeper, folder, settings))
