@@ -339,3 +339,40 @@ def test_json_carries_every_claim(finished):
     """The JSON file is plain JSON with the format's name first."""
     _, folder = finished
     assert "qflare-demo/1" == next(iter(json.loads((folder / "result.json").read_text()).values()))
+
+
+async def test_outside_check_finds_what_is_wrong(finished):
+    """The check from outside fails for altered evidence, for a head that is too old, and for an altered entry."""
+    from dataclasses import replace
+
+    import asyncpg
+
+    from qflare.protocol.identity import decode_identity, server_id_of
+    from qflare.service.demo.outside import check
+    from qflare.stores.embedded import open_embedded
+
+    result, folder = finished
+    served = (folder / "identity.bin").read_bytes()
+    identity = decode_identity(served, server_id=server_id_of(served[:2592]))
+    kept = tuple(Evidence.from_json(path.read_text()) for path in sorted((folder / "evidence").glob("*.json")))
+    other = replace(kept[0], th3_hash=bytes(64))
+    async with await open_embedded(folder / "data") as server:
+        good = await check(server.dsn, identity=identity, evidence=kept, size_min=result.audit.size)
+        assert good.is_valid
+        assert good.size >= result.audit.size
+        forged = await check(server.dsn, identity=identity, evidence=(other, *kept[1:]), size_min=1)
+        assert (len(kept), len(kept) - 1, False) == (forged.receipts_total, forged.receipts_valid, forged.is_valid)
+        old = await check(server.dsn, identity=identity, evidence=kept, size_min=10**9)
+        assert (False, False) == (old.is_signature_valid, old.is_valid)
+        connection = await asyncpg.connect(server.dsn)
+        try:
+            # As a superuser past every guard of the table.
+            await connection.execute("SET session_replication_role = replica")
+            changed = await connection.execute(
+                "UPDATE qflare.audit_entry SET data = data || '\\x20'::bytea WHERE log_index = 5"
+            )
+            assert "UPDATE 1" == changed
+        finally:
+            await connection.close()
+        bad = await check(server.dsn, identity=identity, evidence=kept, size_min=1)
+        assert (False, 5, False) == (bad.is_chain_valid, bad.first_bad_index, bad.is_valid)

@@ -154,7 +154,7 @@ class AuditCheck:
     The audit log read and verified from outside the servers.
 
     Attributes:
-        size: Entries in the log.
+        size: Entries under the latest signed head.
         root: Root hash at that size, 64 hexadecimal digits.
         origin: Name of the log, as signed.
         is_chain_valid: Whether every entry, read from the database, hashes up to that root.

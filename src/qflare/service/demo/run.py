@@ -233,7 +233,7 @@ async def _measure(stage: Stage, tally: Tally) -> tuple[Timing, ...]:
 async def _verify(stage: Stage, children: list[Child]) -> AuditCheck:
     """Sign the log as it stands, and let a process verify it that has no key of the servers."""
     with stage.progress.step("The audit log, verified from outside with the devices' receipts"):
-        await stage.manager.monitor.checkpoint()
+        signed = await stage.manager.monitor.checkpoint()
         server_id = await stage.manager.server_id()
         child = await start_child("the outside check", _OUTSIDE, log=stage.output.logs / "outside.log")
         children.append(child)
@@ -244,6 +244,7 @@ async def _verify(stage: Stage, children: list[Child]) -> AuditCheck:
                 "identity": str(stage.output.identity),
                 "server_id": server_id.hex(),
                 "evidence": str(stage.output.evidence),
+                "size_min": signed.size,
             },
             timeout_s=_AUDIT_TIMEOUT_S,
         )
