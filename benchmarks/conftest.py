@@ -9,6 +9,7 @@ from interleave import Bench
 from raw import Raw
 from server import Server
 
+from qflare.primitives.engine import choose_engine
 from qflare.service.bench.machine import describe_machine
 
 
@@ -32,6 +33,11 @@ ORDER = (
     "test_footprint",
 )
 """Sections of the table, what was published first; the log is measured when it is longest."""
+
+
+def pytest_configure() -> None:
+    """Choose the engine as a server does at its start, so that every section measures the same one."""
+    choose_engine(None)
 
 
 def pytest_collection_modifyitems(items) -> None:
