@@ -86,6 +86,9 @@ async def test_a_device_from_token_to_evidence(served):
     assert "5" in sent.out
     evidence = await run(folder, "device", "evidence", "--state", state, "--output", folder / "evidence.json")
     assert (0, "") == (evidence.code, evidence.out)
+    copy = folder / "copy.json"
+    told = await run(folder, "device", "evidence", "--state", state, "--output", copy, "--json")
+    assert {"written": str(copy)} == json.loads(told.out)
     audit = ("--data-dir", folder / "data")
     pinned = ("--server-id", done.json["server_id"])
     verified = await run(

@@ -98,8 +98,10 @@ def evidence(
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="New file for the evidence; else stdout.")
     ] = None,
+    as_json: options.Json = False,
 ) -> None:
-    """Export the session's receipt for third parties."""
+    """Export the session's receipt for third parties; it is JSON in either case."""
+    from qflare.cli.output import emit
     from qflare.device import Device
 
     with Device.open(state) as device:
@@ -108,6 +110,8 @@ def evidence(
         print(text)
     else:
         _write_new(output, memoryview(text.encode() + b"\n"))
+        if as_json:
+            emit({"written": str(output)}, as_json=True)
 
 
 def _facts(device: Device) -> dict[str, object]:
