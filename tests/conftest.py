@@ -1,6 +1,7 @@
 """What the whole suite shares: the database fixtures, and an end that names what was not run."""
 
 import os
+import shutil
 
 import pytest
 
@@ -13,9 +14,18 @@ from postgres_database import (  # noqa: F401 - fixtures
     postgres_template,
     store,
 )
+from qflare.stores.keeper.file import _LOCK_NAME, _default_volatile
 
 NO_SKIPS = "QFLARE_NO_SKIPS"
 """Set where every component is installed (.ci/run): then a test that was not run is a failure."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_sealing_keys_stay(tmp_path_factory):
+    """Remove what the keepers of this run put into memory: their lasting halves are in the run's own folders."""
+    yield
+    for lasting in tmp_path_factory.getbasetemp().rglob(_LOCK_NAME):
+        shutil.rmtree(_default_volatile(lasting.parent), ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter):
