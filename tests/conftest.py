@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -24,8 +25,10 @@ NO_SKIPS = "QFLARE_NO_SKIPS"
 def _no_sealing_keys_stay(tmp_path_factory):
     """Remove what the keepers of this run put into memory: their lasting halves are in the run's own folders."""
     yield
-    for lasting in tmp_path_factory.getbasetemp().rglob(_LOCK_NAME):
-        shutil.rmtree(_default_volatile(lasting.parent), ignore_errors=True)
+    # os.walk passes over folders that go away meanwhile: a database server may still be ending.
+    for folder, _, names in os.walk(tmp_path_factory.getbasetemp()):
+        if _LOCK_NAME in names:
+            shutil.rmtree(_default_volatile(Path(folder)), ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter):
