@@ -22,17 +22,17 @@ def pytest_addoption(parser) -> None:
 
 ORDER = (
     "test_published_primitives",
-    "test_database",
     "test_raw",
     "test_threads",
     "test_peers",
     "test_kdf",
+    "test_sealing",
+    "test_database",
     "test_handshakes",
     "test_audit",
-    "test_sealing",
     "test_footprint",
 )
-"""Sections of the table, what was published first; the log is measured when it is longest."""
+"""Sections of the table: first what needs no server, in a process that has none; the log when it is longest."""
 
 
 def pytest_configure() -> None:

@@ -29,6 +29,8 @@ from qflare.stores.embedded import open_embedded
 BUCKET_WIDTH_S = 3600
 """Wide, so that no bucket turns in the middle of a figure."""
 _NS_FIELD = 0
+_ENDED_FIELDS = slice(13, 15)
+"""cutime and cstime of proc_pid_stat(5), counted from the state on."""
 
 
 @dataclass(slots=True)
@@ -66,12 +68,22 @@ class Server:
     # --- cost -------------------------------------------------------------------------------------
 
     def postgres_cpu_s(self) -> float:
-        """Return the CPU that PostgreSQL's processes used since they started."""
-        return sum(_cpu_ns(process_id) for process_id in self._postgres_processes()) / 1e9
+        """Return the CPU that PostgreSQL's processes used since they started, those that have ended among them."""
+        while True:
+            try:
+                live = sum(_cpu_ns(process_id) for process_id in self._postgres_processes())
+            except (FileNotFoundError, ProcessLookupError):
+                # A worker of autovacuum ended between the list and the look: now it is among the ended ones.
+                continue
+            return live / 1e9 + _ended_children_s(self._postmaster)
 
     def cost_of(self, work: Coroutine) -> tuple[Cost, object]:
         """Run *work* and return what it used, and its result."""
-        postgres, worker, wall = self.postgres_cpu_s(), time.process_time(), time.perf_counter()
+        try:
+            postgres, worker, wall = self.postgres_cpu_s(), time.process_time(), time.perf_counter()
+        except BaseException:
+            work.close()
+            raise
         result = self.run(work)
         wall_s, worker_s = time.perf_counter() - wall, time.process_time() - worker
         return Cost(wall_s, worker_s, self.postgres_cpu_s() - postgres), result
@@ -152,9 +164,10 @@ def good(results):
 
 
 def _cpu_ns(process_id: int) -> float:
-    try:
-        # Nanoseconds on a processor; /proc/…/stat counts in hundredths of a second.
-        return float(Path(f"/proc/{process_id}/schedstat").read_text(encoding="ascii").split()[_NS_FIELD])
-    except FileNotFoundError:
-        ticks = Path(f"/proc/{process_id}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[11:13]
-        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") * 1e9
+    # Nanoseconds on a processor; /proc/…/stat counts in hundredths of a second.
+    return float(Path(f"/proc/{process_id}/schedstat").read_text(encoding="ascii").split()[_NS_FIELD])
+
+
+def _ended_children_s(process_id: int) -> float:
+    fields = Path(f"/proc/{process_id}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return sum(map(int, fields[_ENDED_FIELDS])) / os.sysconf("SC_CLK_TCK")
