@@ -16,6 +16,7 @@ import asyncpg
 import uvloop
 from raw import FOLDER
 
+from qflare.clock import SystemClock
 from qflare.errors import QflareError
 from qflare.manager.settings import ManagerSettings
 from qflare.protocol.announcement import Announcement, verify_announcement
@@ -26,8 +27,8 @@ from qflare.protocol.offer_device import accept_offer
 from qflare.service.key_manager import QuantumKeyManager
 from qflare.stores.embedded import open_embedded
 
-BUCKET_WIDTH_S = 3600
-"""Wide, so that no bucket turns in the middle of a figure."""
+BUCKET_WIDTHS_S = (86_400, 80_000, 70_000)
+"""Wide, and the one whose end is farthest away is taken, so that no bucket turns in the middle of a figure."""
 _NS_FIELD = 0
 _ENDED_FIELDS = slice(13, 15)
 """cutime and cstime of proc_pid_stat(5), counted from the state on."""
@@ -99,7 +100,10 @@ class Server:
         embedded = await self._stack.enter_async_context(await open_embedded(self._folder))
         self.dsn = embedded.dsn
         self._postmaster = int(next(self._folder.rglob("postmaster.pid")).read_text().split("\n", 1)[0])
-        settings = ManagerSettings(bucket_width_s=BUCKET_WIDTH_S)
+        now_s = SystemClock().now_s()
+        # Both ends of a width never come within the same hour: their distance is checked, not hoped for.
+        width_s = max(BUCKET_WIDTHS_S, key=lambda width_s: width_s - now_s % width_s)
+        settings = ManagerSettings(bucket_width_s=width_s)
         self.manager = await self._stack.enter_async_context(
             QuantumKeyManager(self.dsn, data_dir=self._folder, config=settings)
         )
