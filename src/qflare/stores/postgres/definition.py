@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from importlib.resources.abc import Traversable
 
-SCHEMA_VERSION: Final = 1
-"""What this code works with; `database/schema.sql` installs it."""
-
 _HEADER: Final = re.compile(r"^-- name: (?P<name>[a-z_]+) :(?P<cardinality>one|many|exec)\s*$", re.MULTILINE)
 
 
@@ -59,6 +56,11 @@ def migration_texts() -> Mapping[int, str]:
         if entry.name.endswith(".sql")
     }
     return dict(sorted(found.items()))
+
+
+def schema_version() -> int:
+    """Return the version that this code works with: what the last migration leads to, and `schema.sql` installs."""
+    return max(migration_texts())
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qflare.errors import SchemaMismatchError
-from qflare.stores.postgres.definition import SCHEMA_VERSION, migration_texts, queries, schema_text
+from qflare.stores.postgres.definition import migration_texts, queries, schema_text, schema_version
 from qflare.stores.postgres.failures import translated
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ async def check_schema(connection: Executor, *, timeout_s: float = 10.0) -> None
     Raises:
         SchemaMismatchError: it is missing, too old or too new; the message names the remedy.
     """
-    version = await installed_version(connection, timeout_s=timeout_s)
-    if version == SCHEMA_VERSION:
+    version, wanted = await installed_version(connection, timeout_s=timeout_s), schema_version()
+    if version == wanted:
         return
     if version is None:
         remedy = "has no schema 'qflare'; set it up with  psql DBNAME < database/schema.sql"
-    elif version < SCHEMA_VERSION:
-        remedy = f"has schema version {version}, this is version {SCHEMA_VERSION}; apply database/migrations in order"
+    elif version < wanted:
+        remedy = f"has schema version {version}, this is version {wanted}; apply database/migrations in order"
     else:
-        remedy = f"has schema version {version}, newer than {SCHEMA_VERSION}; install a newer qflare"
+        remedy = f"has schema version {version}, newer than {wanted}; install a newer qflare"
     raise SchemaMismatchError(f"the database {remedy}")
 
 
@@ -60,7 +60,7 @@ async def install_schema(connection: Executor) -> None:
     with translated():
         if version is None:
             await connection.execute(schema_text(), timeout=INSTALL_TIMEOUT_S)
-        elif version < SCHEMA_VERSION:
+        elif version < schema_version():
             for number, text in migration_texts().items():
                 if number > version:
                     await connection.execute(text, timeout=INSTALL_TIMEOUT_S)
