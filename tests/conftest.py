@@ -15,7 +15,8 @@ from postgres_database import (  # noqa: F401 - fixtures
     postgres_template,
     store,
 )
-from qflare.stores.keeper.file import _LOCK_NAME, _default_volatile
+from qflare.stores.keeper.file import default_volatile
+from qflare.stores.keeper.folder import LOCK_NAME
 
 NO_SKIPS = "QFLARE_NO_SKIPS"
 """Set where every component is installed (.ci/run): then a test that was not run is a failure."""
@@ -27,8 +28,8 @@ def _no_sealing_keys_stay(tmp_path_factory):
     yield
     # os.walk passes over folders that go away meanwhile: a database server may still be ending.
     for folder, _, names in os.walk(tmp_path_factory.getbasetemp()):
-        if _LOCK_NAME in names:
-            shutil.rmtree(_default_volatile(Path(folder)), ignore_errors=True)
+        if LOCK_NAME in names:
+            shutil.rmtree(default_volatile(Path(folder)), ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,0 +1,92 @@
+"""
+The keeper's lasting folder: its lock, and the mark below which no bucket key is ever made again.
+
+It lies outside the database and outlives restarts of the machine; every worker of a machine uses the same one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from qflare.errors import KeeperError
+from qflare.stores.keeper.files import own_folder, read_file, replace_file, unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LOCK_NAME: Final = "keeper.lock"
+_MARK_NAME: Final = "destroyed-before"
+_LOCK_TIMEOUT_S: Final = 0.8
+"""Below the second within which a keeper answers or refuses: the lock is held for a few small calls only."""
+_POLL_S: Final = 0.002
+_POLL_MAX_S: Final = 0.02
+
+
+class KeeperFolder:
+    """
+    One lasting folder, made 0700 if absent.
+
+    Raises:
+        ConfigError: it cannot be made, belongs to somebody else, or is open to others.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = own_folder(path)
+
+    def destroyed_before(self) -> int:
+        """Return the mark, 0 where nothing was destroyed yet; `KeeperError` if it cannot be read as a number."""
+        path = self.path / _MARK_NAME
+        content = read_file(path)
+        if content is None:
+            return 0
+        if not content.isdigit():
+            raise KeeperError(f"{path} is damaged; write the lowest live bucket's number into it")
+        return int(content)
+
+    def raise_destroyed_before(self, bucket: int) -> None:
+        """Raise the mark to *bucket*, durably; a lower one changes nothing."""
+        if bucket > self.destroyed_before():
+            replace_file(self.path / _MARK_NAME, str(bucket).encode())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """
+        Hold the keeper's lock: making, destroying and the mark change one at a time, across processes.
+
+        Raises:
+            KeeperError: another worker holds it for too long, or a file cannot be used.
+        """
+        path = self.path / LOCK_NAME
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise unusable(path, error) from None
+        try:
+            # Released by the kernel however the holder ends.
+            _take(descriptor, path)
+            yield
+        except OSError as error:
+            raise unusable(self.path, error) from None
+        finally:
+            os.close(descriptor)
+
+
+def _take(descriptor: int, path: Path) -> None:
+    end = time.monotonic() + _LOCK_TIMEOUT_S
+    pause_s = _POLL_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # A worker whose HSM hangs keeps it: the others must not hang with that one.
+            if time.monotonic() >= end:
+                raise KeeperError(f"another worker holds {path} and does not release it") from None
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _POLL_MAX_S)
+        else:
+            return
