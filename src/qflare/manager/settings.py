@@ -69,6 +69,8 @@ class ManagerSettings:
     """Connections kept open."""
     pool_size_max: int = 8
     """Most connections of this worker."""
+    keeper: str | None = None
+    """Keeper of the sealing keys: `file:`, which unset means too, or a `pkcs11:` URI (docs/operations.md)."""
     keeper_dir: str | None = None
     """Folder of the file keeper's bucket keys; None lets the assembly choose one in a memory file system."""
 

@@ -7,7 +7,6 @@ Where the wings meet: opens store, keeper and threads, puts the manager's parts 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, SystemClock
-from qflare.errors import ConfigError, MissingExtraError
+from qflare.errors import MissingExtraError
 from qflare.manager.background import Background
 from qflare.manager.buckets import Buckets
 from qflare.manager.chains import Turns
@@ -37,6 +36,7 @@ from qflare.manager.sessions import Sessions
 from qflare.primitives.engine import choose_engine
 from qflare.secret import SecretBytes
 from qflare.service.config import read_data_dir
+from qflare.service.keepers import open_keeper
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -58,7 +58,7 @@ class Place:
     """A dsn or a pool; None runs the embedded PostgreSQL in the data folder."""
     data_dir: Path | None
     keeper: Keeper | None = None
-    """A keeper of the caller's, who closes it; None opens the file keeper."""
+    """A keeper of the caller's, who closes it; None opens the one that the settings name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ async def open_foundation(
         await offload.run(partial(choose_engine, settings.engine))
         store, folder = await _open_store(place, settings, stack)
         keeper = (
-            place.keeper if place.keeper is not None else await offload.run(partial(_open_keeper, folder, settings))
+            place.keeper if place.keeper is not None else await offload.run(partial(open_keeper, folder, settings))
         )
         identity = await open_identity(store=store, keeper=keeper, offload=offload, clock=its_clock, settings=settings)
         stack.callback(identity.wipe)
@@ -259,23 +259,6 @@ async def _open_store(place: Place, settings: ManagerSettings, stack: AsyncExitS
     cluster = await _cluster_of(database, settings.store_timeout_s)
     default = await asyncio.to_thread(_default_folder)
     return store, default / f"{_KEEPER_NAME}-{cluster}"
-
-
-def _open_keeper(folder: Path, settings: ManagerSettings) -> Keeper:
-    from qflare.stores.keeper import FileKeeper
-
-    with contextlib.suppress(FileExistsError):
-        try:
-            folder.parent.mkdir(mode=0o700)
-        except FileNotFoundError:
-            raise ConfigError(
-                f"the folder {folder.parent.parent} does not exist; create it, or choose another data folder"
-            ) from None
-        except PermissionError:
-            raise ConfigError(
-                f"the data folder {folder.parent} cannot be made: permission denied; choose another one"
-            ) from None
-    return FileKeeper(folder, settings.keeper_dir)
 
 
 async def _cluster_of(pool: asyncpg.Pool, timeout_s: float) -> str:

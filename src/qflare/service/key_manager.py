@@ -46,7 +46,7 @@ class QuantumKeyManager(Roster, Exchanges, SessionCalls):
         tenant: Whose devices the calls by name are about; messages name their own tenant.
         config: Bounds and widths.
         clock: What tells the time.
-        keeper: Where sealing keys are kept, if not in files.
+        keeper: Where sealing keys are kept, if not where the settings say.
     """
 
     def __init__(
