@@ -21,11 +21,12 @@ def doctor(*, dsn: options.Dsn = None, as_json: options.Json = False) -> None:
     from qflare.service.examination import examine
 
     about = qflare.about()
-    found = asyncio.run(examine(dsn=choose_dsn(dsn), keeper_dir=read_settings(ManagerSettings).keeper_dir))
+    settings = read_settings(ManagerSettings)
+    found = asyncio.run(examine(dsn=choose_dsn(dsn), keeper=settings.keeper, keeper_dir=settings.keeper_dir))
     facts: dict[str, object] = {
         **{field.name: getattr(about, field.name) for field in dataclasses.fields(about)},
         **dataclasses.asdict(found),
-        "is_well": found.database in {None, "ok"} and all(about.self_test.values()),
+        "is_well": found.database in {None, "ok"} and found.is_keeper_usable and all(about.self_test.values()),
     }
     emit(facts, as_json=as_json)
     if not facts["is_well"]:

@@ -54,5 +54,5 @@ def open_keeper(folder: Path, settings: ManagerSettings) -> Keeper:
         keeper = FileKeeper(folder, settings.keeper_dir)
     void = keeper.promise()
     if void is not None:
-        _log.warning("forward secrecy at rest is not promised: %s", void)
+        _log.warning("%s", void)
     return keeper

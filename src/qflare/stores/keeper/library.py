@@ -10,6 +10,7 @@ goes on with what it holds in memory, and refuses what needs the keeper.
 from __future__ import annotations
 
 import concurrent.futures
+import ctypes
 import hashlib
 import os
 import queue
@@ -66,6 +67,7 @@ class Library:
         self._sessions: dict[tuple[str, str | None], _Opened] = {}
         """By token: a process logs in to each once, whatever keys it looks for there."""
         self._is_broken = False
+        self._is_kept = False
         self._refused_pins: set[bytes] = set()
         # A daemon: a call that never returns must not keep the process from ending.
         threading.Thread(target=self._run, name="qflare-pkcs11", daemon=True).start()
@@ -174,6 +176,11 @@ class Library:
 
         # Loading initializes a module that is not; one that failed begins anew, or it never sees its token again.
         module = pkcs11.lib(self._path)
+        if not self._is_kept:
+            # Never unloaded, not even when the interpreter ends: a call that hangs is still in its code, and the
+            # process would end by SIGSEGV. The token forgets the session with the process.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(module))
+            self._is_kept = True
         if self._is_broken:
             module.reinitialize()
             self._is_broken = False

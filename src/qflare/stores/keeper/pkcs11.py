@@ -129,13 +129,7 @@ class Pkcs11Keeper:
 
     def promise(self) -> str | None:
         """Return None if destroyed keys are gone from the token, else a sentence saying why the promise is void."""
-        for name in _SOFTWARE_TOKENS:
-            if name in self._facts.manufacturer or name in self._facts.model:
-                return (
-                    f"the token is {name}, software that keeps its keys in files, of which a medium may keep what was "
-                    "erased: forward secrecy at rest is not promised; use a hardware token, or the file keeper on tmpfs"
-                )
-        return None
+        return _promise_of(self._facts)
 
     # --- inside the module's thread ---------------------------------------------------------------
 
@@ -262,6 +256,30 @@ class Pkcs11Keeper:
         if len(content) != _WRAPPED_BYTES or content[0] != _FORMAT:
             raise KeeperError(f"{self._path(name)} is damaged: restore it from its backup")
         return bytes(content)
+
+
+def look_at_token(uri: str) -> str | None:
+    """
+    Open the token that a URI names and return what `Pkcs11Keeper.promise` would; nothing is made in it.
+
+    Raises:
+        ConfigError: the URI cannot be used.
+        KeeperError: the token is gone, or refuses the PIN.
+        MissingExtraError: python-pkcs11 is not installed.
+    """
+    address = parse_address(uri)
+    library = open_library(address.module_path)
+    return library.call(address, lambda _session, facts: _promise_of(facts), timeout_s=_OPEN_TIMEOUT_S)
+
+
+def _promise_of(facts: TokenFacts) -> str | None:
+    for name in _SOFTWARE_TOKENS:
+        if name in facts.manufacturer or name in facts.model:
+            return (
+                f"the token is {name}, software that keeps its keys in files, of which a medium may keep what was "
+                "erased: forward secrecy at rest is not promised; use a hardware token, or the file keeper on tmpfs"
+            )
+    return None
 
 
 def _missing(path: Path) -> AbsentError:
