@@ -1,9 +1,9 @@
 """
 Forward secrecy, computed (docs/protocol.md, S6): what an adversary with all traffic opens after taking memory at time t.
 
-The traffic is the project's own, over many buckets.  The adversary is a computation over the second implementation: it
-holds the secrets it took, and derives from them and from every message whatever can be derived, to a fixed point.
-What it opens must be exactly what the specification says.  The sealed database (R8) comes with the lifecycle work.
+The traffic is the project's own, over many buckets.  The adversary is a computation over the second implementation
+(tests/adversary.py).  What it opens must be exactly what the specification says.  The sealed database (R8) is in
+tests/service/test_at_rest_proof.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 from parties import BUCKET, WIDTH_S, Server, make_device, make_server
 
-from peer import record as peer_record
-from peer.notation import NO_PSK, Refused, expand, extract, h, u16, u32, u64, unseal
-from peer.ticket import HELLO, OFFER, open_ticket
+from adversary import Loot, Opened, Traffic, attack
+from peer.notation import u64
+from peer.ticket import HELLO, OFFER
 from qflare.model.ids import DeviceId, SessionId
-from qflare.primitives import kem
 from qflare.primitives.random import random_secret
 from qflare.protocol.chain import SessionChain
 from qflare.protocol.confirm import Confirmation
@@ -40,20 +39,6 @@ WINDOW = range(THEFT - 1, THEFT + 2)
 
 
 @dataclass
-class Traffic:
-    """Everything that went over the network, and what is public."""
-
-    bodies: dict[int, bytes] = field(default_factory=dict)
-    hellos: list[tuple[int, int, bytes, bytes, bytes]] = field(default_factory=list)
-    """(name, hdr.b, M1, M2, M3)"""
-    offers: list[tuple[int, bytes, bytes]] = field(default_factory=list)
-    """(name, OFFER, ANSWER)"""
-    enrolments: list[tuple[int, bytes]] = field(default_factory=list)
-    """(hdr.b, ENROL)"""
-    records: list[bytes] = field(default_factory=list)
-
-
-@dataclass
 class Session:
     """What the test knows of a session, to say what should open."""
 
@@ -65,108 +50,6 @@ class Session:
     start: int
     chain: SessionChain
     records: dict[int, list[bytes]] = field(default_factory=dict)
-
-
-@dataclass
-class Loot:
-    """What was taken."""
-
-    dks: dict[int, bytes] = field(default_factory=dict)
-    tks: dict[int, bytes] = field(default_factory=dict)
-    chain_keys: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
-    device: DeviceIdentity | None = None
-    """The device's long-term keys and its row of the roster."""
-
-
-@dataclass
-class Opened:
-    """What the adversary opened."""
-
-    names: set[int] = field(default_factory=set)
-    enrolments: set[int] = field(default_factory=set)
-    sessions: set[int] = field(default_factory=set)
-    records: set[bytes] = field(default_factory=set)
-
-
-def decapsulate(dk: bytes, ct: bytes) -> bytes:
-    """ML-KEM decapsulation with an expanded key, which the second implementation cannot import."""
-    return bytes(kem.decapsulate(dk, ct).view())
-
-
-Chains = dict[tuple[bytes, int], bytes]
-"""Chain keys by sid and bucket."""
-
-
-def attack(traffic: Traffic, loot: Loot) -> Opened:
-    """Derive whatever follows from the loot and the traffic."""
-    opened, chains = Opened(), dict(loot.chain_keys)
-    attack_hellos(traffic, loot, opened, chains)
-    attack_offers(traffic, loot, opened, chains)
-    for hdr_b, message in traffic.enrolments:
-        if hdr_b in loot.dks:
-            th1 = h("QFX/1 enrol", u16(1), h(traffic.bodies[hdr_b]), message[:1580])
-            ck1 = extract(th1, decapsulate(loot.dks[hdr_b], message[12:1580]))
-            unseal(expand(ck1, "enr", th1, 32), message[1580:], th1)
-            opened.enrolments.add(hdr_b)
-    for sealed in traffic.records:
-        sid, b = sealed[3:19], int.from_bytes(sealed[19:27], "big")
-        held = [at for (its, at) in chains if its == sid and at <= b]
-        if held:
-            key = chains[sid, max(held)]
-            for step in range(max(held) + 1, b + 1):
-                key = peer_record.turn(key, step, sid)
-            k, bound = peer_record.stream_key(key, sealed[:48]), h(sealed[:48], b"")
-            opened.records.add(unseal(k, sealed[48:], bound, u64(0) + bytes(3) + b"\x01"))
-    return opened
-
-
-def attack_hellos(traffic: Traffic, loot: Loot, opened: Opened, chains: Chains) -> None:
-    """With dk_b the name (H2); with TK_b the whole session (H5)."""
-    for name, hdr_b, m1, m2, _ in traffic.hellos:
-        if hdr_b in loot.dks:
-            th1 = h("QFX/1 hello", u16(1), h(traffic.bodies[hdr_b]), m1[:3148])
-            ck1 = extract(th1, decapsulate(loot.dks[hdr_b], m1[1580:3148]))
-            unseal(expand(ck1, "m1", th1, 32), m1[3148:], th1)
-            opened.names.add(name)
-        try:
-            ticket = open_ticket(m2[1616:], loot.tks, form=HELLO, now=0)
-        except Refused:
-            continue
-        opened.sessions.add(name)
-        chains[ticket.sid, ticket.start] = expand(ticket.secret, "chain", ticket.th, 64)
-
-
-def attack_offers(traffic: Traffic, loot: Loot, opened: Opened, chains: Chains) -> None:
-    """With ss_D (from TK_b or dk_D) and dk_b the whole session (O4)."""
-    for name, message, answer in traffic.offers:
-        b = int.from_bytes(message[4:12], "big")
-        ct_b, pre = answer[233:1801], answer[1801:1817]
-        for th1, ss_d in offer_secrets(traffic, loot, message):
-            ck1, th3 = extract(th1, ss_d), h(th1, ct_b)
-            assert expand(ck1, "pre", th3, 16) == pre  # the adversary sees that ss_D is right
-            if b in loot.dks:
-                ck2 = extract(extract(ck1, NO_PSK), decapsulate(loot.dks[b], ct_b))
-                assert expand(ck2, "fin d", th3, 32) == answer[-32:]
-                opened.sessions.add(name)
-                chains[message[26:42], b] = expand(ck2, "chain", th3, 64)
-
-
-def offer_secrets(traffic: Traffic, loot: Loot, message: bytes) -> list[tuple[bytes, bytes]]:
-    """(th1, ss_D) of an OFFER, by the ticket key or by the device's own key."""
-    found = []
-    try:
-        ticket = open_ticket(message[1610:], loot.tks, form=OFFER, now=0)
-        found.append((ticket.th, ticket.secret))
-    except Refused:
-        pass
-    if loot.device is not None:
-        its, body = loot.device, traffic.bodies[int.from_bytes(message[4:12], "big")]
-        th1 = h(
-            "QFX/1 offer", u16(1), h(body), h(its.encapsulation_key), its.tenant_id, its.ref, u32(its.key_version),
-            message[:1610],
-        )  # fmt: skip
-        found.append((th1, decapsulate(its.decapsulation_key, message[42:1610])))
-    return found
 
 
 @dataclass
@@ -239,7 +122,7 @@ def story() -> Story:
 
 def loot_of_memory(story: Story) -> Loot:
     """Memory and keeper of the server in bucket THEFT, with every long-term key (A4, R1)."""
-    loot = Loot(device=story.device)
+    loot = Loot(devices=[story.device])
     for b in WINDOW:
         loot.dks[b] = bytes(story.keys[b].decapsulation_key.view())
         loot.tks[b] = bytes(story.keys[b].ticket_key.view())
@@ -283,7 +166,7 @@ def test_sessions_begun_after_the_keys_are_gone_are_out_of_reach(story: Story) -
 
 def test_long_term_keys_alone_open_nothing(story: Story) -> None:
     """The device's private keys, with all traffic, open no session, name or enrolment of either form."""
-    assert attack(story.traffic, Loot(device=story.device)) == Opened()
+    assert attack(story.traffic, Loot(devices=[story.device])) == Opened()
 
 
 def test_offers_need_ticket_key_and_bucket_key_together(story: Story) -> None:
@@ -294,7 +177,7 @@ def test_offers_need_ticket_key_and_bucket_key_together(story: Story) -> None:
     assert not attack(story.traffic, Loot(tks=whole.tks)).sessions & offers
     assert not attack(story.traffic, Loot(dks=whole.dks)).sessions & offers
     assert attack(story.traffic, Loot(tks=whole.tks, dks=whole.dks)).sessions & offers == in_window
-    assert attack(story.traffic, Loot(dks=whole.dks, device=story.device)).sessions & offers == in_window
+    assert attack(story.traffic, Loot(dks=whole.dks, devices=[story.device])).sessions & offers == in_window
 
 
 def test_hellos_need_the_ticket_key(story: Story) -> None:
