@@ -1,0 +1,283 @@
+"""
+Forward secrecy at rest, computed (docs/protocol.md, R8; figure B6).
+
+A real manager over a real PostgreSQL lives through ten buckets.  In bucket t somebody takes everything: a base backup
+from early on with all write-ahead log since, a base backup and a dump of t, the raw files, the keeper's folders, and
+every long-term key of server and devices; the traffic of all ten buckets is his as well.  What he computes from it must
+be exactly what the bound allows.
+"""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from adversary import Opened, Traffic, attack
+from at_rest import decrypt, keks_of, loot_of, program, raw_values, run, sealed_values, values_of_dump
+from manager_world import Edge, TurnedClock, engine_of, make_manager
+from postgres_database import wait_until_stopped
+from qflare.protocol.announcement import verify_announcement
+from qflare.protocol.hello_device import accept_hello, start_hello
+from qflare.protocol.wire import u64
+from qflare.stores.embedded import binaries
+from qflare.stores.embedded.account import choose_account
+from qflare.stores.embedded.folder import open_folder
+from qflare.stores.embedded.postmaster import answers, start_postmaster
+
+WIDTH_S = 300
+LIFETIME = 4
+BUCKETS, EARLY, KEPT, THEFT = range(10), 1, 2, 6
+"""Counted from the first: when the early backup is taken, when somebody keeps the keeper's folder, when all is stolen."""
+BODY_BYTES = 1622
+SEED_44, SIGNING_KEY_44 = 32, 2560
+
+
+@dataclass
+class Taken:
+    """Everything that an adversary takes or sees."""
+
+    traffic: Traffic = field(default_factory=Traffic)
+    sessions: dict = field(default_factory=dict)
+    """By sid: (name, server's bucket when it began, {bucket: plaintexts})."""
+    first: int = 0
+    values: set = field(default_factory=set)
+    """Whatever looks sealed, on any medium."""
+    dump_values: set = field(default_factory=set)
+    keks: dict = field(default_factory=dict)
+    kept_keks: dict = field(default_factory=dict)
+    kek_l: bytes = b""
+    devices: list = field(default_factory=list)
+    signing_keys: tuple = ()
+
+    @property
+    def window(self):
+        return range(self.first + THEFT - 1, self.first + THEFT + 2)
+
+
+async def begin_hello(manager, edge, told, bucket):
+    """A hello whose messages the adversary records."""
+    announcement = verify_announcement(await manager.announcement("current"), (await edge.trust(manager)).certificate)
+    pending = start_hello(edge.device, announcement)
+    m2 = await manager.answer_hello(pending.message)
+    waiting = accept_hello(pending, m2, edge.device)
+    done = await manager.confirm(waiting.message)
+    session = edge.accept(waiting, done.confirmation)
+    name = len(told.sessions)
+    told.sessions[session.sid] = (name, bucket, {})
+    told.traffic.hellos.append((name, announcement.bucket, pending.message, m2, waiting.message))
+
+
+async def begin_offer(manager, edge, told, bucket):
+    """An offer whose messages the adversary records."""
+    offer = (await manager.initiate_temporal_key_exchange(edge.name, edge.pair.public_key)).offer
+    waiting = await edge.answer(manager, offer)
+    done = await manager.confirm(waiting.message)
+    session = edge.accept(waiting, done.confirmation)
+    name = len(told.sessions)
+    told.sessions[session.sid] = (name, bucket, {})
+    told.traffic.offers.append((name, offer, waiting.message))
+
+
+async def talk(manager, edges, told, bucket):
+    """A record in each direction of every live session."""
+    for edge in edges:
+        for sid in list(edge.sessions):
+            established, _ = edge.sessions[sid]
+            if not established.start <= bucket < established.start + LIFETIME:
+                continue
+            name, _, records = told.sessions[sid]
+            plaintexts = [u64(name) + u64(bucket) + bytes([direction]) for direction in (1, 2)]
+            up = edge.seal(sid, plaintexts[1], bucket=bucket)
+            assert (await manager.open_record(up)).plaintext.equals(plaintexts[1])
+            told.traffic.records += [up, await manager.seal_record(sid, plaintexts[0])]
+            records[bucket] = plaintexts
+
+
+def start_archive(folder, dsn, place):
+    """Stream the write-ahead log into *place* from now on, as an archive does."""
+    place.mkdir()
+    with (folder / "receivewal.log").open("wb") as log:
+        return subprocess.Popen([program("pg_receivewal"), "-D", place, "-d", dsn, "--no-loop"], stderr=log)
+
+
+def end_archive(process, place, segment):
+    """End the archive once it has *segment*."""
+    end = time.monotonic() + 30
+    while not any(path.name == segment for path in place.iterdir()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.terminate()
+    process.wait(30)
+
+
+async def values_of_restored(backup, root):
+    """Start PostgreSQL on a copy of a base backup and read every bytea column of it."""
+    root.mkdir(mode=0o700)
+    folder = open_folder(root)
+    shutil.copytree(backup, folder.cluster)
+    folder.cluster.chmod(0o700)
+    output = os.open(folder.log, os.O_WRONLY | os.O_CREAT, 0o600)
+    server = start_postmaster(folder, binaries.binaries_for(folder.cluster), choose_account(), output=output)
+    os.close(output)
+    try:
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    return await sealed_values(folder.dsn())
+                except Exception:  # noqa: BLE001 - it is still coming up
+                    assert server.is_alive() or answers(folder), folder.log.read_text()
+                    await asyncio.sleep(0.05)
+    finally:
+        server.stop()
+
+
+async def take(manager, folder, told, early, archive):
+    """Everything that lies on a medium or is a long-term key, at this moment."""
+    engine = engine_of(manager)
+    data = open_folder(folder / "data")
+    dsn = data.dsn()
+    # The log as an archive has it: up to a segment's end.
+    segment = run("psql", "-XAtc", "SELECT pg_walfile_name(pg_switch_wal())", dsn).decode().strip()
+    end_archive(archive, folder / "archive", segment)
+    run("pg_basebackup", "-D", folder / "late", "-d", dsn, "--checkpoint=fast")
+    told.dump_values = values_of_dump(run("pg_dump", "-d", dsn))
+    restored = await values_of_restored(folder / "late", folder / "restored")
+    earlier = await values_of_restored(early, folder / "restored-early")
+    told.values = restored | earlier | told.dump_values
+    sizes = {len(value) for value in told.values}
+    raw = raw_values([early, folder / "archive", folder / "late", data.cluster], sizes)
+    assert raw - told.values, "old row versions must be found, or this proof looks at nothing"
+    told.values |= raw
+    shutil.copytree(folder / "volatile", folder / "stolen")
+    told.keks = keks_of(folder / "stolen")
+    told.kek_l = (data.root / "keeper" / "kek-l").read_bytes()
+    identity = engine.foundation.identity
+    told.signing_keys = tuple(bytes(key.view()) for key in (identity.announce_signing_key, identity.log_signing_key))
+
+
+async def live(folder):
+    """Ten buckets, with a theft in the middle."""
+    clock = TurnedClock()
+    told = Taken()
+    manager = make_manager(None, folder, clock=clock, lifetime=LIFETIME, certificate_years=1)
+    archive = None
+    try:
+        await manager.open()
+        data = open_folder(folder / "data")
+        archive = start_archive(folder, data.dsn(), folder / "archive")
+        edges = [await Edge.provision(manager) for _ in range(2)]
+        told.first = await manager.current_bucket()
+        for number in BUCKETS:
+            bucket = told.first + number
+            if number:
+                clock.turn(WIDTH_S)
+                assert bucket == await manager.turn()
+            for which in ("current", "next"):
+                body = (await manager.announcement(which))[:BODY_BYTES]
+                told.traffic.bodies[bucket + (which == "next")] = body
+            await begin_hello(manager, edges[0], told, bucket)
+            await begin_offer(manager, edges[1], told, bucket)
+            await talk(manager, edges, told, bucket)
+            if number == EARLY:
+                run("pg_basebackup", "-D", folder / "early", "-d", data.dsn(), "--checkpoint=fast")
+            if number == KEPT:
+                shutil.copytree(folder / "volatile", folder / "kept")
+                told.kept_keks = keks_of(folder / "kept")
+            if number == THEFT:
+                await take(manager, folder, told, folder / "early", archive)
+        told.devices = [edge.device for edge in edges]
+    finally:
+        if archive is not None:
+            archive.kill()
+            archive.wait()
+        await manager.close()
+    await asyncio.to_thread(wait_until_stopped, open_folder(folder / "data"))
+    return told
+
+
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory):
+    """The one story that every test below looks at."""
+    return asyncio.run(live(tmp_path_factory.mktemp("rest")))
+
+
+def within(taken, window):
+    """What the bound allows to whoever holds the KEK_b of *window*, and what there is in all."""
+    inside, everything = set(), set()
+    for _, begun, records in taken.sessions.values():
+        for bucket, plaintexts in records.items():
+            everything.update(plaintexts)
+            was_live = begun < window[0] and bucket >= window[0] and min(records) + LIFETIME > window[0]
+            if begun in window or was_live:
+                inside.update(plaintexts)
+    return inside, everything
+
+
+@pytest.mark.slow
+def test_who_takes_everything_opens_exactly_what_the_bound_allows(taken):
+    """B6: every backup, the log, the keeper and all long-term keys of t open nothing from before t-1, and all inside it."""
+    assert set(taken.window) == set(taken.keks)
+    loot = loot_of(taken.traffic, taken.values, taken.keks, devices=taken.devices)
+    assert set(taken.window) == set(loot.dks) == set(loot.tks)
+    opened = attack(taken.traffic, loot)
+    inside, everything = within(taken, taken.window)
+    assert set() < inside < everything
+    assert inside == opened.records
+    begun = {name for name, bucket, _ in taken.sessions.values() if bucket in taken.window}
+    assert begun == opened.sessions
+    # No key of an earlier bucket came out, of whatever kind.
+    assert min(taken.window) == min(bucket for _, bucket in loot.chain_keys)
+
+
+@pytest.mark.slow
+def test_without_the_keepers_bucket_keys_nothing_opens(taken):
+    """Database, backups, log, KEK_L and every long-term key of server and devices, but no KEK_b: not one record."""
+    # As if KEK_L were any bucket's key: the first one's, those of the theft.
+    loot = loot_of(
+        taken.traffic, taken.values, dict.fromkeys([taken.first, *taken.window], taken.kek_l), devices=taken.devices
+    )
+    assert (loot.dks, loot.tks, loot.chain_keys) == ({}, {}, {})
+    assert Opened() == attack(taken.traffic, loot_of(taken.traffic, set(), {}, devices=taken.devices))
+
+
+@pytest.mark.slow
+def test_the_long_term_keys_were_really_taken(taken):
+    """The same search under KEK_L finds the server's signing keys, on every medium: it would find more if it could."""
+    found = {decrypt(taken.kek_l, value) for value in taken.values}
+    from_dump = {decrypt(taken.kek_l, value) for value in taken.dump_values}
+    expanded = [_expanded(plaintext) for plaintext in found]
+    for key in taken.signing_keys:
+        assert key in expanded
+    assert any(_expanded(plaintext) in taken.signing_keys for plaintext in from_dump)
+
+
+def _expanded(plaintext):
+    from qflare.primitives.sig import SIG44
+
+    if len(plaintext) != SEED_44:
+        return plaintext
+    return bytes(SIG44.generate_from_seed(plaintext).signing_key.view())
+
+
+@pytest.mark.slow
+def test_a_keeper_that_keeps_old_keys_is_noticed(taken):
+    """Control: had the keeper kept the keys of an earlier bucket, the same media would open its records."""
+    kept = taken.kept_keks
+    assert range(taken.first + KEPT - 1, taken.first + KEPT + 2) == range(min(kept), max(kept) + 1)
+    opened = attack(taken.traffic, loot_of(taken.traffic, taken.values, taken.keks | kept, devices=taken.devices))
+    inside, everything = within(taken, taken.window)
+    before, _ = within(taken, range(min(kept), max(kept) + 1))
+    assert before - inside
+    assert opened.records > inside
+    assert before - inside <= opened.records
+    assert opened.records < everything
+
+
+@pytest.mark.slow
+def test_old_row_versions_were_on_the_media(taken):
+    """The log and the raw files hold sealed values that no restored database shows any more, and they are tried too."""
+    assert len(taken.values) > 2 * len(taken.dump_values)
