@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,9 @@ def parse_tenant(text: str | None) -> TenantId:
 
 
 def _require_server() -> None:
+    # Without a handler Python prints warnings to stderr, where scripts look for one line about an error. What a command
+    # does not say, `qflare serve` says at its start and `qflare doctor` at any time.
+    logging.getLogger("qflare").addHandler(logging.NullHandler())
     try:
         import asyncpg  # noqa: F401 - asked for before anything is started
     except ImportError:
