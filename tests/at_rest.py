@@ -56,18 +56,18 @@ async def sealed_values(dsn: str) -> set[bytes]:
     """Every value of every bytea column that looks sealed, found by the catalogue."""
     connection = await asyncpg.connect(dsn, timeout=30)
     try:
-        columns = await connection.fetch(
-            "SELECT c.table_schema, c.table_name, c.column_name FROM information_schema.columns AS c"
+        # The catalogue itself writes the statements, so that names are quoted by the one who knows how.
+        statements = await connection.fetch(
+            "SELECT format('SELECT %I FROM %I.%I WHERE %I IS NOT NULL',"
+            "              c.column_name, c.table_schema, c.table_name, c.column_name)"
+            " FROM information_schema.columns AS c"
             " JOIN information_schema.tables AS t USING (table_schema, table_name)"
             " WHERE c.udt_name = 'bytea' AND t.table_type = 'BASE TABLE' AND c.table_schema = 'qflare'"
         )
-        assert columns
+        assert statements
         found = set()
-        for schema, table, column in columns:
-            rows = await connection.fetch(
-                f'SELECT "{column}" AS v FROM "{schema}"."{table}" WHERE "{column}" IS NOT NULL'
-            )
-            found |= {row["v"] for row in rows if looks_sealed(row["v"])}
+        for (statement,) in statements:
+            found |= {value for (value,) in await connection.fetch(statement) if looks_sealed(value)}
     finally:
         await connection.close()
     return found

@@ -118,9 +118,7 @@ async def open_foundation(
         stack.push_async_callback(asyncio.to_thread, offload.close)
         await offload.run(partial(choose_engine, settings.engine))
         store, folder = await _open_store(place, settings, stack)
-        keeper = (
-            place.keeper if place.keeper is not None else await offload.run(partial(open_keeper, folder, settings))
-        )
+        keeper = place.keeper if place.keeper is not None else await offload.run(partial(open_keeper, folder, settings))
         identity = await open_identity(store=store, keeper=keeper, offload=offload, clock=its_clock, settings=settings)
         stack.callback(identity.wipe)
         background = Background()
