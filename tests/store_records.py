@@ -8,7 +8,8 @@ from qflare.model.bucket import SealedBucket, SealedIdentity
 from qflare.model.device import NewDevice
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
-from qflare.model.session import SessionClaim, StreamClaim
+from qflare.model.reply import SealedReplyKey
+from qflare.model.session import RekeyClaim, SealedChain, SessionClaim, StreamClaim
 
 BUCKET = 1000
 NOW_S = 300_000
@@ -58,8 +59,36 @@ def new_claim(device, *, tenant_id=DEFAULT_TENANT, bucket=BUCKET, **changes):
     return SessionClaim(**(values | changes))
 
 
-def new_stream(sid, *, bucket=BUCKET, direction=1):
-    return StreamClaim(sid=sid, direction=direction, stream_id=os.urandom(16), bucket=bucket)
+def new_stream(sid, *, bucket=BUCKET, direction=1, epoch=0):
+    return StreamClaim(sid=sid, direction=direction, stream_id=os.urandom(16), bucket=bucket, epoch=epoch)
+
+
+def new_rekey(sid, *, epoch=1, first=BUCKET, bucket=BUCKET, body_hash=None):
+    chain = {"tenant_id": DEFAULT_TENANT, "sid": sid}
+    return RekeyClaim(
+        sid=sid,
+        epoch=epoch,
+        body_hash=body_hash or os.urandom(64),
+        first=first,
+        chains=(
+            SealedChain(**chain, bucket=bucket, epoch=epoch - 1, sealed_chain_key=os.urandom(93)),
+            SealedChain(**chain, bucket=first, epoch=epoch, sealed_chain_key=os.urandom(93)),
+        ),
+    )
+
+
+def new_reply_key(sid, *, tenant_id=DEFAULT_TENANT, direction=1, epoch=0, expires=BUCKET + 9, bucket=BUCKET):
+    return SealedReplyKey(
+        tenant_id=tenant_id,
+        sid=sid,
+        request_id=os.urandom(16),
+        direction=direction,
+        request_bucket=BUCKET,
+        request_epoch=epoch,
+        expires_bucket=expires,
+        bucket=bucket,
+        sealed_reply_key=os.urandom(93),
+    )
 
 
 def new_bucket(bucket=BUCKET):

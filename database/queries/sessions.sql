@@ -44,3 +44,9 @@ SELECT qflare.count_expired($1, $2) AS sessions;
 -- name: empty_session_slots :one
 -- Empty the groups of sessions that are all over; how many groups were emptied.
 SELECT qflare.empty_session_slots() AS slots;
+
+-- name: rekey_session :one
+-- Make the next epoch the session's (R7); the result in words.
+-- $1 tenant_id uuid, $2 sid uuid, $3 epoch bigint, $4 body hash bytea, $5 first bucket of the new chain bigint,
+-- $6 buckets bigint[], $7 epochs bigint[], $8 sealed chain keys bytea[], $9 to $14 events
+SELECT qflare.rekey_session($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS result;

@@ -8,7 +8,18 @@ from os import urandom
 import pytest
 
 from qflare.stores.postgres.definition import schema_text
-from store_records import NOW_S, begin_session, confirm, new_claim, new_event, new_stream, publish, register
+from store_records import (
+    NOW_S,
+    begin_session,
+    confirm,
+    new_claim,
+    new_event,
+    new_rekey,
+    new_reply_key,
+    new_stream,
+    publish,
+    register,
+)
 
 T = "'00000000-0000-0000-0000-000000000000'"
 SIDS = "ARRAY(SELECT sid FROM qflare.session LIMIT 9)"
@@ -18,6 +29,9 @@ CALLS = {
     "find_chains": f"qflare.find_chains({T}, {SIDS}, 999, 1001)",
     "find_session_tenants": f"qflare.find_session_tenants({SIDS})",
     "list_chains": "qflare.list_chains(1000, 10, gen_random_uuid())",
+    "find_reply_keys": f"qflare.find_reply_keys({T}, ARRAY(SELECT sid FROM qflare.reply_key LIMIT 9),"
+    " ARRAY(SELECT request_id FROM qflare.reply_key LIMIT 9))",
+    "list_reply_keys": "qflare.list_reply_keys(1000, 10, NULL)",
     "find_leaves": "qflare.find_leaves('{1,2,3}')",
 }
 SMALL = {"bucket_key", "bucket_mark", "log_head", "schema_version"}
@@ -39,6 +53,7 @@ async def test_look_ups_walk_an_index(store, admin, is_analyzed):
     for device in await register(store, 60):
         claim = await begin_session(store, device)
         await store.accept_streams(claim.tenant_id, [new_stream(claim.sid)], now_s=1)
+        await store.save_reply_keys(claim.tenant_id, [new_reply_key(claim.sid)], outstanding_max=8)
     await store.append_events(claim.tenant_id, [new_event()])
     if is_analyzed:
         await admin.execute("ANALYZE")
@@ -66,6 +81,16 @@ async def test_hot_writes_read_no_table_whole(store, admin):
     await confirm(store, *claims)
     await confirm(store, *(new_claim(device) for device in devices))
     await store.accept_streams(claims[0].tenant_id, [new_stream(claim.sid) for claim in claims], now_s=NOW_S)
+    keys = [new_reply_key(claim.sid) for claim in claims]
+    await store.save_reply_keys(claims[0].tenant_id, keys, outstanding_max=8)
+    keys += [new_reply_key(claim.sid, direction=2) for claim in claims]
+    await store.accept_requests(claims[0].tenant_id, keys[len(claims) :], outstanding_max=8, now_s=NOW_S)
+    asked = [(key.sid, key.request_id) for key in keys]
+    await store.take_reply_keys(claims[0].tenant_id, asked, direction=1, bucket=1000, now_s=NOW_S)
+    await store.reseal_reply_keys(keys)
+    await store.drop_reply_keys(before=999, bucket=1000, limit=100)
+    for claim in claims[:5]:
+        await store.rekey_session(claim.tenant_id, new_rekey(claim.sid), event=new_event())
     await store.append_events(claims[0].tenant_id, [new_event() for _ in range(40)])
     await store.find_devices(claims[0].tenant_id, [urandom(32)])
     await store.close()  # ends its connections, which report their counts then

@@ -121,7 +121,8 @@ async def test_a_missing_schema_is_named(empty, empty_database_dsn):
 async def test_another_version_is_refused(admin, database_dsn, version, remedy):
     """A schema that is too old or too new is refused with what to do; schema.sql refuses it as well."""
     await admin.execute("ALTER TABLE qflare.schema_version DROP CONSTRAINT schema_version_positive")
-    await admin.execute("UPDATE qflare.schema_version SET version = $1", version)
+    await admin.execute("DELETE FROM qflare.schema_version")
+    await admin.execute("INSERT INTO qflare.schema_version (version) VALUES ($1)", version)
     with pytest.raises(SchemaMismatchError, match=remedy):
         await open_store(database_dsn)
     with pytest.raises(asyncpg.PostgresError, match="migrations"):

@@ -12,7 +12,7 @@ import pytest
 
 from qflare.model.ids import DEFAULT_TENANT, TenantId
 from qflare.stores.postgres import PostgresStore
-from store_records import begin_session, new_event, new_stream, publish, register
+from store_records import begin_session, new_event, new_reply_key, new_stream, publish, register
 
 OTHER = TenantId(bytes(range(16)))
 
@@ -40,6 +40,7 @@ async def filled(store):
         (device,) = await register(store, tenant_id=tenant_id)
         claim = await begin_session(store, device, tenant_id=tenant_id)
         await store.accept_streams(tenant_id, [new_stream(claim.sid)], now_s=1)
+        await store.save_reply_keys(tenant_id, [new_reply_key(claim.sid)], outstanding_max=8)
         await store.append_events(tenant_id, [new_event()])
     return store
 
@@ -80,7 +81,7 @@ async def attempt(connection, role, tenant_id, statement):
 async def test_no_verb_reaches_a_foreign_row(filled, tokens, admin):
     """As the application, every table and verb touches 0 rows of another tenant, and all of them without a tenant."""
     tables = [row["table_name"] for row in await admin.fetch(TENANT_TABLES)]
-    assert len(tables) >= 11 + 32
+    assert len(tables) >= 12 + 32
     parents = [name for name in tables if "_slot_" not in name]
     for table in parents:
         owned = await admin.fetchval(f"SELECT count(DISTINCT tenant_id) FROM qflare.{table}")
@@ -184,6 +185,7 @@ async def test_functions_that_cross_tenants_are_few_and_narrow(admin):
     )
     definers = {(row["proname"], row["owner"]) for row in rows if row["prosecdef"]}
     crossing = {"find_session_tenants", "list_chains", "save_chains", "list_tenants", "find_leaves", "count_expired"}
+    crossing |= {"list_reply_keys", "reseal_reply_keys", "drop_reply_keys"}
     assert definers == {(name, "qflare_maintenance") for name in crossing} | {
         ("empty_slots", "qflare_owner"),
         ("empty_session_slots", "qflare_owner"),

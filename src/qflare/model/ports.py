@@ -15,7 +15,17 @@ from qflare.model.bucket import SealedBucket, SealedIdentity
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
 from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId, TokenId
-from qflare.model.session import ClaimOutcome, SealedChain, Session, SessionClaim, SessionState, StreamClaim
+from qflare.model.reply import ReplyKeyResult, RequestId, SealedReplyKey
+from qflare.model.session import (
+    ClaimOutcome,
+    RekeyClaim,
+    RekeyResult,
+    SealedChain,
+    Session,
+    SessionClaim,
+    SessionState,
+    StreamClaim,
+)
 from qflare.model.statistics import KeyStatistics
 from qflare.model.token import EnrolmentClaim, EnrolmentOutcome, TokenRecord
 from qflare.secret import SecretBytes
@@ -132,7 +142,7 @@ class SessionStore(Protocol):
     async def find_chains(
         self, tenant_id: TenantId, sids: Sequence[SessionId], *, first: int, last: int
     ) -> tuple[SealedChain, ...]:
-        """Return the sealed chain keys of *sids* for buckets *first* to *last* inclusive."""
+        """Return the sealed chain keys of *sids* for buckets *first* to *last*, of two epochs where one ends (R7)."""
 
     async def save_chains(self, chains: Sequence[SealedChain]) -> int:
         """Insert chain keys where absent (a turn, or first touch by any worker); return how many were new."""
@@ -143,7 +153,10 @@ class SessionStore(Protocol):
     async def accept_streams(
         self, tenant_id: TenantId, claims: Sequence[StreamClaim], *, now_s: int
     ) -> tuple[bool, ...]:
-        """Insert streams; True where new, False where it was accepted before or its session is not live (R4)."""
+        """Insert streams; True where new, False where accepted before, or session or epoch do not live (R4, R7)."""
+
+    async def rekey_session(self, tenant_id: TenantId, claim: RekeyClaim, *, event: NewEvent) -> RekeyResult:
+        """Make the claim's epoch the session's by compare-and-swap, with chain keys and event (R7)."""
 
     async def end_sessions(
         self, tenant_id: TenantId, sids: Sequence[SessionId], state: SessionState, *, events: Sequence[NewEvent]
@@ -155,6 +168,52 @@ class SessionStore(Protocol):
 
     async def count_keys(self, tenant_id: TenantId, *, bucket: int) -> KeyStatistics:
         """Return the figures of `get_key_statistics` for one tenant."""
+
+
+class ReplyStore(Protocol):
+    """Keys of replies that may come late (PROTOCOL R6)."""
+
+    async def accept_requests(
+        self,
+        tenant_id: TenantId,
+        keys: Sequence[SealedReplyKey],
+        *,
+        outstanding_max: int,
+        now_s: int,
+    ) -> tuple[ReplyKeyResult, ...]:
+        """Insert a device's requests' streams (R4) together with the keys of our replies; all or none of each."""
+
+    async def save_reply_keys(
+        self, tenant_id: TenantId, keys: Sequence[SealedReplyKey], *, outstanding_max: int
+    ) -> tuple[ReplyKeyResult, ...]:
+        """Insert the keys of replies to our own requests, of live sessions in their present epoch."""
+
+    async def find_reply_keys(
+        self, tenant_id: TenantId, requests: Sequence[tuple[SessionId, RequestId]]
+    ) -> tuple[SealedReplyKey, ...]:
+        """Return the keys found of outstanding replies."""
+
+    async def take_reply_keys(
+        self,
+        tenant_id: TenantId,
+        requests: Sequence[tuple[SessionId, RequestId]],
+        *,
+        direction: int,
+        bucket: int,
+        now_s: int,
+    ) -> tuple[bool, ...]:
+        """Delete keys whose replies are taken; True where it stood, in time, and its session lives."""
+
+    async def list_reply_keys(
+        self, bucket: int, *, limit: int, after: RequestId | None = None
+    ) -> tuple[SealedReplyKey, ...]:
+        """Return keys sealed in *bucket*, of every tenant's live sessions, in order of request: what a turn seals."""
+
+    async def reseal_reply_keys(self, keys: Sequence[SealedReplyKey]) -> int:
+        """Put keys sealed for a later bucket in the place of the earlier ones; those taken meanwhile stay away."""
+
+    async def drop_reply_keys(self, *, before: int, bucket: int, limit: int) -> int:
+        """Delete keys sealed below *before* and those whose time ended before *bucket*; return how many."""
 
 
 class LogStore(Protocol):
@@ -185,7 +244,7 @@ class LogStore(Protocol):
         """Return counts by (event type, severity) since a time."""
 
 
-class Store(IdentityStore, DeviceStore, SessionStore, LogStore, Protocol):
+class Store(IdentityStore, DeviceStore, SessionStore, ReplyStore, LogStore, Protocol):
     """All of it; `stores.postgres` does it."""
 
     async def check(self) -> None:

@@ -111,3 +111,32 @@ class StreamClaim:
     direction: int
     stream_id: StreamId
     bucket: int
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RekeyClaim:
+    """A rekey on its way into the database (PROTOCOL R7); the chain keys are sealed already."""
+
+    sid: SessionId
+    epoch: int
+    """The new one, one above the session's."""
+    body_hash: bytes
+    """H(REKEY), 64 bytes."""
+    first: int
+    """REKEY's b: the first bucket of the new chain."""
+    chains: tuple[SealedChain, ...]
+    """The new epoch's first chain keys, and the old epoch's for the present bucket."""
+
+
+class RekeyResult(StrEnum):
+    """What the database said to a rekey."""
+
+    REKEYED = "rekeyed"
+    REPEATED = "repeated"
+    """The same body again, while the old epoch is read: the same answer is due."""
+    CONFLICT = "conflict"
+    """Another body for that epoch, or an epoch that does not come next."""
+    EXPIRED = "expired"
+    """REKEY's bucket is over, or not published yet."""
+    ENDED = "ended"

@@ -101,7 +101,13 @@ class RecordHeader:
         # Here, because only a server claims: a device is spared the server's records of sessions.
         from qflare.model.session import StreamClaim
 
-        return StreamClaim(sid=self.sid, direction=self.direction, stream_id=self.stream_id, bucket=self.bucket)
+        return StreamClaim(
+            sid=self.sid,
+            direction=self.direction,
+            stream_id=self.stream_id,
+            bucket=self.bucket,
+            epoch=self.epoch,
+        )
 
     def encode(self) -> bytes:
         """Write the header, 48 bytes."""

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 from qflare.errors import StoreUnavailableError, UsageError
 from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId
-from qflare.model.session import ClaimOutcome, ClaimResult, Session, SessionClaim, SessionState
+from qflare.model.session import (
+    ClaimOutcome,
+    ClaimResult,
+    RekeyClaim,
+    RekeyResult,
+    Session,
+    SessionClaim,
+    SessionState,
+)
 from qflare.stores.postgres.buckets import EMPTYING_LOCK_TIMEOUT
 from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, hashed_append
 from qflare.stores.postgres.connections import Connected
@@ -91,6 +99,22 @@ class Sessions(Connected):
         )
         ended: int = row["ended"]
         return ended
+
+    async def rekey_session(self, tenant_id: TenantId, claim: RekeyClaim, *, event: NewEvent) -> RekeyResult:
+        """Make the claim's epoch the session's by compare-and-swap, with chain keys and event (R7)."""
+        row = await self._connections.get_row(
+            "rekey_session",
+            as_uuid(tenant_id),
+            as_uuid(claim.sid),
+            claim.epoch,
+            claim.body_hash,
+            claim.first,
+            [chain.bucket for chain in claim.chains],
+            [chain.epoch for chain in claim.chains],
+            [chain.sealed_chain_key for chain in claim.chains],
+            *event_columns([event]),
+        )
+        return RekeyResult(row["result"])
 
     async def expire_sessions(self, *, before_bucket: int) -> int:
         """

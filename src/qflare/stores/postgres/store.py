@@ -16,6 +16,7 @@ from qflare.stores.postgres.failures import translated
 from qflare.stores.postgres.identity import Identities
 from qflare.stores.postgres.log import Log
 from qflare.stores.postgres.pool import PoolSettings, open_pool
+from qflare.stores.postgres.reply_keys import ReplyKeys
 from qflare.stores.postgres.schema import check_schema
 from qflare.stores.postgres.sessions import Sessions
 from qflare.stores.postgres.statistics import Statistics
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT_S = 5.0
 
 
-class PostgresStore(Identities, Buckets, Tenants, Devices, Tokens, Sessions, Chains, Streams, Log, Statistics):
+class PostgresStore(
+    Identities, Buckets, Tenants, Devices, Tokens, Sessions, Chains, Streams, ReplyKeys, Log, Statistics
+):
     """
     `model.ports.Store` on a pool of asyncpg.
 

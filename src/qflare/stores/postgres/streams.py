@@ -20,7 +20,7 @@ class Streams(Connected):
     async def accept_streams(
         self, tenant_id: TenantId, claims: Sequence[StreamClaim], *, now_s: int
     ) -> tuple[bool, ...]:
-        """Insert streams; True where new, False where accepted before or the session or bucket is not live (R4)."""
+        """Insert streams; True where new, False where accepted before, or session or epoch do not live (R4, R7)."""
         if not claims:
             return ()
         row = await self._connections.get_row(
@@ -30,6 +30,7 @@ class Streams(Connected):
             [claim.direction for claim in claims],
             as_uuids([claim.stream_id for claim in claims]),
             [claim.bucket for claim in claims],
+            [claim.epoch for claim in claims],
             as_time(now_s),
         )
         return tuple(row["accepted"])
