@@ -332,7 +332,7 @@ async def test_readiness_says_what_is_wrong(database_dsn, tmp_path, admin):
     async with managers(database_dsn, tmp_path) as (manager,):
         assert (await manager.readiness()).is_ready
         keeper = engine_of(manager).foundation.keeper
-        folder = keeper._lasting
+        folder = keeper._folder.path
         folder.rename(folder.with_name("away"))
         ready = await manager.readiness()
         assert (None, None) == (ready.database, ready.bucket)
