@@ -3,12 +3,15 @@
 --     psql dbname < database/schema.sql
 --
 -- Run it as a superuser, or as a role with CREATEROLE that may create schemas in the database.  Everything is one
--- transaction.  An older schema is refused here: database/migrations bring it up to date.
+-- transaction.  An older schema is refused here: `qflare migrate` brings it up to date.
 --
 -- Order of locks, everywhere:
 -- bucket_mark  ->  bucket slot (advisory)  ->  device  ->  session  ->  reply_key  ->  log_head  ->  session_count.
 
 BEGIN;
+
+-- The version that this file installs: the number of the last file in database/migrations.
+SET LOCAL qflare.installs_version = 2;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -18,9 +21,9 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('qflare.schema', 0));
     IF to_regclass('qflare.schema_version') IS NOT NULL THEN
         EXECUTE 'SELECT max(version) FROM qflare.schema_version' INTO v_found;
-        IF v_found IS DISTINCT FROM 2 THEN
-            RAISE EXCEPTION 'schema qflare has version %, this file is version 2; use database/migrations', v_found
-                USING ERRCODE = 'QF001';
+        IF v_found IS DISTINCT FROM current_setting('qflare.installs_version')::integer THEN
+            RAISE EXCEPTION 'schema qflare has version %, this file is version %; use qflare migrate',
+                v_found, current_setting('qflare.installs_version') USING ERRCODE = 'QF001';
         END IF;
     END IF;
 END
@@ -1662,6 +1665,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA qflare FROM PUBLIC;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA qflare TO qflare_app;
 GRANT EXECUTE ON FUNCTION qflare.hold_buckets(bigint[]) TO qflare_maintenance;
 
-INSERT INTO qflare.schema_version (version) VALUES (1), (2) ON CONFLICT DO NOTHING;
+INSERT INTO qflare.schema_version (version)
+SELECT generate_series(1, current_setting('qflare.installs_version')::integer) ON CONFLICT DO NOTHING;
 
 COMMIT;

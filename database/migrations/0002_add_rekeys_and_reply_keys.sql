@@ -474,6 +474,3 @@ REVOKE CREATE ON SCHEMA qflare FROM qflare_maintenance;
 RESET ROLE;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA qflare FROM PUBLIC;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA qflare TO qflare_app;
-
-SET LOCAL ROLE qflare_owner;
-INSERT INTO qflare.schema_version (version) VALUES (2);

@@ -20,6 +20,7 @@ COMMANDS = (
     ("device", "send"),
     ("device", "evidence"),
     ("demo",),
+    ("migrate",),
     ("doctor",),
     ("audit",),
     ("audit", "verify"),

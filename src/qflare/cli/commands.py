@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qflare.cli import audit, bench, demo, devices, doctor, enrol, serve, tokens
+from qflare.cli import audit, bench, demo, devices, doctor, enrol, migrate, serve, tokens
 
 app = typer.Typer(
     name="qflare",
@@ -42,6 +42,7 @@ app.command("enrol")(enrol.enrol)
 app.add_typer(tokens.app)
 app.add_typer(devices.app)
 app.command("demo")(demo.demo)
+app.command("migrate")(migrate.migrate)
 app.command("doctor")(doctor.doctor)
 app.add_typer(audit.app)
 app.command("bench")(bench.bench)

@@ -23,7 +23,7 @@ def choose_dsn(dsn: str | None) -> str | None:
 
 def open_manager(dsn: str | None, data_dir: Path | None, *, tenant: str | None = None) -> QuantumKeyManager:
     """Return a manager for `async with`, with the settings of the environment."""
-    _require_server()
+    require_server()
     from qflare.manager.settings import ManagerSettings
     from qflare.service.config import read_settings
     from qflare.service.key_manager import QuantumKeyManager
@@ -35,7 +35,7 @@ def open_manager(dsn: str | None, data_dir: Path | None, *, tenant: str | None =
 
 def open_monitor(dsn: str | None, data_dir: Path | None) -> SecurityMonitor:
     """Return a monitor for `async with`."""
-    _require_server()
+    require_server()
     from qflare.manager.settings import ManagerSettings
     from qflare.service.config import read_settings
     from qflare.service.security_monitor import SecurityMonitor
@@ -61,7 +61,13 @@ def parse_tenant(text: str | None) -> TenantId:
     return TenantId(tenant)
 
 
-def _require_server() -> None:
+def require_server() -> None:
+    """
+    Prepare a command of the server's side, before it loads any of it.
+
+    Raises:
+        MissingExtraError: the server extra is not installed.
+    """
     # Without a handler Python prints warnings to stderr, where scripts look for one line about an error. What a command
     # does not say, `qflare serve` says at its start and `qflare doctor` at any time.
     logging.getLogger("qflare").addHandler(logging.NullHandler())

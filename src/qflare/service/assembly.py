@@ -35,7 +35,7 @@ from qflare.manager.rotations import Rotations
 from qflare.manager.sessions import Sessions
 from qflare.primitives.engine import choose_engine
 from qflare.secret import SecretBytes
-from qflare.service.config import read_data_dir
+from qflare.service.config import make_data_dir
 from qflare.service.keepers import open_keeper
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ async def _open_store(place: Place, settings: ManagerSettings, stack: AsyncExitS
     if database is None:
         from qflare.stores.embedded import open_embedded
 
-        folder = await asyncio.to_thread(_default_folder) if folder is None else folder
+        folder = await asyncio.to_thread(make_data_dir) if folder is None else folder
         server = await stack.enter_async_context(await open_embedded(folder))
         database = server.dsn
     limits = PoolSettings(min_size=max(1, settings.pool_size_min), max_size=settings.pool_size_max)
@@ -255,7 +255,7 @@ async def _open_store(place: Place, settings: ManagerSettings, stack: AsyncExitS
         return store, folder / _KEEPER_NAME
     # One default folder may serve several databases: each has its own keeper in it.
     cluster = await _cluster_of(database, settings.store_timeout_s)
-    default = await asyncio.to_thread(_default_folder)
+    default = await asyncio.to_thread(make_data_dir)
     return store, default / f"{_KEEPER_NAME}-{cluster}"
 
 
@@ -275,10 +275,3 @@ async def _close_pool(pool: asyncpg.Pool, timeout_s: float) -> None:
             await pool.close()
     except TimeoutError:
         pool.terminate()
-
-
-def _default_folder() -> Path:
-    chosen = read_data_dir()
-    # The default place may lack more than its last part; one that the caller names must not be made up.
-    chosen.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return chosen

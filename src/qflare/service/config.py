@@ -59,6 +59,14 @@ def read_data_dir(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(home) / ".local" / "share" / "qflare"
 
 
+def make_data_dir() -> Path:
+    """Return the data folder of `read_data_dir`, with the folders above it made; one that a caller names is not."""
+    chosen = read_data_dir()
+    # The default place may lack more than its last part.
+    chosen.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return chosen
+
+
 def is_debug(environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether QFLARE_DEBUG asks for tracebacks and debug logs."""
     return environment.get(PREFIX + "DEBUG", "").lower() in {"1", "true", "yes", "on"}

@@ -38,7 +38,7 @@ class EmbeddedServer:
         self._users = users
         self._watch = asyncio.create_task(_watch(folder), name="qflare-embedded-watch")
         self.dsn = folder.dsn()
-        """How to connect to the database, which has its schema."""
+        """How to connect to the database."""
 
     async def close(self) -> None:
         """Stop using the server; it ends when the last user has gone. Safe to call twice."""
@@ -56,13 +56,16 @@ class EmbeddedServer:
         await self.close()
 
 
-async def open_embedded(data_dir: str | os.PathLike[str], *, timeout_s: float = START_TIMEOUT_S) -> EmbeddedServer:
+async def open_embedded(
+    data_dir: str | os.PathLike[str], *, timeout_s: float = START_TIMEOUT_S, installs_schema: bool = True
+) -> EmbeddedServer:
     """
     Open the PostgreSQL of a data folder: start it if nobody has, wait for it, and set its database up.
 
     Args:
         data_dir: The folder; made if only its last part is missing.
         timeout_s: For all of it.
+        installs_schema: Whether the schema is set up or brought up to date too; without it only the database is made.
 
     Raises:
         MissingExtraError: the binaries or asyncpg are not installed.
@@ -85,7 +88,7 @@ async def open_embedded(data_dir: str | os.PathLike[str], *, timeout_s: float = 
             await _start_supervisor(folder)
             connection = await _connect(folder)
             try:
-                await _set_up(folder, connection)
+                await _set_up(folder, connection, installs_schema=installs_schema)
             finally:
                 await connection.close(timeout=5.0)
             return EmbeddedServer(folder, users)
@@ -147,7 +150,7 @@ async def _connect(folder: Folder) -> asyncpg.Connection:
         await asyncio.sleep(_POLL_S)
 
 
-async def _set_up(folder: Folder, connection: asyncpg.Connection) -> None:
+async def _set_up(folder: Folder, connection: asyncpg.Connection, *, installs_schema: bool) -> None:
     """Make the database and its schema where they are missing."""
     import asyncpg
 
@@ -159,6 +162,8 @@ async def _set_up(folder: Folder, connection: asyncpg.Connection) -> None:
             # Another process may be doing the same.
             with contextlib.suppress(asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
                 await connection.execute(f'CREATE DATABASE "{DATABASE}"')
+        if not installs_schema:
+            return
         own = await asyncpg.connect(folder.dsn(), timeout=10.0)
         try:
             await install_schema(own)

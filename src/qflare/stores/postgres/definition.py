@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from importlib.resources.abc import Traversable
 
+_MIGRATION: Final = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z]+(?:_[a-z0-9]+)+)\.sql")
 _HEADER: Final = re.compile(r"^-- name: (?P<name>[a-z_]+) :(?P<cardinality>one|many|exec)\s*$", re.MULTILINE)
 
 
@@ -37,6 +38,17 @@ class Query:
     text: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """A migration of database/migrations: statements that lead from the version before to its own."""
+
+    version: int
+    name: str
+    """What it does, in words."""
+    text: str
+    """Its statements, without BEGIN and COMMIT; version 1 alone is a whole script."""
+
+
 def _database() -> Traversable:
     return files("qflare") / "database"
 
@@ -48,19 +60,29 @@ def schema_text() -> str:
 
 
 @cache
-def migration_texts() -> Mapping[int, str]:
-    """Return the migrations by the version that each leads to."""
-    found = {
-        int(entry.name[:4]): entry.read_text(encoding="utf-8")
-        for entry in (_database() / "migrations").iterdir()
-        if entry.name.endswith(".sql")
-    }
-    return dict(sorted(found.items()))
+def migrations() -> tuple[Migration, ...]:
+    """
+    Return the migrations in order of their versions, which count from 1 without a gap.
+
+    Raises:
+        ConfigError: a file is not named NNNN_verb_noun.sql, or a number is missing or taken twice.
+    """
+    found = []
+    for entry in (_database() / "migrations").iterdir():
+        match = _MIGRATION.fullmatch(entry.name)
+        if match is None:
+            raise ConfigError(f"database/migrations: {entry.name} must be named NNNN_verb_noun.sql")
+        text = entry.read_text(encoding="utf-8")
+        found.append(Migration(version=int(match["version"]), name=match["name"].replace("_", " "), text=text))
+    found.sort(key=lambda migration: migration.version)
+    if [migration.version for migration in found] != list(range(1, len(found) + 1)):
+        raise ConfigError("database/migrations must be numbered from 0001 on, each number once; renumber them")
+    return tuple(found)
 
 
 def schema_version() -> int:
     """Return the version that this code works with: what the last migration leads to, and `schema.sql` installs."""
-    return max(migration_texts())
+    return migrations()[-1].version
 
 
 @cache

@@ -26,7 +26,7 @@ from qflare.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_INSTALL: Final = "set it up with  psql DBNAME < database/schema.sql"
+_INSTALL: Final = "set it up with  qflare migrate  or  psql DBNAME < database/schema.sql"
 
 _EXISTS: Final = {
     "tenant_pkey": "a tenant of that id exists already",

@@ -68,8 +68,7 @@ async def open_pool(dsn: str, settings: PoolSettings | None = None) -> asyncpg.P
         StoreError: it refuses the login.
     """
     limits = settings or PoolSettings()
-    if not dsn.startswith(("postgresql://", "postgres://")):
-        raise ConfigError("a dsn begins with postgresql://")
+    _check_dsn(dsn)
     with translated():
         try:
             return await asyncpg.create_pool(
@@ -90,8 +89,43 @@ async def open_pool(dsn: str, settings: PoolSettings | None = None) -> asyncpg.P
                 },
             )
         except (ValueError, TypeError):
-            # Not the text of the dsn: it may hold a password.
-            raise ConfigError("the dsn cannot be read; write postgresql://user:password@host:port/database") from None
+            raise _unreadable_dsn() from None
+
+
+async def open_connection(dsn: str, settings: PoolSettings | None = None) -> asyncpg.Connection:
+    """
+    Open one connection of an operator's command, which sets timeouts of its own; the caller closes it.
+
+    Nothing of it outlives a transaction, so that it may go through PgBouncer.
+
+    Raises:
+        ConfigError: the dsn cannot be read.
+        StoreUnavailableError: the database does not answer.
+        StoreError: it refuses the login.
+    """
+    limits = settings or PoolSettings()
+    _check_dsn(dsn)
+    with translated():
+        try:
+            return await asyncpg.connect(
+                dsn,
+                timeout=limits.connect_timeout_s,
+                command_timeout=limits.command_timeout_s,
+                statement_cache_size=0,
+                server_settings={"application_name": APPLICATION_NAME},
+            )
+        except (ValueError, TypeError):
+            raise _unreadable_dsn() from None
+
+
+def _check_dsn(dsn: str) -> None:
+    if not dsn.startswith(("postgresql://", "postgres://")):
+        raise ConfigError("a dsn begins with postgresql://")
+
+
+def _unreadable_dsn() -> ConfigError:
+    # Not the text of the dsn: it may hold a password.
+    return ConfigError("the dsn cannot be read; write postgresql://user:password@host:port/database")
 
 
 async def _leave(_connection: object) -> None:

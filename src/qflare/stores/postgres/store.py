@@ -49,12 +49,14 @@ class PostgresStore(
         self._pool = pool
         self._owns_pool = owns_pool
         self._limits = limits
+        self._is_checked = False
 
     async def check(self) -> None:
         """Raise `StoreUnavailableError` or `SchemaMismatchError` if the store cannot be used."""
         with translated():
             async with self._pool.acquire(timeout=self._limits.acquire_timeout_s) as connection:
-                await check_schema(connection, timeout_s=self._limits.command_timeout_s)
+                await check_schema(connection, timeout_s=self._limits.command_timeout_s, is_running=self._is_checked)
+            self._is_checked = True
 
     async def close(self) -> None:
         """Close the pool if the store opened it; connections in use get a few seconds to end."""
