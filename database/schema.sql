@@ -6,9 +6,8 @@
 -- transaction.  An older schema is refused here: `qflare migrate` brings it up to date.
 --
 -- Order of locks, everywhere:
--- bucket_key  ->  bucket_mark  ->  bucket_record  ->  bucket slot (advisory)  ->  device  ->  session  ->  reply_key
--- ->  log_head  ->  session_count  ->  device_count.
--- Beside these:  bucket_key  ->  bucket_mark  ->  bucket_record  ->  log_head.
+-- rotation_policy  ->  bucket_mark  ->  bucket slot (advisory)  ->  device  ->  session  ->  device_use  ->  reply_key
+-- ->  log_head  ->  session_count.
 
 BEGIN;
 
@@ -186,6 +185,59 @@ CREATE TABLE IF NOT EXISTS qflare.device_key (
 -- Random bytes do not compress: storing them as they are saves the attempt.
 ALTER TABLE qflare.device_key ALTER COLUMN public_key SET STORAGE EXTERNAL;
 
+-- When a tenant's device keys are due for rotation, at most one row a tenant; read by every worker's maintenance, and
+-- locked by whoever marks keys, so that all workers together keep to the share a minute.
+CREATE TABLE IF NOT EXISTS qflare.rotation_policy (
+    tenant_id       uuid        NOT NULL,
+    max_age_s       bigint,
+    max_records     bigint,
+    max_bytes       bigint,
+    jitter_percent  smallint    NOT NULL,
+    minute_ppm      integer     NOT NULL,
+    grace_s         bigint,
+    changed_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    counted_devices bigint      NOT NULL DEFAULT 0,
+    counted_at      timestamptz NOT NULL DEFAULT '-infinity',
+    CONSTRAINT rotation_policy_pkey PRIMARY KEY (tenant_id),
+    CONSTRAINT rotation_policy_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
+    CONSTRAINT rotation_policy_bounds_something CHECK (num_nonnulls(max_age_s, max_records, max_bytes) > 0),
+    CONSTRAINT rotation_policy_max_age_range CHECK (max_age_s % 3600 = 0 AND max_age_s BETWEEN 7200 AND 315360000),
+    CONSTRAINT rotation_policy_max_records_range CHECK (max_records BETWEEN 1 AND 4294967296),
+    CONSTRAINT rotation_policy_max_bytes_range CHECK (max_bytes BETWEEN 1 AND 17592186044416),
+    CONSTRAINT rotation_policy_jitter_divides CHECK (jitter_percent IN (0, 1, 2, 4, 5, 10, 20, 25, 50)),
+    CONSTRAINT rotation_policy_minute_range CHECK (minute_ppm BETWEEN 1 AND 1000000),
+    CONSTRAINT rotation_policy_grace_range CHECK (grace_s BETWEEN 3600 AND 31536000),
+    CONSTRAINT rotation_policy_counted_range CHECK (counted_devices >= 0)
+);
+
+-- Which device keys are due, and why: written once a key version, void as soon as the device has another version.
+-- Read when a device asks (E4), and by the count of the last minute.
+CREATE TABLE IF NOT EXISTS qflare.rotation_mark (
+    tenant_id   uuid        NOT NULL,
+    ref         bytea       NOT NULL,
+    key_version bigint      NOT NULL,
+    reason      text        NOT NULL,
+    due_at      timestamptz NOT NULL,
+    marked_at   timestamptz NOT NULL,
+    CONSTRAINT rotation_mark_pkey PRIMARY KEY (ref, tenant_id),
+    CONSTRAINT rotation_mark_of_device FOREIGN KEY (ref, tenant_id) REFERENCES qflare.device (ref, tenant_id),
+    CONSTRAINT rotation_mark_key_version_range CHECK (key_version BETWEEN 1 AND 4294967295),
+    CONSTRAINT rotation_mark_reason_known CHECK (reason IN ('age', 'records', 'bytes'))
+);
+
+-- What the sessions of a device's key version have carried; added to by every worker's flush, read by the policies.
+CREATE TABLE IF NOT EXISTS qflare.device_use (
+    tenant_id   uuid   NOT NULL,
+    ref         bytea  NOT NULL,
+    key_version bigint NOT NULL,
+    records     bigint NOT NULL,
+    bytes       bigint NOT NULL,
+    CONSTRAINT device_use_pkey PRIMARY KEY (ref, key_version, tenant_id),
+    CONSTRAINT device_use_of_device FOREIGN KEY (ref, tenant_id) REFERENCES qflare.device (ref, tenant_id),
+    CONSTRAINT device_use_key_version_range CHECK (key_version BETWEEN 1 AND 4294967295),
+    CONSTRAINT device_use_range CHECK (records >= 0 AND bytes >= 0)
+);
+
 -- The server's identity by serial (A1); read once by each worker.
 CREATE TABLE IF NOT EXISTS qflare.server_identity (
     serial          bigint      NOT NULL,
@@ -271,6 +323,9 @@ CREATE TABLE IF NOT EXISTS qflare.session (
     ended_at     timestamptz,
     rekey_hash   qflare.session_rekey_hash,
     rekey_bucket bigint,
+    -- What it has carried, both ways; at most one flush of each worker behind (decision 0050).
+    records      bigint      NOT NULL DEFAULT 0,
+    bytes        bigint      NOT NULL DEFAULT 0,
     CONSTRAINT session_pkey PRIMARY KEY (sid, tenant_id, slot),
     CONSTRAINT session_slot_of_last_bucket CHECK (slot = last_bucket / 192 % 4),
     CONSTRAINT session_lifetime_range CHECK (start_bucket >= 0 AND last_bucket - start_bucket BETWEEN 0 AND 287),
@@ -349,18 +404,12 @@ CREATE TABLE IF NOT EXISTS qflare.enrolment_token (
     used_at       timestamptz,
     used_key_hash bytea,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
-    state            text        NOT NULL DEFAULT 'active',
-    state_reason     text        NOT NULL DEFAULT '',
-    state_changed_at timestamptz,       -- null in its first state, since created_at
     CONSTRAINT enrolment_token_pkey PRIMARY KEY (token_id, tenant_id),
     CONSTRAINT enrolment_token_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
     CONSTRAINT enrolment_token_device_id_size CHECK (octet_length(device_id) BETWEEN 1 AND 255),
     CONSTRAINT enrolment_token_secret_hash_size CHECK (octet_length(secret_hash) = 64),
     CONSTRAINT enrolment_token_used_key_hash_size CHECK (octet_length(used_key_hash) = 64),
-    CONSTRAINT enrolment_token_used_whole CHECK ((used_at IS NULL) = (used_key_hash IS NULL)),
-    CONSTRAINT enrolment_token_state_known CHECK (state IN ('active', 'used', 'revoked')),
-    CONSTRAINT enrolment_token_state_reason_size CHECK (octet_length(state_reason) <= 1000),
-    CONSTRAINT enrolment_token_used_of_state CHECK ((used_at IS NOT NULL) = (state = 'used'))
+    CONSTRAINT enrolment_token_used_whole CHECK ((used_at IS NULL) = (used_key_hash IS NULL))
 );
 
 -- The audit log's entries, one log for the whole cluster (decision 0026); read by proofs, dashboards and auditors.
@@ -415,81 +464,6 @@ CREATE TABLE IF NOT EXISTS qflare.checkpoint (
 );
 ALTER TABLE qflare.checkpoint ALTER COLUMN signature SET STORAGE EXTERNAL;
 
--- How many devices a tenant has in each state, and how many keys they had: what statistics read instead of counting.
-CREATE TABLE IF NOT EXISTS qflare.device_count (
-    tenant_id   uuid   NOT NULL,
-    pre_active  bigint NOT NULL,
-    active      bigint NOT NULL,
-    suspended   bigint NOT NULL,
-    deactivated bigint NOT NULL,
-    compromised bigint NOT NULL,
-    destroyed   bigint NOT NULL,
-    device_keys bigint NOT NULL,
-    CONSTRAINT device_count_pkey PRIMARY KEY (tenant_id),
-    CONSTRAINT device_count_range
-        CHECK (least(pre_active, active, suspended, deactivated, compromised, destroyed, device_keys) >= 0)
-);
-
--- Every move of a device's key from one state to another, when and why; a key's first state is since its created_at.
--- Written by a trigger, read by the listing of a device's keys.
-CREATE TABLE IF NOT EXISTS qflare.device_key_move (
-    tenant_id   uuid        NOT NULL,
-    ref         bytea       NOT NULL,
-    key_version bigint      NOT NULL,
-    kind        text        NOT NULL,
-    move_index  integer     NOT NULL,
-    from_state  text        NOT NULL,
-    to_state    text        NOT NULL,
-    reason      text        NOT NULL,
-    moved_at    timestamptz NOT NULL,
-    CONSTRAINT device_key_move_pkey PRIMARY KEY (ref, key_version, kind, move_index, tenant_id),
-    CONSTRAINT device_key_move_index_range CHECK (move_index >= 0),
-    CONSTRAINT device_key_move_reason_size CHECK (octet_length(reason) <= 1000)
-);
-
--- The life of each bucket's key pair (A3) without the key: a row stays when the sealed key goes.  Written by triggers
--- alone, read by listings.
-CREATE TABLE IF NOT EXISTS qflare.bucket_record (
-    fingerprint bytea       NOT NULL,   -- SHA-256 of the announcement: a bucket whose KEK was lost has two pairs
-    bucket      bigint      NOT NULL,
-    state       text        NOT NULL,
-    created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT bucket_record_pkey PRIMARY KEY (fingerprint, bucket),
-    CONSTRAINT bucket_record_fingerprint_size CHECK (octet_length(fingerprint) = 32),
-    CONSTRAINT bucket_record_bucket_range CHECK (bucket >= 0),
-    CONSTRAINT bucket_record_state_known
-        CHECK (state IN ('pre-active', 'active', 'suspended', 'deactivated', 'compromised', 'destroyed'))
-);
-
--- Every move of a bucket's key, as device_key_move has them.
-CREATE TABLE IF NOT EXISTS qflare.bucket_record_move (
-    fingerprint bytea       NOT NULL,
-    bucket      bigint      NOT NULL,
-    move_index  integer     NOT NULL,
-    from_state  text        NOT NULL,
-    to_state    text        NOT NULL,
-    reason      text        NOT NULL,
-    moved_at    timestamptz NOT NULL,
-    CONSTRAINT bucket_record_move_pkey PRIMARY KEY (fingerprint, bucket, move_index),
-    CONSTRAINT bucket_record_move_of_record
-        FOREIGN KEY (fingerprint, bucket) REFERENCES qflare.bucket_record (fingerprint, bucket),
-    CONSTRAINT bucket_record_move_index_range CHECK (move_index >= 0),
-    CONSTRAINT bucket_record_move_reason_size CHECK (octet_length(reason) <= 1000)
-);
-
--- Devices and sessions that a worker must not remember as they were; no secret.  Written by triggers in the
--- transaction of the change, read by every worker's polling through list_changes, and deleted after a day.
-CREATE TABLE IF NOT EXISTS qflare.change (
-    tenant_id  uuid        NOT NULL,
-    xid        xid8        NOT NULL DEFAULT pg_current_xact_id(),
-    change_id  uuid        NOT NULL DEFAULT gen_random_uuid(),
-    ref        bytea,
-    sid        uuid,
-    changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT change_pkey PRIMARY KEY (xid, change_id, tenant_id),
-    CONSTRAINT change_of_one CHECK ((ref IS NULL) <> (sid IS NULL))
-);
-
 -- Indexes beyond the keys ----------------------------------------------------------------------------------------------
 
 -- Read by confirm_sessions (at most four live sessions a device) and by the end of a device's sessions.
@@ -504,14 +478,11 @@ CREATE INDEX IF NOT EXISTS reply_key_by_session ON qflare.reply_key (sid, tenant
 CREATE INDEX IF NOT EXISTS audit_entry_by_tenant ON qflare.audit_entry (tenant_id, log_index);
 -- Read by the dashboard's counts; entries come in order of time, so a summary of pages is enough.
 CREATE INDEX IF NOT EXISTS audit_entry_by_time ON qflare.audit_entry USING brin (recorded_at);
--- Read by a tenant's listing of its tokens.
-CREATE INDEX IF NOT EXISTS enrolment_token_by_tenant ON qflare.enrolment_token (tenant_id, token_id);
--- Read by the listing of buckets' keys.
-CREATE INDEX IF NOT EXISTS bucket_record_by_bucket ON qflare.bucket_record (bucket, created_at);
--- Read by a turn, which moves the buckets' keys on.
-CREATE INDEX IF NOT EXISTS bucket_record_undestroyed ON qflare.bucket_record (bucket) WHERE state <> 'destroyed';
--- Read by drop_changes.
-CREATE INDEX IF NOT EXISTS change_by_time ON qflare.change (changed_at);
+
+-- Read by the policies' walk over one tenant's devices, a page at a time.
+CREATE INDEX IF NOT EXISTS device_by_tenant ON qflare.device (tenant_id, ref);
+-- Read when keys are marked: how many were marked within the last minute.
+CREATE INDEX IF NOT EXISTS rotation_mark_by_time ON qflare.rotation_mark (tenant_id, marked_at);
 
 -- Partitions: fixed rings, so that nothing at run time creates or drops a table ------------------------------------------
 DO $$
@@ -540,7 +511,7 @@ DECLARE
 BEGIN
     FOREACH v_table IN ARRAY ARRAY['tenant', 'device', 'device_key', 'handshake', 'session', 'session_route',
                                    'session_state', 'stream', 'reply_key', 'session_count', 'enrolment_token',
-                                   'audit_entry', 'device_count', 'device_key_move', 'change'] LOOP
+                                   'audit_entry', 'rotation_policy', 'rotation_mark', 'device_use'] LOOP
         EXECUTE format('ALTER TABLE qflare.%I ENABLE ROW LEVEL SECURITY', v_table);
         EXECUTE format('ALTER TABLE qflare.%I FORCE ROW LEVEL SECURITY', v_table);
         -- An unset tenant is NULL and equals nothing; the sub-select is evaluated once a statement.
@@ -555,7 +526,7 @@ BEGIN
                        v_table || '_for_auditor', v_table);
     END LOOP;
     FOREACH v_table IN ARRAY ARRAY['tenant', 'session', 'session_route', 'session_state', 'reply_key', 'session_count',
-                                   'audit_entry'] LOOP
+                                   'audit_entry', 'rotation_policy'] LOOP
         EXECUTE format('DROP POLICY IF EXISTS %I ON qflare.%I', v_table || '_for_maintenance', v_table);
         EXECUTE format('CREATE POLICY %I ON qflare.%I FOR SELECT TO qflare_maintenance USING (true)',
                        v_table || '_for_maintenance', v_table);
@@ -568,8 +539,6 @@ DROP POLICY IF EXISTS reply_key_turned ON qflare.reply_key;
 CREATE POLICY reply_key_turned ON qflare.reply_key FOR UPDATE TO qflare_maintenance USING (true) WITH CHECK (true);
 DROP POLICY IF EXISTS reply_key_dropped ON qflare.reply_key;
 CREATE POLICY reply_key_dropped ON qflare.reply_key FOR DELETE TO qflare_maintenance USING (true);
-DROP POLICY IF EXISTS change_for_maintenance ON qflare.change;
-CREATE POLICY change_for_maintenance ON qflare.change TO qflare_maintenance USING (true);
 
 -- Privileges -----------------------------------------------------------------------------------------------------------
 REVOKE ALL ON ALL TABLES IN SCHEMA qflare FROM PUBLIC, qflare_app, qflare_auditor, qflare_maintenance;
@@ -579,16 +548,13 @@ GRANT SELECT, INSERT ON qflare.tenant, qflare.server_identity, qflare.handshake,
       qflare.session_state, qflare.audit_entry, qflare.log_node, qflare.checkpoint TO qflare_app;
 GRANT SELECT, INSERT, DELETE ON qflare.bucket_key, qflare.reply_key TO qflare_app;
 GRANT SELECT, INSERT, UPDATE ON qflare.device, qflare.device_key, qflare.session, qflare.session_count,
-      qflare.enrolment_token TO qflare_app;
+      qflare.enrolment_token, qflare.rotation_mark, qflare.device_use TO qflare_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON qflare.rotation_policy TO qflare_app;
 GRANT SELECT, UPDATE ON qflare.bucket_mark, qflare.log_head TO qflare_app;
 GRANT SELECT ON qflare.tenant, qflare.session, qflare.session_route, qflare.session_state, qflare.session_count,
-      qflare.audit_entry, qflare.bucket_key, qflare.bucket_mark TO qflare_maintenance;
+      qflare.audit_entry, qflare.bucket_key, qflare.bucket_mark, qflare.rotation_policy TO qflare_maintenance;
 GRANT INSERT ON qflare.session_state TO qflare_maintenance;
 GRANT SELECT, UPDATE, DELETE ON qflare.reply_key TO qflare_maintenance;
-GRANT SELECT ON qflare.bucket_record, qflare.bucket_record_move TO qflare_app;
-GRANT SELECT, INSERT ON qflare.device_key_move, qflare.change TO qflare_app;
-GRANT SELECT, INSERT, UPDATE ON qflare.device_count TO qflare_app;
-GRANT SELECT, DELETE ON qflare.change TO qflare_maintenance;
 
 -- Rows that always exist -----------------------------------------------------------------------------------------------
 INSERT INTO qflare.bucket_mark DEFAULT VALUES ON CONFLICT DO NOTHING;
@@ -601,207 +567,28 @@ VALUES ('00000000-0000-0000-0000-000000000000', 'default') ON CONFLICT DO NOTHIN
 SET LOCAL qflare.tenant = '';
 SET LOCAL ROLE qflare_owner;
 
--- Legal states and moves (NIST SP 800-57 part 1, section 7) --------------------------------------------------------------
+-- Legal moves of a state (NIST SP 800-57 part 1, section 7) ------------------------------------------------------------
 
--- Refuse a first state or a move that a table's states do not allow; the table has a column state.
--- The trigger's arguments: the table's name, for the constraint's (a partition has another), and which states it has:
--- 'key' those of NIST SP 800-57, 'session' and 'token' ours.
+-- Refuse a move of a device or key that the states do not allow; both tables have the column state.
 CREATE OR REPLACE FUNCTION qflare.refuse_illegal_move() RETURNS trigger
 LANGUAGE plpgsql AS $$
-DECLARE
-    v_table CONSTANT text   := coalesce(TG_ARGV[0], TG_TABLE_NAME);
-    v_first CONSTANT text[] := CASE coalesce(TG_ARGV[1], 'key')
-        WHEN 'key'     THEN ARRAY['pre-active', 'active']
-        WHEN 'session' THEN ARRAY['live']
-        WHEN 'token'   THEN ARRAY['active'] END;
-    v_moves CONSTANT text[] := CASE coalesce(TG_ARGV[1], 'key')
-        WHEN 'key' THEN ARRAY[
-            'pre-active>active', 'pre-active>suspended', 'pre-active>deactivated', 'pre-active>compromised',
-            'pre-active>destroyed', 'active>suspended', 'active>deactivated', 'active>compromised',
-            'suspended>active', 'suspended>deactivated', 'suspended>compromised',
-            'deactivated>compromised', 'deactivated>destroyed', 'compromised>destroyed']
-        WHEN 'session' THEN ARRAY['live>ended', 'live>revoked', 'live>superseded']
-        WHEN 'token'   THEN ARRAY['active>used', 'active>revoked'] END;
 BEGIN
-    IF TG_OP = 'INSERT' AND NOT NEW.state = ANY (v_first) THEN
-        RAISE EXCEPTION 'the % cannot begin as %', replace(v_table, '_', ' '), NEW.state
-            USING ERRCODE = 'check_violation', CONSTRAINT = v_table || '_state_first', TABLE = v_table;
-    END IF;
-    IF TG_OP = 'UPDATE' AND NOT (OLD.state || '>' || NEW.state) = ANY (v_moves) THEN
-        RAISE EXCEPTION 'the % cannot go from % to %', replace(v_table, '_', ' '), OLD.state, NEW.state
-            USING ERRCODE = 'check_violation', CONSTRAINT = v_table || '_state_move', TABLE = v_table;
+    IF NOT (OLD.state || '>' || NEW.state) = ANY (ARRAY[
+        'pre-active>active', 'pre-active>suspended', 'pre-active>deactivated', 'pre-active>compromised',
+        'pre-active>destroyed', 'active>suspended', 'active>deactivated', 'active>compromised',
+        'suspended>active', 'suspended>deactivated', 'suspended>compromised',
+        'deactivated>compromised', 'deactivated>destroyed', 'compromised>destroyed'])
+    THEN
+        RAISE EXCEPTION 'a % cannot go from % to %', TG_TABLE_NAME, OLD.state, NEW.state
+            USING ERRCODE = 'check_violation', CONSTRAINT = TG_TABLE_NAME || '_state_move', TABLE = TG_TABLE_NAME;
     END IF;
     RETURN NEW;
 END
 $$;
-DO $$
-DECLARE
-    v_guard record;
-BEGIN
-    FOR v_guard IN SELECT * FROM (VALUES
-        ('device', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
-        ('device_key', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
-        ('bucket_record', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
-        ('session', 'session', $w$NEW.state <> 'live'$w$),
-        ('enrolment_token', 'token', $w$NEW.state <> 'active'$w$))
-        AS g (name, states, bad)
-    LOOP
-        -- What stands behind WHEN costs no call: a row that begins as it should passes at once.
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I BEFORE INSERT ON qflare.%I FOR EACH ROW WHEN (%s) '
-                       'EXECUTE FUNCTION qflare.refuse_illegal_move(%L, %L)',
-                       v_guard.name || '_state_first', v_guard.name, v_guard.bad, v_guard.name, v_guard.states);
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I BEFORE UPDATE OF state ON qflare.%I FOR EACH ROW '
-                       'WHEN (OLD.state IS DISTINCT FROM NEW.state) '
-                       'EXECUTE FUNCTION qflare.refuse_illegal_move(%L, %L)',
-                       v_guard.name || '_state_move', v_guard.name, v_guard.name, v_guard.states);
-    END LOOP;
-END
-$$;
-
--- Why a state changes: what the transaction says in qflare.reason, else what the move itself tells.
-CREATE OR REPLACE FUNCTION qflare.reason_of(p_from text, p_to text) RETURNS text
-LANGUAGE sql STABLE AS $$
-    SELECT coalesce(nullif(current_setting('qflare.reason', true), ''),
-                    CASE WHEN p_from = 'pre-active' AND p_to = 'active' THEN 'proven by a handshake'
-                         ELSE 'no reason given' END)
-$$;
-
--- Keep a move of a device's key; its row is locked by the update that moves it.
-CREATE OR REPLACE FUNCTION qflare.keep_device_key_move() RETURNS trigger
-LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO qflare.device_key_move (tenant_id, ref, key_version, kind, move_index, from_state, to_state, reason,
-                                        moved_at)
-    SELECT NEW.tenant_id, NEW.ref, NEW.key_version, NEW.kind, count(*), OLD.state, NEW.state,
-           qflare.reason_of(OLD.state, NEW.state), clock_timestamp()
-      FROM qflare.device_key_move AS m
-     WHERE m.ref = NEW.ref AND m.key_version = NEW.key_version AND m.kind = NEW.kind AND m.tenant_id = NEW.tenant_id;
-    RETURN NULL;
-END
-$$;
-CREATE OR REPLACE TRIGGER device_key_moved AFTER UPDATE OF state ON qflare.device_key
-    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.keep_device_key_move();
-
--- Keep a move of a bucket's key; with the owner's rights, so that no application writes that history otherwise.
-CREATE OR REPLACE FUNCTION qflare.keep_bucket_record_move() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-BEGIN
-    INSERT INTO qflare.bucket_record_move (fingerprint, bucket, move_index, from_state, to_state, reason, moved_at)
-    SELECT NEW.fingerprint, NEW.bucket, count(*), OLD.state, NEW.state, qflare.reason_of(OLD.state, NEW.state),
-           clock_timestamp()
-      FROM qflare.bucket_record_move AS m WHERE m.fingerprint = NEW.fingerprint AND m.bucket = NEW.bucket;
-    RETURN NULL;
-END
-$$;
-CREATE OR REPLACE TRIGGER bucket_record_moved AFTER UPDATE OF state ON qflare.bucket_record
-    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.keep_bucket_record_move();
-
--- move_bucket_record: move a bucket's key and say why; false if there is none with that fingerprint.
-CREATE OR REPLACE FUNCTION qflare.move_bucket_record(p_fingerprint bytea, p_state text, p_reason text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-DECLARE
-    v_reason CONSTANT text := set_config('qflare.reason', p_reason, true);
-BEGIN
-    UPDATE qflare.bucket_record AS k SET state = p_state WHERE k.fingerprint = p_fingerprint;
-    RETURN FOUND;
-END
-$$;
-
--- A bucket's key begins to live: pre-active where it is published early, else in the state of its bucket.
-CREATE OR REPLACE FUNCTION qflare.begin_bucket_key() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-DECLARE
-    v_mark bigint;
-BEGIN
-    -- Held, so that the mark cannot rise over the new row without seeing it.
-    SELECT m.bucket INTO STRICT v_mark FROM qflare.bucket_mark AS m FOR SHARE;
-    INSERT INTO qflare.bucket_record (fingerprint, bucket, state)
-    VALUES (sha256(NEW.announcement), NEW.bucket, 'pre-active') ON CONFLICT DO NOTHING;
-    IF NEW.bucket <= v_mark THEN
-        PERFORM qflare.move_bucket_record(
-            sha256(NEW.announcement), CASE WHEN NEW.bucket = v_mark THEN 'active' ELSE 'deactivated' END,
-            CASE WHEN NEW.bucket = v_mark THEN 'its bucket is current' ELSE 'its bucket is no longer current' END);
-    END IF;
-    RETURN NULL;
-END
-$$;
-CREATE OR REPLACE TRIGGER bucket_key_begun AFTER INSERT ON qflare.bucket_key
-    FOR EACH ROW EXECUTE FUNCTION qflare.begin_bucket_key();
-
--- The mark rose (A2): that bucket's key is active, those of buckets before it are deactivated.
-CREATE OR REPLACE FUNCTION qflare.turn_bucket_keys() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-DECLARE
-    v_key record;
-BEGIN
-    FOR v_key IN SELECT k.fingerprint, k.bucket FROM qflare.bucket_record AS k
-                  WHERE k.state IN ('pre-active', 'active') AND k.state <> 'destroyed' AND k.bucket <= NEW.bucket
-                    AND (k.bucket < NEW.bucket OR k.state = 'pre-active')
-                  ORDER BY k.bucket FOR UPDATE LOOP
-        PERFORM qflare.move_bucket_record(
-            v_key.fingerprint, CASE WHEN v_key.bucket = NEW.bucket THEN 'active' ELSE 'deactivated' END,
-            CASE WHEN v_key.bucket = NEW.bucket THEN 'its bucket is current'
-                 ELSE 'its bucket is no longer current' END);
-    END LOOP;
-    RETURN NULL;
-END
-$$;
-CREATE OR REPLACE TRIGGER bucket_mark_risen AFTER UPDATE OF bucket ON qflare.bucket_mark
-    FOR EACH ROW WHEN (OLD.bucket < NEW.bucket) EXECUTE FUNCTION qflare.turn_bucket_keys();
-
--- A bucket's sealed key is deleted: what stays is that it lived, and that it is destroyed.
-CREATE OR REPLACE FUNCTION qflare.end_bucket_key() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-DECLARE
-    v_fingerprint CONSTANT bytea := sha256(OLD.announcement);
-    v_reason      CONSTANT text  := CASE
-        WHEN OLD.bucket < (SELECT m.bucket FROM qflare.bucket_mark AS m) THEN 'its bucket is over'
-        ELSE 'removed before its bucket was over' END;
-BEGIN
-    -- An active key has no way to destroyed but by being deactivated.
-    IF (SELECT k.state FROM qflare.bucket_record AS k WHERE k.fingerprint = v_fingerprint) = 'active' THEN
-        PERFORM qflare.move_bucket_record(v_fingerprint, 'deactivated', v_reason);
-    END IF;
-    PERFORM qflare.move_bucket_record(v_fingerprint, 'destroyed', v_reason);
-    RETURN NULL;
-END
-$$;
-CREATE OR REPLACE TRIGGER bucket_key_ended AFTER DELETE ON qflare.bucket_key
-    FOR EACH ROW EXECUTE FUNCTION qflare.end_bucket_key();
-
--- Changes that every worker must hear of ---------------------------------------------------------------------------------
-
--- note_change: tell the workers that listen, and those that poll, which device or session is not what it was.
--- A message holds a tenant and a ref or sid, never a secret; it leaves with the commit.
-CREATE OR REPLACE FUNCTION qflare.note_change() RETURNS trigger
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF TG_ARGV[0] = 'device' THEN
-        INSERT INTO qflare.change (tenant_id, ref) VALUES (NEW.tenant_id, NEW.ref);
-        PERFORM pg_notify('qflare_change', 'device ' || replace(NEW.tenant_id::text, '-', '') || ' '
-                                           || encode(NEW.ref, 'hex'));
-    ELSE
-        INSERT INTO qflare.change (tenant_id, sid) VALUES (NEW.tenant_id, NEW.sid);
-        PERFORM pg_notify('qflare_change', 'session ' || replace(NEW.tenant_id::text, '-', '') || ' '
-                                           || replace(NEW.sid::text, '-', ''));
-    END IF;
-    RETURN NULL;
-END
-$$;
-CREATE OR REPLACE TRIGGER device_changed AFTER UPDATE OF state, key_version, sealed_psk ON qflare.device
-    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state OR OLD.key_version IS DISTINCT FROM NEW.key_version
-                       OR OLD.sealed_psk IS DISTINCT FROM NEW.sealed_psk)
-    EXECUTE FUNCTION qflare.note_change('device');
--- Not of sessions that newer ones of their device supersede: that is no revocation, it happens with handshakes, and
--- commits with a message wait for each other.
-CREATE OR REPLACE TRIGGER session_changed AFTER UPDATE OF state ON qflare.session
-    FOR EACH ROW WHEN (OLD.state = 'live' AND NEW.state IN ('ended', 'revoked'))
-    EXECUTE FUNCTION qflare.note_change('session');
+CREATE OR REPLACE TRIGGER device_state_move BEFORE UPDATE OF state ON qflare.device
+    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.refuse_illegal_move();
+CREATE OR REPLACE TRIGGER device_key_state_move BEFORE UPDATE OF state ON qflare.device_key
+    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.refuse_illegal_move();
 
 -- Functions of the application: each is one transaction's work in one round trip ----------------------------------------
 
@@ -959,36 +746,6 @@ BEGIN
 END
 $$;
 
--- count_devices: devices that came (p_from null) or moved, and keys that came; under the head's lock, last of all.
-CREATE OR REPLACE FUNCTION qflare.count_devices(
-    p_tenant uuid, p_from text, p_to text, p_devices bigint, p_keys bigint) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    -- Without ON CONFLICT where the row stands: it would check the difference as if it were a row of its own.
-    LOOP
-        UPDATE qflare.device_count AS c
-           SET pre_active  = c.pre_active  + p_devices * ((p_to = 'pre-active')::integer
-                                                          - coalesce(p_from = 'pre-active', false)::integer),
-               active      = c.active      + p_devices * ((p_to = 'active')::integer
-                                                          - coalesce(p_from = 'active', false)::integer),
-               suspended   = c.suspended   + p_devices * ((p_to = 'suspended')::integer
-                                                          - coalesce(p_from = 'suspended', false)::integer),
-               deactivated = c.deactivated + p_devices * ((p_to = 'deactivated')::integer
-                                                          - coalesce(p_from = 'deactivated', false)::integer),
-               compromised = c.compromised + p_devices * ((p_to = 'compromised')::integer
-                                                          - coalesce(p_from = 'compromised', false)::integer),
-               destroyed   = c.destroyed   + p_devices * ((p_to = 'destroyed')::integer
-                                                          - coalesce(p_from = 'destroyed', false)::integer),
-               device_keys = c.device_keys + p_keys
-         WHERE c.tenant_id = p_tenant;
-        EXIT WHEN FOUND;
-        INSERT INTO qflare.device_count (tenant_id, pre_active, active, suspended, deactivated, compromised,
-                                         destroyed, device_keys)
-        VALUES (p_tenant, 0, 0, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING;
-    END LOOP;
-END
-$$;
-
 -- add_devices: register devices; added[i] is false where the name or ref exists. Events of added ones are written.
 CREATE OR REPLACE FUNCTION qflare.add_devices(
     p_tenant uuid, p_refs bytea[], p_device_ids text[], p_signature_algorithms text[], p_verification_keys bytea[],
@@ -1029,9 +786,6 @@ BEGIN
     SELECT w.first_index, w.old_frontier INTO first_index, old_frontier
       FROM qflare.write_events(p_tenant, added, p_event_types, p_severities, p_event_devices, p_data, p_leaves,
                                p_occurred_ms) AS w;
-    IF v_fresh <> '{}' THEN
-        PERFORM qflare.count_devices(p_tenant, NULL, 'active', cardinality(v_fresh), 2 * cardinality(v_fresh));
-    END IF;
 END
 $$;
 
@@ -1049,7 +803,6 @@ DECLARE
     v_token   qflare.enrolment_token;
     v_version bigint;
     v_keep    boolean[] := array_fill(false, ARRAY[cardinality(p_token_ids)]);
-    v_made    integer   := 0;
 BEGIN
     results := array_fill(NULL::text, ARRAY[cardinality(p_token_ids)]);
     key_versions := array_fill(NULL::bigint, ARRAY[cardinality(p_token_ids)]);
@@ -1060,7 +813,7 @@ BEGIN
     FOR v_place IN SELECT d.place FROM unnest(p_refs) WITH ORDINALITY AS d (ref, place) ORDER BY d.ref, d.place LOOP
         SELECT * INTO v_token FROM qflare.enrolment_token AS t
          WHERE t.tenant_id = p_tenant AND t.token_id = p_token_ids[v_place];
-        IF NOT FOUND OR v_token.device_id <> p_device_ids[v_place] OR v_token.state = 'revoked' THEN
+        IF NOT FOUND OR v_token.device_id <> p_device_ids[v_place] THEN
             results[v_place] := 'token-unknown';
         ELSIF v_token.used_at IS NOT NULL THEN
             -- The same keys again are answered afresh, as long as the device still stands.
@@ -1087,22 +840,17 @@ BEGIN
                        (p_tenant, p_refs[v_place], 1, 'kem', p_kem_algorithms[v_place],
                         p_encapsulation_keys[v_place], p_kem_states[v_place]);
                 UPDATE qflare.enrolment_token AS t
-                   SET used_at = p_now, used_key_hash = p_key_hashes[v_place], state = 'used',
-                       state_reason = 'a device enrolled with it', state_changed_at = p_now
+                   SET used_at = p_now, used_key_hash = p_key_hashes[v_place]
                  WHERE t.tenant_id = p_tenant AND t.token_id = p_token_ids[v_place];
                 results[v_place] := 'enrolled';
                 key_versions[v_place] := 1;
                 v_keep[v_place] := true;
-                v_made := v_made + 1;
             END IF;
         END IF;
     END LOOP;
     SELECT w.first_index, w.old_frontier INTO first_index, old_frontier
       FROM qflare.write_events(p_tenant, v_keep, p_event_types, p_severities, p_event_devices, p_data, p_leaves,
                                p_occurred_ms) AS w;
-    IF v_made > 0 THEN
-        PERFORM qflare.count_devices(p_tenant, NULL, 'active', v_made, 2 * v_made);
-    END IF;
 END
 $$;
 
@@ -1680,14 +1428,13 @@ END
 $$;
 
 -- set_device_state: move a device, end its sessions unless it becomes active, write the event; false if unknown.
--- Keys follow: into the states that are final, and proven ones into suspension and back.
+-- Keys follow into the states that are final.
 CREATE OR REPLACE FUNCTION qflare.set_device_state(
     p_tenant uuid, p_ref bytea, p_state text, p_reason text, p_types text[], p_severities text[], p_devices text[],
     p_data bytea[], p_leaves bytea[], p_occurred_ms bigint[])
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
-    v_reason  CONSTANT text    := set_config('qflare.reason', p_reason, true);
     v_state text;
     v_ended bigint[];
 BEGIN
@@ -1697,7 +1444,7 @@ BEGIN
         RETURN false;
     END IF;
     IF v_state = p_state THEN
-        RAISE EXCEPTION 'the device cannot go from % to %', p_state, p_state
+        RAISE EXCEPTION 'the device is % already', p_state
             USING ERRCODE = 'check_violation', CONSTRAINT = 'device_state_move';
     END IF;
     UPDATE qflare.device AS d
@@ -1710,12 +1457,6 @@ BEGIN
            AND k.state <> p_state AND k.state <> 'destroyed'
            AND (k.state <> 'compromised' OR p_state = 'destroyed')
            AND (k.state <> 'active' OR p_state <> 'destroyed');
-    ELSE
-        -- One that is not proven yet stays so: resuming its device must not prove it.
-        UPDATE qflare.device_key AS k
-           SET state = p_state
-         WHERE k.tenant_id = p_tenant AND k.ref = p_ref
-           AND k.state = CASE p_state WHEN 'suspended' THEN 'active' WHEN 'active' THEN 'suspended' END;
     END IF;
     IF p_state <> 'active' THEN
         v_ended := qflare.stop_sessions(p_tenant, ARRAY[p_ref], NULL, 'revoked');
@@ -1725,7 +1466,6 @@ BEGIN
     IF v_ended IS NOT NULL THEN
         PERFORM qflare.count_ended(p_tenant, v_ended);
     END IF;
-    PERFORM qflare.count_devices(p_tenant, v_state, p_state, 1, 0);
     RETURN true;
 END
 $$;
@@ -1738,7 +1478,6 @@ CREATE OR REPLACE FUNCTION qflare.rotate_device_keys(
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
-    v_reason  CONSTANT text    := set_config('qflare.reason', 'followed by key version ' || p_key_version, true);
     v_state   text;
     v_version bigint;
 BEGIN
@@ -1761,35 +1500,164 @@ BEGIN
     UPDATE qflare.device AS d SET key_version = p_key_version WHERE d.tenant_id = p_tenant AND d.ref = p_ref;
     PERFORM qflare.write_events(p_tenant, ARRAY[true], p_types, p_severities, p_devices, p_data, p_leaves,
                                 p_occurred_ms);
-    PERFORM qflare.count_devices(p_tenant, 'active', 'active', 1, 2);
     RETURN 'rotated';
 END
 $$;
 
--- revoke_token: take a token back before it is used, with its event; false if there is no such token.
-CREATE OR REPLACE FUNCTION qflare.revoke_token(
-    p_tenant uuid, p_token_id uuid, p_reason text, p_types text[], p_severities text[], p_devices text[],
-    p_data bytea[], p_leaves bytea[], p_occurred_ms bigint[])
-RETURNS boolean LANGUAGE plpgsql AS $$
+-- list_rotatable_keys: a page of a tenant's active devices in order of ref, with all that decides whether keys are due.
+-- Times are whole seconds of the database's clock, which all workers share.
+CREATE OR REPLACE FUNCTION qflare.list_rotatable_keys(p_tenant uuid, p_after bytea, p_limit bigint)
+RETURNS TABLE (ref bytea, device_id text, key_version bigint, created_s bigint, records bigint, bytes bigint,
+               marked_s bigint, mark_reason text, now_s bigint)
+LANGUAGE plpgsql ROWS 64 AS $$
 DECLARE
     v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
-    v_state text;
+    v_now     CONSTANT bigint  := floor(extract(epoch FROM clock_timestamp()))::bigint;
 BEGIN
-    SELECT t.state INTO v_state FROM qflare.enrolment_token AS t
-     WHERE t.tenant_id = p_tenant AND t.token_id = p_token_id FOR NO KEY UPDATE;
+    RETURN QUERY
+    SELECT d.ref, d.device_id, d.key_version::bigint, floor(extract(epoch FROM k.created_at))::bigint,
+           coalesce(u.records, 0), coalesce(u.bytes, 0), floor(extract(epoch FROM m.marked_at))::bigint, m.reason, v_now
+      FROM (SELECT e.ref, e.device_id, e.key_version
+              FROM qflare.device AS e
+             WHERE e.tenant_id = p_tenant AND e.ref > p_after AND e.state = 'active'
+             ORDER BY e.ref
+             LIMIT p_limit) AS d
+     CROSS JOIN LATERAL (
+           SELECT e.created_at FROM qflare.device_key AS e
+            WHERE e.tenant_id = p_tenant AND e.ref = d.ref AND e.key_version = d.key_version
+              AND e.kind = 'signature' LIMIT 1) AS k
+      LEFT JOIN LATERAL (
+           SELECT e.records, e.bytes FROM qflare.device_use AS e
+            WHERE e.tenant_id = p_tenant AND e.ref = d.ref AND e.key_version = d.key_version LIMIT 1) AS u ON true
+      LEFT JOIN LATERAL (
+           SELECT e.marked_at, e.reason FROM qflare.rotation_mark AS e
+            WHERE e.tenant_id = p_tenant AND e.ref = d.ref AND e.key_version = d.key_version LIMIT 1) AS m ON true
+     ORDER BY d.ref;
+END
+$$;
+
+-- mark_rotations: mark keys as due, as many as the tenant's share a minute still allows, and write their events.
+-- Whatever the caller believes: without a policy none, none twice, and none that is younger than an hour.
+CREATE OR REPLACE FUNCTION qflare.mark_rotations(
+    p_tenant uuid, p_refs bytea[], p_key_versions bigint[], p_reasons text[], p_due_s bigint[], p_types text[],
+    p_severities text[], p_devices text[], p_data bytea[], p_leaves bytea[], p_occurred_ms bigint[],
+    OUT marked boolean[], OUT first_index bigint, OUT old_frontier bytea)
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
+    v_policy  qflare.rotation_policy;
+    v_now     timestamptz;
+    v_room    bigint;
+BEGIN
+    marked := array_fill(false, ARRAY[cardinality(p_refs)]);
+    SELECT * INTO v_policy FROM qflare.rotation_policy AS p WHERE p.tenant_id = p_tenant FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        RETURN false;
+        RETURN;
     END IF;
-    IF v_state = 'revoked' THEN
-        RAISE EXCEPTION 'the enrolment token cannot go from revoked to revoked'
-            USING ERRCODE = 'check_violation', CONSTRAINT = 'enrolment_token_state_move';
+    v_now := clock_timestamp();     -- after the lock: later than every mark that others have made
+    IF v_policy.counted_at NOT BETWEEN v_now - interval '10 minutes' AND v_now THEN
+        -- Counting a million devices is too dear for every call.
+        SELECT count(*) INTO v_policy.counted_devices
+          FROM qflare.device AS d WHERE d.tenant_id = p_tenant AND d.state = 'active';
+        UPDATE qflare.rotation_policy AS p
+           SET counted_devices = v_policy.counted_devices, counted_at = v_now
+         WHERE p.tenant_id = p_tenant;
     END IF;
-    UPDATE qflare.enrolment_token AS t
-       SET state = 'revoked', state_reason = p_reason, state_changed_at = clock_timestamp()
-     WHERE t.tenant_id = p_tenant AND t.token_id = p_token_id;
-    PERFORM qflare.write_events(p_tenant, ARRAY[true], p_types, p_severities, p_devices, p_data, p_leaves,
-                                p_occurred_ms);
-    RETURN true;
+    -- A share below one device is one device: else a small fleet would never be done.
+    SELECT greatest(1, v_policy.counted_devices * v_policy.minute_ppm / 1000000) - count(*) INTO v_room
+      FROM qflare.rotation_mark AS m
+     WHERE m.tenant_id = p_tenant AND m.marked_at > v_now - interval '1 minute';
+    FOR v_place IN 1 .. cardinality(p_refs) LOOP
+        EXIT WHEN v_room <= 0;
+        -- No lock on the device: a mark for a version that ends meanwhile is void.
+        CONTINUE WHEN NOT EXISTS (
+            SELECT FROM qflare.device AS d
+             WHERE d.tenant_id = p_tenant AND d.ref = p_refs[v_place] AND d.state = 'active'
+               AND d.key_version = p_key_versions[v_place] LIMIT 1);
+        CONTINUE WHEN NOT EXISTS (
+            SELECT FROM qflare.device_key AS k
+             WHERE k.tenant_id = p_tenant AND k.ref = p_refs[v_place] AND k.key_version = p_key_versions[v_place]
+               AND k.kind = 'signature' AND k.created_at <= v_now - interval '1 hour' LIMIT 1);
+        INSERT INTO qflare.rotation_mark AS m (tenant_id, ref, key_version, reason, due_at, marked_at)
+        VALUES (p_tenant, p_refs[v_place], p_key_versions[v_place], p_reasons[v_place],
+                to_timestamp(p_due_s[v_place]), v_now)
+        ON CONFLICT (ref, tenant_id) DO UPDATE
+           SET key_version = EXCLUDED.key_version, reason = EXCLUDED.reason, due_at = EXCLUDED.due_at,
+               marked_at = EXCLUDED.marked_at
+         WHERE m.key_version < EXCLUDED.key_version;
+        IF FOUND THEN
+            marked[v_place] := true;
+            v_room := v_room - 1;
+        END IF;
+    END LOOP;
+    SELECT w.first_index, w.old_frontier INTO first_index, old_frontier
+      FROM qflare.write_events(p_tenant, marked, p_types, p_severities, p_devices, p_data, p_leaves,
+                               p_occurred_ms) AS w;
+END
+$$;
+
+-- find_rotation_marks: the marks that hold, of devices' current keys; is_overdue once the policy's grace is over.
+CREATE OR REPLACE FUNCTION qflare.find_rotation_marks(p_tenant uuid, p_refs bytea[])
+RETURNS TABLE (ref bytea, key_version bigint, reason text, due_at timestamptz, marked_at timestamptz,
+               is_overdue boolean)
+LANGUAGE plpgsql ROWS 64 AS $$
+DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
+    v_grace_s CONSTANT bigint  := (SELECT p.grace_s FROM qflare.rotation_policy AS p WHERE p.tenant_id = p_tenant);
+BEGIN
+    RETURN QUERY
+    SELECT w.ref, m.key_version, m.reason, m.due_at, m.marked_at,
+           coalesce(m.marked_at + v_grace_s * interval '1 second' < clock_timestamp(), false)
+      FROM unnest(p_refs) AS w (ref)
+     CROSS JOIN LATERAL (
+           SELECT e.key_version FROM qflare.device AS e WHERE e.tenant_id = p_tenant AND e.ref = w.ref LIMIT 1) AS d
+     CROSS JOIN LATERAL (
+           SELECT e.key_version, e.reason, e.due_at, e.marked_at FROM qflare.rotation_mark AS e
+            WHERE e.tenant_id = p_tenant AND e.ref = w.ref AND e.key_version = d.key_version LIMIT 1) AS m;
+END
+$$;
+
+-- count_use: add what sessions have carried since the worker's last flush; returns their sums, and whether the device's
+-- current keys are overdue.  Sessions that are not the tenant's are left out.
+CREATE OR REPLACE FUNCTION qflare.count_use(p_tenant uuid, p_sids uuid[], p_records bigint[], p_bytes bigint[])
+RETURNS TABLE (sid uuid, ref bytea, records bigint, bytes bigint, is_overdue boolean)
+LANGUAGE plpgsql ROWS 64 AS $$
+DECLARE
+    v_entered  CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
+    v_use      record;
+    v_sids     uuid[]   := '{}';
+    v_refs     bytea[]  := '{}';
+    v_versions bigint[] := '{}';
+    v_records  bigint[] := '{}';
+    v_bytes    bigint[] := '{}';
+    v_sums     bigint[] := '{}';
+    v_sizes    bigint[] := '{}';
+BEGIN
+    -- In order of sid, so that two workers that flush the same sessions wait for each other instead of locking up.
+    FOR v_use IN
+        SELECT u.sid, sum(u.records)::bigint AS records, sum(u.bytes)::bigint AS bytes
+          FROM unnest(p_sids, p_records, p_bytes) AS u (sid, records, bytes)
+         GROUP BY u.sid ORDER BY u.sid
+    LOOP
+        UPDATE qflare.session AS s
+           SET records = s.records + v_use.records, bytes = s.bytes + v_use.bytes
+         WHERE s.tenant_id = p_tenant AND s.sid = v_use.sid
+        RETURNING v_sids || s.sid, v_refs || s.ref::bytea, v_versions || s.key_version::bigint, v_sums || s.records,
+                  v_sizes || s.bytes, v_records || v_use.records, v_bytes || v_use.bytes
+             INTO v_sids, v_refs, v_versions, v_sums, v_sizes, v_records, v_bytes;
+    END LOOP;
+    INSERT INTO qflare.device_use AS u (tenant_id, ref, key_version, records, bytes)
+    SELECT p_tenant, a.ref, a.key_version, sum(a.records), sum(a.bytes)
+      FROM unnest(v_refs, v_versions, v_records, v_bytes) AS a (ref, key_version, records, bytes)
+     GROUP BY a.ref, a.key_version
+     ORDER BY a.ref, a.key_version
+    ON CONFLICT ON CONSTRAINT device_use_pkey
+    DO UPDATE SET records = u.records + EXCLUDED.records, bytes = u.bytes + EXCLUDED.bytes;
+    RETURN QUERY
+    SELECT a.sid, a.ref, a.records, a.bytes, coalesce(m.is_overdue, false)
+      FROM unnest(v_sids, v_refs, v_sums, v_sizes) AS a (sid, ref, records, bytes)
+      LEFT JOIN qflare.find_rotation_marks(
+                    p_tenant, ARRAY(SELECT DISTINCT w.ref FROM unnest(v_refs) AS w (ref))) AS m ON m.ref = a.ref;
 END
 $$;
 
@@ -1934,6 +1802,19 @@ BEGIN
 END
 $$;
 
+-- list_rotation_policies: every tenant's rotation policy, for the workers' maintenance.
+CREATE OR REPLACE FUNCTION qflare.list_rotation_policies()
+RETURNS TABLE (tenant_id uuid, max_age_s bigint, max_records bigint, max_bytes bigint, jitter_percent smallint,
+               minute_ppm integer, grace_s bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    RETURN QUERY
+    SELECT p.tenant_id, p.max_age_s, p.max_records, p.max_bytes, p.jitter_percent, p.minute_ppm, p.grace_s
+      FROM qflare.rotation_policy AS p ORDER BY p.tenant_id;
+END
+$$;
+
 -- find_leaves: leaf hashes by index for proofs, which pass over every tenant's leaves; hashes only.
 CREATE OR REPLACE FUNCTION qflare.find_leaves(p_indexes bigint[]) RETURNS TABLE (log_index bigint, leaf_hash bytea)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -1951,37 +1832,6 @@ SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     RETURN (SELECT coalesce(sum(c.live), 0) FROM qflare.session_count AS c
              WHERE c.last_bucket >= p_first AND c.last_bucket < p_before);
-END
-$$;
-
--- list_changes: devices and sessions that changed in transactions from p_since on, and where the next call goes on.
--- Whatever was not over when the mark was taken is read again: no commit, however late, is passed over.
--- is_cut says that there were more than p_limit.
-CREATE OR REPLACE FUNCTION qflare.list_changes(
-    p_since bigint, p_limit bigint, OUT mark bigint, OUT tenants uuid[], OUT refs bytea[], OUT sids uuid[],
-    OUT is_cut boolean)
-LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-BEGIN
-    SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
-           coalesce(array_agg(c.tenant_id), '{}'), coalesce(array_agg(c.ref), '{}'), coalesce(array_agg(c.sid), '{}'),
-           count(*) > p_limit
-      INTO mark, tenants, refs, sids, is_cut
-      FROM (SELECT e.tenant_id, e.ref, e.sid FROM qflare.change AS e
-             WHERE e.xid >= p_since::text::xid8 ORDER BY e.xid LIMIT p_limit + 1) AS c;
-END
-$$;
-
--- drop_changes: delete what is told of changes before p_before; no worker looks back so far.
-CREATE OR REPLACE FUNCTION qflare.drop_changes(p_before timestamptz) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-DECLARE
-    v_dropped bigint;
-BEGIN
-    DELETE FROM qflare.change AS c WHERE c.changed_at < p_before;
-    GET DIAGNOSTICS v_dropped = ROW_COUNT;
-    RETURN v_dropped;
 END
 $$;
 

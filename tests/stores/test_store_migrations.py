@@ -25,23 +25,6 @@ LATER = migrations()[1:]
 
 LOOKED_AT = {
     "session_state_pkey": "0002: the key is wider; version 1 knows epoch 0 alone, whose rows stay unique",
-    "bucket_key_begun": "0003: keeps a record beside the row, refuses nothing",
-    "bucket_key_ended": "0003: keeps a record beside the row, refuses nothing",
-    "bucket_mark_risen": "0003: moves records of buckets' keys, refuses nothing",
-    "device_changed": "0003: notes and tells the change, refuses nothing",
-    "device_key_moved": "0003: keeps the move, refuses nothing",
-    "device_key_state_first": "0003: version 1 begins keys pre-active or active",
-    "device_key_state_move": "0003: the same moves, told with the table's name",
-    "device_state_first": "0003: version 1 begins devices active",
-    "device_state_move": "0003: the same moves, told with the table's name",
-    "enrolment_token_state_first": "0003: version 1 leaves the column to its default",
-    "enrolment_token_state_known": "0003: version 1 leaves the column to its default",
-    "enrolment_token_state_move": "0003: version 1 uses a token by enrol_devices alone, which moves it",
-    "enrolment_token_state_reason_size": "0003: version 1 leaves the column to its default",
-    "enrolment_token_used_of_state": "0003: version 1 uses a token by enrol_devices alone, which sets both",
-    "session_changed": "0003: notes and tells the change, refuses nothing",
-    "session_state_first": "0003: version 1 begins sessions live",
-    "session_state_move": "0003: version 1 ends live sessions alone",
 }
 """
 Constraints and triggers of released tables and domains that a migration added or changed, each with the reason why

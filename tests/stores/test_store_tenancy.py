@@ -10,8 +10,8 @@ from os import urandom
 import asyncpg
 import pytest
 
-from qflare.model.device import KeyState
 from qflare.model.ids import DEFAULT_TENANT, TenantId
+from qflare.model.rotation import DueKey, RotationPolicy, RotationReason, SessionUse
 from qflare.stores.postgres import PostgresStore
 from store_records import begin_session, new_event, new_reply_key, new_stream, publish, register
 
@@ -33,7 +33,7 @@ TABLES = """
 
 
 @pytest.fixture
-async def filled(store):
+async def filled(store, admin):
     """A database in which two tenants have a row in every table that is a tenant's."""
     await store.save_tenant(OTHER, "other", event=new_event())
     await publish(store)
@@ -43,8 +43,12 @@ async def filled(store):
         await store.accept_streams(tenant_id, [new_stream(claim.sid)], now_s=1)
         await store.save_reply_keys(tenant_id, [new_reply_key(claim.sid)], outstanding_max=8)
         await store.append_events(tenant_id, [new_event()])
-        (gone,) = await register(store, tenant_id=tenant_id)
-        await store.set_device_state(tenant_id, gone.ref, KeyState.DEACTIVATED, reason="gone", event=new_event())
+        await store.save_rotation_policy(tenant_id, RotationPolicy(max_records=1), event=new_event())
+        await store.count_use(tenant_id, [SessionUse(sid=claim.sid, records=1, bytes=1)])
+        await admin.execute("UPDATE qflare.device_key SET created_at = created_at - interval '1 day'")
+        (key,) = (await store.list_rotatable_keys(tenant_id, after=b"", limit=1)).keys
+        due = DueKey(key=key, reason=RotationReason.RECORDS, due_s=0)
+        assert await store.mark_rotations(tenant_id, [due], events=[new_event()]) == (True,)
     return store
 
 
@@ -188,11 +192,12 @@ async def test_functions_that_cross_tenants_are_few_and_narrow(admin):
     )
     definers = {(row["proname"], row["owner"]) for row in rows if row["prosecdef"]}
     crossing = {"find_session_tenants", "list_chains", "save_chains", "list_tenants", "find_leaves", "count_expired"}
+    crossing |= {"list_rotation_policies"}
     crossing |= {"list_reply_keys", "reseal_reply_keys", "drop_reply_keys"}
-    crossing |= {"list_changes", "drop_changes"}
-    keeping = {"begin_bucket_key", "turn_bucket_keys", "end_bucket_key", "keep_bucket_record_move"}
-    owning = {"empty_slots", "empty_session_slots", "move_bucket_record"} | keeping
-    assert definers == {(name, "qflare_maintenance") for name in crossing} | {(name, "qflare_owner") for name in owning}
+    assert definers == {(name, "qflare_maintenance") for name in crossing} | {
+        ("empty_slots", "qflare_owner"),
+        ("empty_session_slots", "qflare_owner"),
+    }
     assert not any(row["is_public"] for row in rows)
 
 

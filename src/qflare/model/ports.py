@@ -16,6 +16,16 @@ from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
 from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId, TokenId
 from qflare.model.reply import ReplyKeyResult, RequestId, SealedReplyKey
+from qflare.model.rotation import (
+    DueKey,
+    RotatableKeys,
+    RotationMark,
+    RotationPolicy,
+    RotationProgress,
+    SessionUse,
+    SessionUseTotal,
+    TenantPolicy,
+)
 from qflare.model.session import (
     ClaimOutcome,
     RekeyClaim,
@@ -118,6 +128,46 @@ class DeviceStore(Protocol):
 
         `events[i]` is written if claim i enrols.
         """
+
+
+class RotationStore(Protocol):
+    """Rotation policies of device keys, the marks they make, and what sessions have carried."""
+
+    async def find_rotation_policy(self, tenant_id: TenantId) -> RotationPolicy | None:
+        """Return the tenant's policy, None if it has none: then no key becomes due."""
+
+    async def save_rotation_policy(self, tenant_id: TenantId, policy: RotationPolicy, *, event: NewEvent) -> None:
+        """Make *policy* the tenant's, in place of any before it."""
+
+    async def drop_rotation_policy(self, tenant_id: TenantId, *, event: NewEvent) -> None:
+        """Remove the tenant's policy; `KeyNotFoundError` if it has none. Marks that were made stand."""
+
+    async def list_rotation_policies(self) -> tuple[TenantPolicy, ...]:
+        """Return every tenant's policy."""
+
+    async def list_rotatable_keys(self, tenant_id: TenantId, *, after: bytes, limit: int) -> RotatableKeys:
+        """Return up to *limit* active devices' current keys in order of ref, from the one after *after* on."""
+
+    async def mark_rotations(
+        self, tenant_id: TenantId, due: Sequence[DueKey], *, events: Sequence[NewEvent]
+    ) -> tuple[bool, ...]:
+        """
+        Mark keys as due, and write `events[i]` for each that was marked; True where one was.
+
+        Over all workers no more than the policy's share of devices a minute; never without a policy, twice for one key
+        version, or within `MIN_INTERVAL_S` of the version's beginning.
+        """
+
+    async def find_rotation_marks(
+        self, tenant_id: TenantId, refs: Sequence[DeviceRef]
+    ) -> dict[DeviceRef, RotationMark]:
+        """Return the marks on the current keys of *refs*; a mark ends with its key version."""
+
+    async def count_rotations(self, tenant_id: TenantId) -> RotationProgress:
+        """Return how far the tenant's rotation is."""
+
+    async def count_use(self, tenant_id: TenantId, uses: Sequence[SessionUse]) -> tuple[SessionUseTotal, ...]:
+        """Add what sessions have carried, and return their sums; sessions that are not the tenant's are left out."""
 
 
 class SessionStore(Protocol):
@@ -244,7 +294,7 @@ class LogStore(Protocol):
         """Return counts by (event type, severity) since a time."""
 
 
-class Store(IdentityStore, DeviceStore, SessionStore, ReplyStore, LogStore, Protocol):
+class Store(IdentityStore, DeviceStore, RotationStore, SessionStore, ReplyStore, LogStore, Protocol):
     """All of it; `stores.postgres` does it."""
 
     async def check(self) -> None:

@@ -27,6 +27,8 @@ class Refusal(StrEnum):
     CONFLICT = "conflict"
     UNKNOWN_SESSION = "unknown-session"
     SESSION_ENDED = "session-ended"
+    SESSION_USED_UP = "session-used-up"
+    ROTATION_OVERDUE = "rotation-overdue"
     EPOCH = "epoch"
     REPLAY = "replay"
     TRUNCATED = "truncated"

@@ -17,6 +17,7 @@ from qflare.stores.postgres.identity import Identities
 from qflare.stores.postgres.log import Log
 from qflare.stores.postgres.pool import PoolSettings, open_pool
 from qflare.stores.postgres.reply_keys import ReplyKeys
+from qflare.stores.postgres.rotations import Rotations
 from qflare.stores.postgres.schema import check_schema
 from qflare.stores.postgres.sessions import Sessions
 from qflare.stores.postgres.statistics import Statistics
@@ -30,7 +31,7 @@ CLOSE_TIMEOUT_S = 5.0
 
 
 class PostgresStore(
-    Identities, Buckets, Tenants, Devices, Tokens, Sessions, Chains, Streams, ReplyKeys, Log, Statistics
+    Identities, Buckets, Tenants, Devices, Rotations, Tokens, Sessions, Chains, Streams, ReplyKeys, Log, Statistics
 ):
     """
     `model.ports.Store` on a pool of asyncpg.
