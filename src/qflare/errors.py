@@ -144,6 +144,10 @@ class SessionExpiredError(ProtocolError):
     """The session, ticket or token has ended; the remedy is a new handshake or token."""
 
 
+class SessionUsedUpError(SessionExpiredError):
+    """The session has carried as many records or bytes as one may (R9); the remedy is a new handshake."""
+
+
 class StaleBucketError(ProtocolError):
     """A message names a bucket outside the accepted window (R1)."""
 

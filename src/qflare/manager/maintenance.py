@@ -1,5 +1,5 @@
 """
-What the manager does by itself: look at the clock, turn buckets, sweep, clean up.
+What the manager does by itself: look at the clock, turn buckets, sweep, clean up, mark device keys that are due.
 
 Every worker does all of it.  Each step is safe to do twice or at the same time elsewhere: keys are destroyed by number,
 chains are inserted where absent, rows are deleted below a bucket.
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from qflare.manager.chains import Turns
     from qflare.manager.log import Log
     from qflare.manager.offload import Offload
+    from qflare.manager.policies import Policies
     from qflare.manager.settings import ManagerSettings
+    from qflare.manager.uses import Uses
     from qflare.model.ports import Keeper, Store
 
 _log = logging.getLogger("qflare.manager")
@@ -61,6 +63,8 @@ class Maintenance:
         buckets: Buckets,
         turns: Turns,
         log: Log,
+        policies: Policies,
+        uses: Uses,
         offload: Offload,
         clock: Clock,
         settings: ManagerSettings,
@@ -71,6 +75,8 @@ class Maintenance:
         self._buckets = buckets
         self._turns = turns
         self._log = log
+        self._policies = policies
+        self._uses = uses
         self._offload = offload
         self._clock = clock
         self._settings = settings
@@ -109,6 +115,9 @@ class Maintenance:
             if self._cleaned != bucket:
                 await self._clean(bucket)
                 self._cleaned = bucket
+            # Last: what keeps keys from living too long comes before what makes devices renew theirs.
+            await self._uses.flush()
+            await self._policies.step()
         return bucket
 
     async def clean(self) -> CleanupReport:

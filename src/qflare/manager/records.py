@@ -7,11 +7,19 @@ session still lives.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-from qflare.errors import KeyNotFoundError, QflareError, SessionExpiredError, StaleBucketError, StoreUnavailableError
+from qflare.errors import (
+    KeyNotFoundError,
+    QflareError,
+    SessionExpiredError,
+    SessionUsedUpError,
+    StaleBucketError,
+    StoreUnavailableError,
+)
 from qflare.manager.batcher import Batcher
 from qflare.manager.chains import CHAIN_KEY_BYTES
 from qflare.manager.deadline import Deadline
@@ -19,18 +27,26 @@ from qflare.manager.tenancy import by_tenant
 from qflare.model.refusal import Refusal
 from qflare.model.session import Session, SessionState, StreamClaim
 from qflare.primitives.kdf import message_keys_many
-from qflare.protocol.record import RecordHeader, new_header, open_records_many, read_header, seal_records_many
+from qflare.protocol.record import (
+    KIND_CONTROL,
+    RecordHeader,
+    new_header,
+    open_records_many,
+    read_header,
+    seal_records_many,
+)
 from qflare.protocol.wire import DIRECTION_TO_DEVICE, DIRECTION_TO_SERVER
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from qflare.manager.buckets import Buckets, Ring
     from qflare.manager.offload import Offload
     from qflare.manager.refusals import Refusals
     from qflare.manager.sessions import Resolved, Sessions
     from qflare.manager.settings import ManagerSettings
+    from qflare.manager.uses import Uses
     from qflare.model.ids import SessionId, StreamId, TenantId
     from qflare.model.ports import SessionStore
 
@@ -98,9 +114,11 @@ class Records:
         sessions: Sessions,
         refusals: Refusals,
         offload: Offload,
+        uses: Uses,
         settings: ManagerSettings,
     ) -> None:
         """Keep one queue for each direction and one for keys."""
+        self._uses = uses
         self._store = store
         self._buckets = buckets
         self._sessions = sessions
@@ -139,6 +157,9 @@ class Records:
         """Finish what was accepted."""
         for queue in (self.opens, self.seals, self.keys):
             await queue.close(timeout_s)
+        with contextlib.suppress(QflareError):
+            # Counts that the store does not take now are lost, as they are when a worker is killed.
+            await self._uses.flush()
 
     # --- opening ----------------------------------------------------------------------------------
 
@@ -158,8 +179,9 @@ class Records:
                 )
         try:
             for place, item in zip(places, opened, strict=True):
-                verdicts[place] = item
+                verdicts[place] = self._within_bounds(item)
             await self._accept(ring, verdicts)
+            await self._count([(it.session, len(batch[at].message)) for at, it in _opened(verdicts)])
         except BaseException:
             _wipe_opened(opened)
             raise
@@ -167,6 +189,27 @@ class Records:
             self._refuse(item, headers[place]) if isinstance(item, Refusal) else item
             for place, item in enumerate(verdicts)
         ]
+
+    def _within_bounds(self, item: OpenedRecord | Refusal) -> OpenedRecord | Refusal:
+        """Refuse what an authentic record may not carry any more; control stays open, since rotation goes by it."""
+        if isinstance(item, Refusal):
+            return item
+        if self._uses.is_used_up(item.session):
+            reason = Refusal.SESSION_USED_UP
+        elif item.header.kind != KIND_CONTROL and self._uses.is_overdue(item.session):
+            reason = Refusal.ROTATION_OVERDUE
+        else:
+            return item
+        item.plaintext.wipe()
+        return reason
+
+    async def _count(self, carried: Sequence[tuple[Session, int]]) -> None:
+        for session, size_bytes in carried:
+            self._uses.count(session, size_bytes)
+        if self._uses.is_flush_due:
+            with contextlib.suppress(QflareError):
+                # The records stand. What was counted is kept, and flushed with the next batch.
+                await self._uses.flush()
 
     def _admit(self, ring: Ring, message: bytes | bytearray | memoryview) -> RecordHeader | Refusal:
         # R1, R3: everything that the header alone tells, before anything is looked up or derived.
@@ -270,7 +313,16 @@ class Records:
             resolved = await self._sessions.resolve(ring, [(record.sid, None) for record in batch], is_fresh=True)
             with resolved:
                 _refuse_strangers(resolved, [record.tenant_id for record in batch])
-                places = [place for place, it in enumerate(resolved.sessions) if isinstance(it, Session)]
+                used_up = {
+                    place
+                    for place, it in enumerate(resolved.sessions)
+                    if isinstance(it, Session) and self._uses.is_used_up(it)
+                }
+                places = [
+                    place
+                    for place, it in enumerate(resolved.sessions)
+                    if isinstance(it, Session) and place not in used_up
+                ]
                 headers = {
                     place: new_header(
                         sid=batch[place].sid,
@@ -285,8 +337,20 @@ class Records:
                     _no_session(it, batch[place].sid) if isinstance(it, Refusal) else b""
                     for place, it in enumerate(resolved.sessions)
                 ]
+        for place in used_up:
+            results[place] = SessionUsedUpError(
+                f"session {batch[place].sid.hex()} has carried as many records or bytes as one may (R9): let the "
+                "device begin a new one with a handshake"
+            )
         for place, message in zip(places, sealed, strict=True):
             results[place] = message
+        await self._count(
+            [
+                (session, len(message))
+                for place, message in zip(places, sealed, strict=True)
+                if isinstance(session := resolved.sessions[place], Session)
+            ]
+        )
         return results
 
     # --- keys -------------------------------------------------------------------------------------
@@ -324,6 +388,12 @@ class Records:
                             else keys.take_row(row, MESSAGE_KEY_BYTES)
                         )
             return results
+
+
+def _opened(verdicts: Sequence[OpenedRecord | Refusal | QflareError]) -> Iterator[tuple[int, OpenedRecord]]:
+    for place, item in enumerate(verdicts):
+        if isinstance(item, OpenedRecord):
+            yield place, item
 
 
 def derive_message_keys(chain_keys: SecretBytes, rows: Sequence[tuple[int, int, bytes]]) -> SecretBytes:

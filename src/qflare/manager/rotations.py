@@ -1,4 +1,8 @@
-"""Rotation of a device's keys inside a session (PROTOCOL E4): ROTATE in a control record, ROTATED back in another."""
+"""
+Rotation of a device's keys inside a session (PROTOCOL E4): ROTATE in a control record, ROTATED back in another.
+
+A device also asks here whether a policy has made its keys due (DUE?, answered by DUE).
+"""
 
 from __future__ import annotations
 
@@ -10,20 +14,39 @@ from qflare.manager.devices import Devices, new_device
 from qflare.manager.records import OpenedRecord, PlainRecord, Records
 from qflare.model.refusal import Refusal
 from qflare.protocol.record import KIND_CONTROL
-from qflare.protocol.rotation import Rotation, check_rotations, encode_rotated
+from qflare.protocol.rotation import (
+    Rotation,
+    Urgency,
+    check_rotations,
+    encode_due,
+    encode_rotated,
+    read_due_asked,
+)
 
 if TYPE_CHECKING:
     from qflare.manager.offload import Offload
+    from qflare.manager.policies import Policies
     from qflare.manager.refusals import Refusals
+    from qflare.manager.uses import Uses
 
 
 class Rotations:
     """Answers control records."""
 
     def __init__(
-        self, *, devices: Devices, records: Records, refusals: Refusals, offload: Offload, server_id: bytes
+        self,
+        *,
+        devices: Devices,
+        records: Records,
+        policies: Policies,
+        uses: Uses,
+        refusals: Refusals,
+        offload: Offload,
+        server_id: bytes,
     ) -> None:
         """Check with the roster, answer through the session's own records."""
+        self._policies = policies
+        self._uses = uses
         self._devices = devices
         self._records = records
         self._refusals = refusals
@@ -43,6 +66,9 @@ class Rotations:
         with record.plaintext.view() as view:
             # A ROTATE holds public keys and signatures only.
             body = bytes(view)
+        asked = read_due_asked(body)
+        if asked is not None:
+            return await self._seal(record, encode_due(asked, await self._urgency(record, asked)))
         device = (await self._devices.find_many([(session.tenant_id, session.ref)]))[0]
         credential = (
             await self._devices.credentials([(session.tenant_id, session.ref, device.key_version)])
@@ -63,9 +89,19 @@ class Rotations:
             raise self._refuse(record, reason)
         if not verdict.is_repeated:
             await self._rotate(record, verdict)
-        return await self._records.seals.submit(
-            PlainRecord(session.tenant_id, session.sid, encode_rotated(verdict.key_version), b"", KIND_CONTROL)
-        )
+        self._uses.forget_overdue(session.tenant_id, session.ref)
+        return await self._seal(record, encode_rotated(verdict.key_version))
+
+    async def _urgency(self, record: OpenedRecord, key_version: int) -> Urgency:
+        session = record.session
+        mark = await self._policies.find_mark(session.tenant_id, session.ref)
+        if mark is None or mark.key_version != key_version:
+            return Urgency.NONE
+        return Urgency.OVERDUE if mark.is_overdue else Urgency.DUE
+
+    async def _seal(self, record: OpenedRecord, body: bytes) -> bytes:
+        session = record.session
+        return await self._records.seals.submit(PlainRecord(session.tenant_id, session.sid, body, b"", KIND_CONTROL))
 
     async def _rotate(self, record: OpenedRecord, rotation: Rotation) -> None:
         session = record.session

@@ -53,6 +53,10 @@ class ManagerSettings:
     """Age at which a remembered roster row is read again."""
     sessions_cached_max: int = 65_536
     """Sessions whose terms and chain keys one worker holds in memory."""
+    session_records_max: int = 2**32
+    """Records one session carries, both ways; then a new handshake is asked for (R9)."""
+    session_bytes_max: int = 2**44
+    """Bytes of sealed records one session carries, the same way."""
     turn_page: int = 1024
     """Chain keys stepped in one C batch at a bucket turn."""
     tick_max_s: float = 5.0
@@ -90,6 +94,8 @@ class ManagerSettings:
             ("devices_cached_max", 1, 10_000_000),
             ("device_cached_s", 0, 3600),
             ("sessions_cached_max", 1, 10_000_000),
+            ("session_records_max", 1, 2**32),
+            ("session_bytes_max", 64, 2**44),
             ("turn_page", 1, 4096),
             ("refusal_events_per_minute", 0, 100_000),
             ("certificate_years", 1, 100),

@@ -1,13 +1,16 @@
 """
-Rotation of a device's keys (E4): the bodies of ROTATE and ROTATED, which travel as control records of a session.
+Rotation of a device's keys (E4): the bodies of the control records by which it is asked for and done.
 
     ROTATE  = 3 ‖ key_version+1 ‖ vk' ‖ ek' ‖ SIG(old) ‖ SIG(new)      7725 bytes
     ROTATED = 4 ‖ key_version+1                                           5 bytes
+    DUE?    = 5 ‖ key_version                                             5 bytes
+    DUE     = 6 ‖ key_version ‖ urgency                                   6 bytes
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import AuthenticationError, BatchError, UsageError
@@ -28,12 +31,25 @@ if TYPE_CHECKING:
 
 BODY_ROTATE: Final = 3
 BODY_ROTATED: Final = 4
+BODY_DUE_ASKED: Final = 5
+BODY_DUE: Final = 6
 _VK_AT: Final = 1 + 4
 _EK_AT: Final = _VK_AT + SIG44.PK_BYTES
 _OLD_SIGNATURE_AT: Final = _EK_AT + kem.EK_BYTES
 _NEW_SIGNATURE_AT: Final = _OLD_SIGNATURE_AT + SIG44.SIG_BYTES
 ROTATE_BYTES: Final = _NEW_SIGNATURE_AT + SIG44.SIG_BYTES
 ROTATED_BYTES: Final = 1 + 4
+DUE_ASKED_BYTES: Final = 1 + 4
+DUE_BYTES: Final = 1 + 4 + 1
+
+
+class Urgency(IntEnum):
+    """Whether a device's keys are to be rotated (E4)."""
+
+    NONE = 0
+    DUE = 1
+    OVERDUE = 2
+    """The server takes no data of the device until it has rotated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +177,42 @@ def accept_rotated(body: bytes, *, key_version: int) -> None:
     """
     if body != encode_rotated(key_version):
         raise AuthenticationError
+
+
+def encode_due_asked(key_version: int) -> bytes:
+    """Return the body of DUE?, 5 bytes: a device asks whether its keys of *key_version* are to be rotated."""
+    return bytes((BODY_DUE_ASKED,)) + u32(key_version)
+
+
+def read_due_asked(body: bytes) -> int | None:
+    """Return the key_version that a DUE? asks about, None if *body* is none."""
+    if len(body) != DUE_ASKED_BYTES or body[0] != BODY_DUE_ASKED:
+        return None
+    return int.from_bytes(body[1:])
+
+
+def encode_due(key_version: int, urgency: Urgency) -> bytes:
+    """Return the body of DUE, 6 bytes: how urgent the rotation of the keys of *key_version* is."""
+    return b"".join((bytes((BODY_DUE,)), u32(key_version), bytes((urgency,))))
+
+
+def accept_due(body: bytes, *, key_version: int) -> Urgency:
+    """
+    Check the body of DUE.
+
+    Args:
+        body: From a control record of the session that has opened.
+        key_version: The version that the device asked about.
+
+    Returns:
+        How urgent a rotation is; a value that is not known counts as due.
+
+    Raises:
+        AuthenticationError: it is no DUE for that version.
+    """
+    if len(body) != DUE_BYTES or body[:-1] != bytes((BODY_DUE,)) + u32(key_version):
+        raise AuthenticationError
+    return Urgency(body[-1]) if body[-1] in tuple(Urgency) else Urgency.DUE
 
 
 def _read_rotation(body: bytes, device: DeviceCredential | None) -> Rotation | Refusal:

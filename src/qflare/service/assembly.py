@@ -28,11 +28,13 @@ from qflare.manager.lookups import Lookups
 from qflare.manager.maintenance import Maintenance
 from qflare.manager.offers import Offers
 from qflare.manager.offload import Offload
+from qflare.manager.policies import Policies
 from qflare.manager.records import Records
 from qflare.manager.refusals import Refusals
 from qflare.manager.registrations import Registrations
 from qflare.manager.rotations import Rotations
 from qflare.manager.sessions import Sessions
+from qflare.manager.uses import Uses
 from qflare.primitives.engine import choose_engine
 from qflare.secret import SecretBytes
 from qflare.service.config import make_data_dir
@@ -93,6 +95,7 @@ class Engine:
     enrolments: Enrolments
     records: Records
     rotations: Rotations
+    policies: Policies
     maintenance: Maintenance
 
 
@@ -187,10 +190,26 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             server_id=server_id,
             settings=settings,
         )
+        uses = Uses(store=store, settings=settings)
+        policies = Policies(store=store, clock=clock, settings=settings)
         records = Records(
-            store=store, buckets=buckets, sessions=sessions, refusals=refusals, offload=offload, settings=settings
+            store=store,
+            buckets=buckets,
+            sessions=sessions,
+            refusals=refusals,
+            offload=offload,
+            uses=uses,
+            settings=settings,
         )
-        rotations = Rotations(devices=devices, records=records, refusals=refusals, offload=offload, server_id=server_id)
+        rotations = Rotations(
+            devices=devices,
+            records=records,
+            policies=policies,
+            uses=uses,
+            refusals=refusals,
+            offload=offload,
+            server_id=server_id,
+        )
         turns = Turns(store=store, buckets=buckets, offload=offload, settings=settings)
         maintenance = Maintenance(
             store=store,
@@ -198,6 +217,8 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             buckets=buckets,
             turns=turns,
             log=foundation.log,
+            policies=policies,
+            uses=uses,
             offload=offload,
             clock=clock,
             settings=settings,
@@ -219,6 +240,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             enrolments=enrolments,
             records=records,
             rotations=rotations,
+            policies=policies,
             maintenance=maintenance,
         )
 
