@@ -18,10 +18,10 @@ class KemRows:
 
     def __init__(self, count: int) -> None:
         pairs = kem.generate_many(count)
-        self.ek = _array(pairs.encapsulation_keys)
-        self.dk = _array(pairs.decapsulation_keys.view())
-        self.ct = _array(kem.encapsulate_many(self.ek).ciphertexts)
-        self.one_key_ct = _array(kem.encapsulate_many(np.tile(self.ek[: kem.EK_BYTES], count)).ciphertexts)
+        self.ek = as_array(pairs.encapsulation_keys)
+        self.dk = as_array(pairs.decapsulation_keys.view())
+        self.ct = as_array(kem.encapsulate_many(self.ek).ciphertexts)
+        self.one_key_ct = as_array(kem.encapsulate_many(np.tile(self.ek[: kem.EK_BYTES], count)).ciphertexts)
         self.ek_out, self.dk_out = np.zeros_like(self.ek), np.zeros_like(self.dk)
         self.ct_out, self.ss_out = np.zeros_like(self.ct), np.zeros(count * 32, np.uint8)
         self.count = count
@@ -32,16 +32,17 @@ class SigRows:
 
     def __init__(self, count: int) -> None:
         pair = SIG44.generate()
-        self.pk, self.sk = _array(pair.verification_key), _array(pair.signing_key.view())
+        self.pk, self.sk = as_array(pair.verification_key), as_array(pair.signing_key.view())
         text = np.random.default_rng(44).integers(0, 256, count * MESSAGE_BYTES, np.uint8)
         self.text = text
         self.messages = [text[row * MESSAGE_BYTES : (row + 1) * MESSAGE_BYTES].tobytes() for row in range(count)]
-        self.sig = _array(SIG44.sign_many(self.sk, self.messages, context=CONTEXT).signatures)
+        self.sig = as_array(SIG44.sign_many(self.sk, self.messages, context=CONTEXT).signatures)
         self.sig_out = np.zeros_like(self.sig)
         self.count = count
 
 
-def _array(buffer) -> np.ndarray:
+def as_array(buffer) -> np.ndarray:
+    """Lay *buffer* out as bytes that both sides can be given."""
     return np.frombuffer(bytearray(buffer), np.uint8)
 
 

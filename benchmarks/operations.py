@@ -6,6 +6,7 @@ from inputs import CONTEXT, MESSAGE_BYTES, kem_rows, sig_rows
 from interleave import Work
 
 from qflare.primitives import kem
+from qflare.primitives.engine import Engine
 from qflare.primitives.sig import SIG44
 
 NAMES = {
@@ -39,15 +40,15 @@ def single(operation: str) -> Work:
     return Work(calls[operation])
 
 
-def batch(operation: str, count: int) -> Work:
-    """One call through Python does *count* operations."""
+def batch(operation: str, count: int, engine: Engine | None = None) -> Work:
+    """One call through Python does *count* operations, by *engine* or by what the process chose."""
     kems, sigs = kem_rows(count), sig_rows(count)
     calls = {
         "keygen": lambda: kem.generate_many(count),
         "encaps": lambda: kem.encapsulate_many(kems.ek),
         "decaps": lambda: kem.decapsulate_many(kems.dk, kems.ct),
         "sign": lambda: SIG44.sign_many(sigs.sk, sigs.messages, context=CONTEXT),
-        "verify": lambda: SIG44.verify_many(sigs.pk, sigs.messages, sigs.sig, context=CONTEXT),
+        "verify": lambda: SIG44.verify_many(sigs.pk, sigs.messages, sigs.sig, context=CONTEXT, engine=engine),
     }
     return Work(calls[operation], items=count)
 

@@ -6,10 +6,12 @@ import time
 
 import operations
 import pytest
-from inputs import kem_rows
+from inputs import CONTEXT, MESSAGE_BYTES, as_array, kem_rows, sig_rows
 from interleave import Work
 
 from qflare.primitives import kem
+from qflare.primitives.engine import Engine
+from qflare.primitives.sig import SIG44
 
 # The thread's own CPU time, on both sides: what others do on a shared machine does not count.
 pytestmark = pytest.mark.benchmark(timer=time.thread_time)
@@ -18,9 +20,9 @@ pytestmark = pytest.mark.benchmark(timer=time.thread_time)
 @pytest.mark.parametrize("operation", operations.NAMES)
 @pytest.mark.parametrize("count", [64, 256, 1000])
 def test_batch(bench, raw, operation, count):
-    """A batch through Python costs what liboqs's own calls cost."""
+    """A batch through Python costs what liboqs's own calls cost, where liboqs computes."""
     rounds = bench.interleave(
-        operations.batch(operation, count),
+        operations.batch(operation, count, Engine.LIBOQS),
         operations.plain(raw, operation, count),
         block_s=operations.block_s(operation),
     )
@@ -47,3 +49,24 @@ def test_one_key(bench, raw):
         Work(lambda: raw.decaps(rows.ss_out, rows.one_key_ct, rows.dk, 256, is_one_key=True), items=256),
     )
     bench.faster_than("ML-KEM-1024 decapsulation, 256 under one key", rounds, "raw", 12)
+
+
+def test_verification_in_lanes(bench, raw):
+    """Many signatures under as many keys, as a batch of hellos has them."""
+    pairs = SIG44.generate_many(256)
+    sigs = sig_rows(256)
+    signatures = as_array(SIG44.sign_many(pairs.signing_keys, sigs.messages, context=CONTEXT).signatures)
+    pks = as_array(pairs.verification_keys)
+    rounds = bench.interleave(
+        Work(
+            lambda: SIG44.verify_many(pks, sigs.messages, signatures, context=CONTEXT, engine=Engine.LANES),
+            items=256,
+        ),
+        Work(
+            lambda: raw.verify(
+                signatures, pks, sigs.text, size=MESSAGE_BYTES, context=CONTEXT, count=256, is_one_key=False
+            ),
+            items=256,
+        ),
+    )
+    bench.faster_than("ML-DSA-44 verification in lanes, 256 under as many keys", rounds, "raw", 1.5)

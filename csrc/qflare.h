@@ -281,6 +281,31 @@ qfl_mldsa_verify_batch(uint8_t *status, const uint8_t *pk, const uint8_t *messag
                        const uint8_t *sig, const uint8_t *context, int set, size_t count, size_t pk_count,
                        size_t messages_size, size_t context_size);
 
+/* ML-DSA-44 verification of csrc/lanes, on a processor with AVX-512 (F, BW): the same results as
+ * above for set 44.  Everything it takes is public. */
+#define QFL_MLDSA44_SCRATCH_BYTES 65536
+
+/* How many signatures this thread's calls of the engine hash together: 8, or 0 where the processor
+ * (or qfl_lanes_force) has none. */
+QFL_API size_t qfl_mldsa44_lanes_items(void);
+
+/* Verify `count` signatures.
+ *
+ *   out     status   count bytes: QFL_OK or QFL_ERR_SIGNATURE
+ *   out     scratch  QFL_MLDSA44_SCRATCH_BYTES, at any address
+ *   in      the others as above
+ *
+ * QFL_ERR_COUNT     count out of range; outputs untouched
+ * QFL_ERR_ARGUMENT  as above, or no scratch memory; outputs untouched
+ * QFL_ERR_BACKEND   qfl_mldsa44_lanes_items is 0; outputs untouched
+ *
+ * Reentrant, one scratch memory for each call that runs. Source: FIPS 204, Algorithms 3 and 8.
+ */
+QFL_API QFL_MUST_CHECK qfl_status
+qfl_mldsa44_lanes_verify(uint8_t *status, uint8_t *scratch, const uint8_t *pk, const uint8_t *messages,
+                         const uint64_t *sizes, const uint8_t *sig, const uint8_t *context, size_t count,
+                         size_t pk_count, size_t messages_size, size_t context_size);
+
 /* ------------------------------------------------------------------------------------- self-test */
 
 /* What the load-time self-test found; 1 is good, 0 is bad. */

@@ -3,9 +3,12 @@
 import pytest
 from plain_mldsa import SETS, sign
 
+from engines import sig_engine  # noqa: F401  # a fixture
 from qflare.errors import AuthenticationError
 from qflare.primitives.random import drawing_from
 from qflare.primitives.sig import SIG44, SIG87
+
+pytestmark = pytest.mark.usefixtures("sig_engine")
 
 SCHEMES = pytest.mark.parametrize("scheme", [SIG44, SIG87], ids=lambda scheme: scheme.name)
 

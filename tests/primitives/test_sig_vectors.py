@@ -5,12 +5,15 @@ import hashlib
 import pytest
 
 import vector_sets
+from engines import sig_engine  # noqa: F401  # a fixture
 from nist_drbg import NistDrbg
 from qflare.errors import AuthenticationError, LengthError
 from qflare.primitives.random import drawing_from
 from qflare.primitives.sig import SIG44, SIG87
 
 unhex = bytes.fromhex
+
+pytestmark = pytest.mark.usefixtures("sig_engine")
 
 DETERMINISTIC = bytes(32)  # FIPS 204, Algorithm 2: the deterministic variant's rnd
 

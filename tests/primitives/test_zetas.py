@@ -1,4 +1,4 @@
-"""The table of roots of unity in csrc/lanes is what FIPS 203 says."""
+"""The tables of roots of unity in csrc/lanes are what FIPS 203 and FIPS 204 say."""
 
 import re
 from pathlib import Path
@@ -15,3 +15,13 @@ def test_zetas():
     assert all(2 * abs(zeta) < Q for zeta, _ in found)
     assert [zeta * pow(Q, -1, R) % R for zeta, _ in found] == [product % R for _, product in found]
     assert all(-R // 2 <= product < R // 2 for _, product in found)
+
+
+def test_zetas_of_mldsa():
+    """Each entry is zeta^BitRev8(k) in Montgomery form, centred."""
+    text = (Path(__file__).parents[2] / "csrc/lanes/mldsa_zetas.h").read_text(encoding="utf-8")
+    found = [int(number) for number in re.findall(r"-?\d+", text.split("= {")[1])]
+    modulus = 8380417
+    powers = [pow(1753, int(format(k, "08b")[::-1], 2), modulus) for k in range(256)]
+    assert [power * 2**32 % modulus for power in powers] == [zeta % modulus for zeta in found]
+    assert all(2 * abs(zeta) < modulus for zeta in found)

@@ -6,13 +6,14 @@ A single operation is a batch of one without a batch's bookkeeping, as in `kem`.
 
 from __future__ import annotations
 
+import threading
 from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 from qflare._native import SELF_TEST
 from qflare._native._qflare import ffi, lib
 from qflare._native.border import check, readable, require_count, require_size, writable
-from qflare.errors import BatchError, LengthError
+from qflare.errors import BatchError, LengthError, UsageError
 from qflare.secret import SecretBytes, SecretMemory
 
 if TYPE_CHECKING:
@@ -35,8 +36,18 @@ _GOOD: Final = b"\0"
 _NOT_VERIFIED: Final = int(lib.QFL_ERR_SIGNATURE)
 _STATUS: Final[Any] = ffi.typeof("uint8_t[1]")
 _ONE_SIZE: Final[Any] = ffi.typeof("uint64_t[1]")
+_SCRATCH_BYTES: Final[int] = int(lib.QFL_MLDSA44_SCRATCH_BYTES)
 _new: Final[Any] = ffi.new
 _unpack: Final[Any] = ffi.unpack
+
+
+# WHY kept by the thread: 64 KiB are not to be laid out for every call. Nothing secret is ever in them.
+_scratch = threading.local()
+
+
+def lanes_items() -> int:
+    """Return how many ML-DSA-44 signatures the lanes hash together: 8, or 0 where the processor has no engine."""
+    return int(lib.qfl_mldsa44_lanes_items())
 
 
 def has_seeded_keys(parameter_set: int) -> bool:
@@ -110,12 +121,15 @@ def verify_one(
     message: Buffer | SecretBytes,
     signature: Buffer | SecretBytes,
     context: Buffer | SecretBytes,
+    *,
+    is_in_lanes: bool = False,
 ) -> bool:
     """
     Say whether *signature* is one of *message*; one of another size is none.
 
     Raises:
         LengthError: *pk* has the wrong size, or *context* is longer than 255 bytes.
+        UsageError: *is_in_lanes*, and there are none for this set or processor.
         NativeError: C refused the arguments.
     """
     pk_bytes, _, sig_bytes = SIZES[parameter_set]
@@ -127,9 +141,14 @@ def verify_one(
     if len(sig) != sig_bytes:
         return False
     size, status = len(text), _new(_STATUS, (_NOT_VERIFIED,))
-    result = lib.qfl_mldsa_verify_batch(
-        status, key, text, _new(_ONE_SIZE, (size,)), sig, label, parameter_set, 1, 1, size, len(label)
-    )
+    if is_in_lanes:
+        result = lib.qfl_mldsa44_lanes_verify(
+            status, _scratch_for(parameter_set), key, text, _new(_ONE_SIZE, (size,)), sig, label, 1, 1, size, len(label)
+        )
+    else:
+        result = lib.qfl_mldsa_verify_batch(
+            status, key, text, _new(_ONE_SIZE, (size,)), sig, label, parameter_set, 1, 1, size, len(label)
+        )
     if result:
         check(result, "ML-DSA verification")
     return bool(status[0] == 0)
@@ -194,7 +213,13 @@ def sign_batch(
 
 
 def verify_batch(
-    parameter_set: int, pks: memoryview, messages: Sequence[memoryview], signatures: memoryview, context: bytes
+    parameter_set: int,
+    pks: memoryview,
+    messages: Sequence[memoryview],
+    signatures: memoryview,
+    context: bytes,
+    *,
+    is_in_lanes: bool = False,
 ) -> bytes:
     """
     Verify *signatures* of *messages*: a status byte a row, 0 for a good one.
@@ -202,6 +227,7 @@ def verify_batch(
     Raises:
         BatchError: too many messages, or as many keys as neither one nor the messages.
         LengthError: *signatures* is not a row a message, or *context* is longer than 255 bytes.
+        UsageError: *is_in_lanes*, and there are none for this set or processor.
     """
     pk_bytes, _, sig_bytes = SIZES[parameter_set]
     count = require_count(len(messages))
@@ -210,12 +236,26 @@ def verify_batch(
     _require_context(context)
     data, sizes = _joined(messages)
     status = bytearray(count)
-    result = lib.qfl_mldsa_verify_batch(
-        writable(status), readable(pks), readable(data), ffi.from_buffer("uint64_t[]", sizes), readable(signatures),
-        readable(context), parameter_set, count, key_count, len(data), len(context),
+    inputs = (
+        readable(pks), readable(data), ffi.from_buffer("uint64_t[]", sizes), readable(signatures), readable(context)
     )  # fmt: skip
+    extents = (count, key_count, len(data), len(context))
+    if is_in_lanes:
+        result = lib.qfl_mldsa44_lanes_verify(writable(status), _scratch_for(parameter_set), *inputs, *extents)
+    else:
+        result = lib.qfl_mldsa_verify_batch(writable(status), *inputs, parameter_set, *extents)
     check(result, "ML-DSA verification")
     return bytes(status)
+
+
+def _scratch_for(parameter_set: int) -> Any:
+    if parameter_set != 44 or lanes_items() == 0:  # noqa: PLR2004  # the one set that has lanes
+        message = "the lanes verify ML-DSA-44 alone, on a processor with AVX-512; use liboqs"
+        raise UsageError(message)
+    memory: Any = getattr(_scratch, "memory", None)
+    if memory is None:
+        memory = _scratch.memory = writable(bytearray(_SCRATCH_BYTES))
+    return memory
 
 
 def _require_context(context: Sized) -> None:

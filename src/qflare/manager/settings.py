@@ -34,7 +34,7 @@ class ManagerSettings:
     threads: int = 2
     """Threads that run C batches."""
     engine: str | None = None
-    """What decapsulates many under one key: `liboqs` or `lanes`; unset takes the lanes where the processor has them."""
+    """What computes batches: `liboqs` or `lanes`; unset takes the lanes where the processor has them."""
     jobs_max: int = 256
     """Most jobs that wait for a thread."""
     store_timeout_s: float = 10.0

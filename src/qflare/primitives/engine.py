@@ -1,7 +1,8 @@
 """
-Which engine computes batches of ML-KEM-1024 under one key: liboqs, or the lanes of this package's own C.
+Which engine computes batches of ML-KEM-1024 under one key and verifies ML-DSA-44: liboqs, or the lanes of this
+package's own C.
 
-Both give the same bytes.  liboqs computes until `choose_engine` was called, which a server does at its start; single
+Both give the same results.  liboqs computes until `choose_engine` was called, which a server does at its start; other
 operations are always liboqs's.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from qflare._native import kem_lanes
+from qflare._native import kem_lanes, sig_lanes
 from qflare.errors import ConfigError
 
 LANES_COUNT_MIN: Final = 4
@@ -59,5 +60,6 @@ def choose_engine(name: str | None) -> Engine:
     wanted = Engine(name) if name is not None else Engine.LANES if has_lanes else Engine.LIBOQS
     if wanted is Engine.LANES:
         kem_lanes.require_agreement()
+        sig_lanes.require_agreement()
     _chosen = wanted
     return wanted

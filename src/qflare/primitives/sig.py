@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from qflare._native import sig as native
 from qflare._native.border import check
 from qflare.errors import AuthenticationError, UnsupportedAlgorithmError
+from qflare.primitives import engine as engines
+from qflare.primitives.engine import Engine
 from qflare.primitives.rows import as_buffer, as_rows, as_view, lent_rows, one_row
 
 if TYPE_CHECKING:
@@ -132,12 +134,28 @@ class SignatureScheme:
             self.parameter_set, as_buffer(signing_key, name="signing key"), as_buffer(message, name="message"), context
         )
 
-    def verify(self, verification_key: Readable, message: Readable, signature: Readable, *, context: bytes) -> None:
+    def verify(
+        self,
+        verification_key: Readable,
+        message: Readable,
+        signature: Readable,
+        *,
+        context: bytes,
+        engine: Engine | None = None,
+    ) -> None:
         """
         Return if *signature* is one of *message* under *verification_key* and *context*.
 
+        Args:
+            verification_key: `PK_BYTES` bytes.
+            message: Any length.
+            signature: `SIG_BYTES` bytes.
+            context: At most 255 bytes.
+            engine: What computes; None for what the process chose.
+
         Raises:
             LengthError: *verification_key* or *context* has the wrong size.
+            UsageError: *engine* is the lanes, and there are none for this scheme or processor.
             AuthenticationError: the signature does not verify, whatever is wrong with it, its size included.
 
         Source: FIPS 204, Algorithm 3.
@@ -149,6 +167,7 @@ class SignatureScheme:
             as_buffer(message, name="message"),
             as_buffer(signature, name="signature"),
             context,
+            is_in_lanes=self._is_in_lanes(engine),
         ):
             raise AuthenticationError
 
@@ -171,7 +190,13 @@ class SignatureScheme:
         return SignedMany(signatures, status)
 
     def verify_many(
-        self, verification_keys: RowsLike, messages: Sequence[Readable], signatures: RowsLike, *, context: bytes
+        self,
+        verification_keys: RowsLike,
+        messages: Sequence[Readable],
+        signatures: RowsLike,
+        *,
+        context: bytes,
+        engine: Engine | None = None,
     ) -> bytes:
         """
         Verify a signature a message: a status byte a row, 0 for a good one.
@@ -181,15 +206,23 @@ class SignatureScheme:
             messages: n buffers of any length.
             signatures: n rows of `SIG_BYTES`.
             context: At most 255 bytes, the same for all.
+            engine: What computes; None for what the process chose.
 
         Raises:
             LengthError: keys or signatures are no whole rows, or *context* is too long.
             BatchError: too many messages, or another number of keys or signatures.
+            UsageError: *engine* is the lanes, and there are none for this scheme or processor.
         """
         views = [as_view(message, name="message") for message in messages]
         pks = as_rows(verification_keys, self.PK_BYTES, name="verification keys")
         rows = as_rows(signatures, self.SIG_BYTES, name="signatures", count=len(views))
-        return native.verify_batch(self.parameter_set, pks, views, rows, context)
+        return native.verify_batch(self.parameter_set, pks, views, rows, context, is_in_lanes=self._is_in_lanes(engine))
+
+    def _is_in_lanes(self, engine: Engine | None) -> bool:
+        """Say whether the lanes verify: if they are asked for, or were chosen and can."""
+        if engine is not None:
+            return engine is Engine.LANES
+        return engines.engine() is Engine.LANES and self.parameter_set == 44 and native.lanes_items() > 0  # noqa: PLR2004
 
     def _require_keys_from_seed(self) -> None:
         if not self.has_keys_from_seed():
