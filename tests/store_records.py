@@ -10,6 +10,7 @@ from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.model.reply import SealedReplyKey
 from qflare.model.session import RekeyClaim, SealedChain, SessionClaim, StreamClaim
+from qflare.model.turn import SealedPage, TurnedRange, TurnStage
 
 BUCKET = 1000
 NOW_S = 300_000
@@ -101,6 +102,17 @@ def new_bucket(bucket=BUCKET):
     )
 
 
+def new_page(sids, *, tenant_id=DEFAULT_TENANT, bucket=BUCKET, epochs=None):
+    """A page of these sessions, in order of sid."""
+    return SealedPage(
+        tenant_id=tenant_id,
+        bucket=bucket,
+        sids=tuple(sorted(sids)),
+        epochs=tuple(epochs or (0,) * len(sids)),
+        sealed_chain_keys=os.urandom(29 + 64 * len(sids)),
+    )
+
+
 def new_identity(serial=1):
     return SealedIdentity(
         server_id=os.urandom(32),
@@ -140,3 +152,34 @@ async def begin_session(store, device, **how):
     (outcome,) = await confirm(store, claim, tenant_id=claim.tenant_id, live_bucket=live_bucket)
     assert outcome.result == "created"
     return claim
+
+
+async def step_turn(store, bucket=BUCKET + 1, *, is_late=False, range_size=1 << 14, in_pages=False):
+    """Lead one step into *bucket* as a worker does, with random bytes for keys; return the stage and what was read."""
+    seen = []
+
+    async def work(found):
+        seen.append(found)
+        owners = {(chain.tenant_id, chain.sid, chain.epoch) for chain in found.chains}
+        for page, places in found.pages:
+            owners |= {(page.tenant_id, page.sids[place], page.epochs[place]) for place in places}
+        owners -= found.turned
+        if not in_pages:
+            return TurnedRange(chains=tuple(_chain(*owner, bucket) for owner in sorted(owners)))
+        tenants = {tenant_id for tenant_id, _, _ in owners}
+        return TurnedRange(
+            pages=tuple(
+                new_page(
+                    [sid for owned_by, sid, _ in owners if owned_by == tenant_id], tenant_id=tenant_id, bucket=bucket
+                )
+                for tenant_id in sorted(tenants)
+            )
+        )
+
+    stage = await store.step_turn(bucket, is_late=is_late, range_size=range_size, work=work)
+    assert bool(seen) == (stage is TurnStage.LED)
+    return stage, seen[0] if seen else None
+
+
+def _chain(tenant_id, sid, epoch, bucket):
+    return SealedChain(tenant_id=tenant_id, sid=sid, bucket=bucket, epoch=epoch, sealed_chain_key=os.urandom(93))

@@ -29,7 +29,10 @@ UPDATE qflare.bucket_mark AS m
 -- name: delete_buckets :one
 -- Delete the rows of buckets below $1 and count them: from then on nothing is written into those buckets.
 -- $1 before bigint
-WITH deleted AS (
+WITH turned AS (
+    DELETE FROM qflare.bucket_turn AS t
+     WHERE t.bucket < $1),
+deleted AS (
     DELETE FROM qflare.bucket_key AS k
      WHERE k.bucket < $1
     RETURNING k.bucket)

@@ -8,9 +8,3 @@ SELECT c.sid, c.bucket, c.epoch, c.sealed_chain_key
 -- Insert chain keys where absent; how many were new.
 -- $1 tenant_ids uuid[], $2 sids uuid[], $3 buckets bigint[], $4 epochs bigint[], $5 sealed chain keys bytea[]
 SELECT qflare.save_chains($1, $2, $3, $4, $5) AS saved;
-
--- name: list_chains :many
--- Live sessions' chain keys of one bucket in order of sid, a page at a time.
--- $1 bucket bigint, $2 limit bigint, $3 after uuid or null
-SELECT c.tenant_id, c.sid, c.bucket, c.epoch, c.sealed_chain_key
-  FROM qflare.list_chains($1, $2, $3) AS c;

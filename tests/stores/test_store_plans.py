@@ -4,6 +4,7 @@
 
 import re
 from os import urandom
+from uuid import UUID
 
 import pytest
 
@@ -19,10 +20,12 @@ from store_records import (
     new_stream,
     publish,
     register,
+    step_turn,
 )
 
 T = "'00000000-0000-0000-0000-000000000000'"
 SIDS = "ARRAY(SELECT sid FROM qflare.session LIMIT 9)"
+FIRST, LAST = f"'{UUID(int=0)}'", f"'{UUID(int=(1 << 128) - 1)}'"
 CALLS = {
     "find_devices": f"qflare.find_devices({T}, ARRAY(SELECT ref FROM qflare.device LIMIT 9))",
     "find_sessions": f"qflare.find_sessions({T}, {SIDS})",
@@ -32,6 +35,11 @@ CALLS = {
     "find_reply_keys": f"qflare.find_reply_keys({T}, ARRAY(SELECT sid FROM qflare.reply_key LIMIT 9),"
     " ARRAY(SELECT request_id FROM qflare.reply_key LIMIT 9))",
     "list_reply_keys": "qflare.list_reply_keys(1000, 10, NULL)",
+    "find_pages": f"qflare.find_pages({T}, {SIDS}, 999, 1001)",
+    "list_turn_chains": f"qflare.list_turn_chains(1001, {FIRST}, {LAST})",
+    "list_turn_pages": f"qflare.list_turn_pages(1002, {FIRST}, {LAST})",
+    "list_turned": f"qflare.list_turned(1000, {FIRST}, {LAST})",
+    "list_late_chains": f"qflare.list_late_chains(1001, {FIRST}, {LAST})",
     "find_leaves": "qflare.find_leaves('{1,2,3}')",
 }
 SMALL = {"bucket_key", "bucket_mark", "log_head", "schema_version"}
@@ -55,6 +63,9 @@ async def test_look_ups_walk_an_index(store, admin, is_analyzed):
         await store.accept_streams(claim.tenant_id, [new_stream(claim.sid)], now_s=1)
         await store.save_reply_keys(claim.tenant_id, [new_reply_key(claim.sid)], outstanding_max=8)
     await store.append_events(claim.tenant_id, [new_event()])
+    await step_turn(store, in_pages=True)
+    await begin_session(store, (await register(store))[0])
+    await publish(store, 1002)
     if is_analyzed:
         await admin.execute("ANALYZE")
     await admin.execute("SET plan_cache_mode = force_generic_plan")

@@ -299,38 +299,6 @@ async def test_streams_need_a_live_session_and_a_live_bucket(store):
     assert (False, False, False, False, True, True) == accepted
 
 
-async def test_a_turn_copies_live_chains_once(store):
-    """A turn lists live sessions of all tenants page by page and saves what is absent."""
-    other = TenantId(urandom(16))
-    await store.save_tenant(other, "other", event=new_event())
-    await publish(store)
-    mine = await register(store, 5)
-    theirs = await register(store, 2, tenant_id=other)
-    claims = [await begin_session(store, device) for device in mine]
-    claims += [await begin_session(store, device, tenant_id=other) for device in theirs]
-    await store.end_sessions(DEFAULT_TENANT, [claims[0].sid], SessionState.ENDED, events=[new_event()])
-    pages, after = [], None
-    while page := await store.list_chains(BUCKET, limit=4, after=after):
-        pages.append(page)
-        after = page[-1].sid
-    listed = [chain for page in pages for chain in page]
-    assert sorted(claim.sid for claim in claims[1:]) == [chain.sid for chain in listed]
-    assert {DEFAULT_TENANT, other} == {chain.tenant_id for chain in listed}
-    turned = [
-        SealedChain(tenant_id=chain.tenant_id, sid=chain.sid, bucket=BUCKET + 1, epoch=0, sealed_chain_key=urandom(93))
-        for chain in listed
-    ]
-    assert 6 == await store.save_chains(turned)
-    again = [
-        SealedChain(tenant_id=chain.tenant_id, sid=chain.sid, bucket=BUCKET + 1, epoch=0, sealed_chain_key=urandom(93))
-        for chain in listed
-    ]
-    assert 0 == await store.save_chains(again)
-    found = await store.find_chains(DEFAULT_TENANT, [claims[1].sid], first=BUCKET, last=BUCKET + 1)
-    assert [BUCKET, BUCKET + 1] == [chain.bucket for chain in found]
-    assert found[1] in turned
-
-
 async def test_chains_are_saved_for_live_sessions_of_their_own_tenant_only(store):
     """A chain key for an ended session, another tenant's session, or a dead bucket is not stored."""
     await publish(store)

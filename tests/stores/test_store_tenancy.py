@@ -13,7 +13,7 @@ import pytest
 from qflare.model.ids import DEFAULT_TENANT, TenantId
 from qflare.model.rotation import DueKey, RotationPolicy, RotationReason, SessionUse
 from qflare.stores.postgres import PostgresStore
-from store_records import begin_session, new_event, new_reply_key, new_stream, publish, register
+from store_records import begin_session, new_event, new_reply_key, new_stream, publish, register, step_turn
 
 OTHER = TenantId(bytes(range(16)))
 
@@ -49,6 +49,8 @@ async def filled(store, admin):
         (key,) = (await store.list_rotatable_keys(tenant_id, after=b"", limit=1)).keys
         due = DueKey(key=key, reason=RotationReason.RECORDS, due_s=0)
         assert await store.mark_rotations(tenant_id, [due], events=[new_event()]) == (True,)
+    stage, _ = await step_turn(store, in_pages=True)
+    assert "led" == stage
     return store
 
 
@@ -88,7 +90,7 @@ async def attempt(connection, role, tenant_id, statement):
 async def test_no_verb_reaches_a_foreign_row(filled, tokens, admin):
     """As the application, every table and verb touches 0 rows of another tenant, and all of them without a tenant."""
     tables = [row["table_name"] for row in await admin.fetch(TENANT_TABLES)]
-    assert len(tables) >= 12 + 32
+    assert len(tables) >= 13 + 40
     parents = [name for name in tables if "_slot_" not in name]
     for table in parents:
         owned = await admin.fetchval(f"SELECT count(DISTINCT tenant_id) FROM qflare.{table}")
@@ -194,6 +196,7 @@ async def test_functions_that_cross_tenants_are_few_and_narrow(admin):
     crossing = {"find_session_tenants", "list_chains", "save_chains", "list_tenants", "find_leaves", "count_expired"}
     crossing |= {"list_rotation_policies"}
     crossing |= {"list_reply_keys", "reseal_reply_keys", "drop_reply_keys"}
+    crossing |= {"lead_turn", "list_turn_chains", "list_turn_pages", "list_turned", "list_late_chains", "save_turn"}
     assert definers == {(name, "qflare_maintenance") for name in crossing} | {
         ("empty_slots", "qflare_owner"),
         ("empty_session_slots", "qflare_owner"),
@@ -228,12 +231,14 @@ async def test_a_plain_login_that_is_a_member_of_qflare_app_can_do_all_of_it(fil
     try:
         store = PostgresStore(pool, owns_pool=False)
         await store.check()
-        await publish(store, 50)
+        await publish(store, 50, 1002)
         (device,) = await register(store)
         await begin_session(store, device, bucket=50)
         assert 1 == await store.drop_buckets(before=51)
         assert 1 == await store.expire_sessions(before_bucket=51 + 288)
-        assert len(await store.list_chains(1000, limit=9)) >= 1
+        for is_late in (False, True):
+            assert "led" == (await step_turn(store, 1002, is_late=is_late))[0]
+        assert 1002 == (await store.find_turn()).bucket
         with pytest.raises(Exception, match="qflare_auditor"):
             await store.list_entries(None, first=0, limit=1)
     finally:

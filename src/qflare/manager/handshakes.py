@@ -296,22 +296,28 @@ class Handshakes:
             outcomes, append = await self._deadline.of(
                 self._store.confirm_sessions(tenant_id, claims, now_s=ring.now_s, live_bucket=ring.first)
             )
-            await self._carry(ring, confirmations, outcomes)
+            await self._carry(confirmations, outcomes)
             receipts = await self._receipts(outcomes, append)
         except QflareError as failure:
             return [failure] * len(confirmations)
         return list(zip(outcomes, receipts, strict=True))
 
-    async def _carry(self, ring: Ring, confirmations: Sequence[Confirmation], outcomes: Sequence[ClaimOutcome]) -> None:
-        """Carry sessions that began before the current bucket into it: its sweep may be over and their KEK dies."""
-        late = [
-            confirmation
-            for confirmation, outcome in zip(confirmations, outcomes, strict=True)
-            if outcome.log_index is not None and confirmation.start < ring.current
-        ]
-        if late:
-            sealed = await self._offload.run(partial(_step_late, ring, late))
-            await self._deadline.of(self._store.save_chains(sealed))
+    async def _carry(self, confirmations: Sequence[Confirmation], outcomes: Sequence[ClaimOutcome]) -> None:
+        """
+        Carry sessions that began before the present bucket into it: its sweep may be over and their KEK dies.
+
+        The clock is read after the commit, however long that took: what a slow worker commits is carried by itself.
+        """
+        await self._buckets.refresh()
+        with self._buckets.lend() as ring:
+            late = [
+                confirmation
+                for confirmation, outcome in zip(confirmations, outcomes, strict=True)
+                if outcome.log_index is not None and confirmation.start < ring.current
+            ]
+            if late:
+                sealed = await self._offload.run(partial(_step_late, ring, late))
+                await self._deadline.of(self._store.save_chains(sealed))
 
     async def _receipts(self, outcomes: Sequence[ClaimOutcome], append: LogAppend | None) -> list[bytes | None]:
         # H9: one signature for the batch, after the commit.

@@ -2,7 +2,7 @@
 What the manager does by itself: look at the clock, turn buckets, sweep, clean up, mark device keys that are due.
 
 Every worker does all of it.  Each step is safe to do twice or at the same time elsewhere: keys are destroyed by number,
-chains are inserted where absent, rows are deleted below a bucket.
+of a turn's steps each is led by one worker, rows are deleted below a bucket.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from qflare.clock import Clock
     from qflare.manager.background import Background
     from qflare.manager.buckets import Buckets
-    from qflare.manager.chains import Turns
     from qflare.manager.log import Log
     from qflare.manager.offload import Offload
     from qflare.manager.policies import Policies
     from qflare.manager.settings import ManagerSettings
+    from qflare.manager.turns import Turns
     from qflare.manager.uses import Uses
     from qflare.model.ports import Keeper, Store
 
@@ -84,7 +84,9 @@ class Maintenance:
         self._swept = -1
         self._swept_late = -1
         self._cleaned = -1
-        self._lock = asyncio.Lock()
+        self._turning = asyncio.Lock()
+        self._cleaning = asyncio.Lock()
+        """A clean-up that somebody asks for does not wait for a long turn."""
 
     async def run(self, background: Background) -> None:
         """Work until the manager closes; after a failure wait longer and longer, then try again."""
@@ -102,13 +104,12 @@ class Maintenance:
     async def step(self) -> int:
         """Look at the clock, do what is due, and return the server's bucket."""
         bucket = await self._buckets.refresh()
-        async with self._lock:
-            if self._swept != bucket:
-                await self._turns.sweep()
+        async with self._turning:
+            if self._swept != bucket and await self._turns.sweep():
                 self._swept = bucket
-            if self._swept_late != bucket and self._is_late():
-                await self._turns.sweep()
+            if self._swept == bucket and self._swept_late != bucket and self._is_late() and await self._turns.settle():
                 self._swept_late = bucket
+        async with self._cleaning:
             alarms = self._buckets.take_alarms()
             if alarms:
                 await self._log.append(DEFAULT_TENANT, alarms)
@@ -123,7 +124,7 @@ class Maintenance:
     async def clean(self) -> CleanupReport:
         """Remove what is over, now."""
         bucket = await self._buckets.refresh()
-        async with self._lock:
+        async with self._cleaning:
             return await self._clean(bucket)
 
     async def _clean(self, bucket: int) -> CleanupReport:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from qflare.manager.chains import CHAIN_KEY_BYTES, seal_chains, unseal_chains
+from qflare.manager.chains import CHAIN_KEY_BYTES, OpenedChain, open_chains, seal_chains
 from qflare.manager.deadline import Deadline
+from qflare.manager.pages import open_pages
 from qflare.manager.tenancy import by_tenant
 from qflare.model.refusal import Refusal
 from qflare.model.session import SealedChain, Session, SessionState
@@ -21,13 +22,14 @@ from qflare.primitives.kdf import chain_advance_many
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from qflare.manager.buckets import Buckets, Ring
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ids import SessionId, TenantId
     from qflare.model.ports import SessionStore
+    from qflare.model.turn import SealedPage
 
 
 @dataclass(slots=True)
@@ -202,27 +204,35 @@ class Sessions:
 
     async def _load_chains(self, ring: Ring, sessions: Sequence[Session], found: dict[SessionId, _Held]) -> None:
         for tenant_id, group in by_tenant(sessions, lambda session: session.tenant_id).items():
-            chains = await self._deadline.of(
-                self._store.find_chains(
-                    tenant_id, [session.sid for session in group], first=ring.first, last=ring.current + 1
-                )
-            )
-            keys = await self._offload.run(partial(unseal_chains, ring, chains), wipe=_wipe_all)
             newest: dict[SessionId, int] = {}
-            for chain, key in zip(chains, keys, strict=True):
+            for chain in await self._open_chains(ring, tenant_id, group):
                 held = found.get(chain.sid)
-                if key is None or held is None:
-                    continue
-                if chain.bucket in held.keys or chain.bucket < self._floor:
-                    key.wipe()
+                if held is None or chain.bucket in held.keys or chain.bucket < self._floor:
+                    chain.chain_key.wipe()
                 else:
-                    held.keys[chain.bucket] = key
+                    held.keys[chain.bucket] = chain.chain_key
+                if held is None:
+                    continue
                 newest[chain.sid] = max(chain.bucket, newest.get(chain.sid, 0))
                 self._keep(chain.sid, held)
             # R8, first touch: what no turn has carried into the current bucket yet is carried now.
             late = [sid for sid, bucket in newest.items() if bucket < ring.current]
             await self._step([(sid, ring.current) for sid in late], found)
             await self._save(ring, [found[sid] for sid in late])
+
+    async def _open_chains(self, ring: Ring, tenant_id: TenantId, group: Sequence[Session]) -> list[OpenedChain]:
+        """Read what rests of a tenant's sessions in live buckets: their own rows, and pages where those lack one."""
+        sids = [session.sid for session in group]
+        last = ring.current + 1
+        chains = await self._deadline.of(self._store.find_chains(tenant_id, sids, first=ring.first, last=last))
+        have = {(chain.sid, chain.bucket) for chain in chains}
+        lacking = {
+            session.sid
+            for session in group
+            if any((session.sid, bucket) not in have for bucket in range(max(ring.first, session.start), last))
+        }
+        pages = await self._deadline.of(self._store.find_pages(tenant_id, list(lacking), first=ring.first, last=last))
+        return await self._offload.run(partial(_open_all, ring, chains, pages, lacking), wipe=_wipe_all)
 
     async def _step(self, wanted: Sequence[tuple[SessionId, int]], found: dict[SessionId, _Held]) -> None:
         """Derive missing keys, all that lead to one bucket in one C call."""
@@ -281,7 +291,12 @@ def _verdict(held: _Held | None, bucket: int) -> Session | Refusal:
     return session
 
 
-def _wipe_all(keys: Sequence[SecretBytes | None]) -> None:
-    for key in keys:
-        if key is not None:
-            key.wipe()
+def _open_all(
+    ring: Ring, chains: Sequence[SealedChain], pages: Sequence[SealedPage], wanted: Collection[SessionId]
+) -> list[OpenedChain]:
+    return open_chains(ring, chains) + open_pages(ring, pages, wanted)
+
+
+def _wipe_all(chains: Sequence[OpenedChain]) -> None:
+    for chain in chains:
+        chain.chain_key.wipe()

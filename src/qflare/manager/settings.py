@@ -58,7 +58,7 @@ class ManagerSettings:
     session_bytes_max: int = 2**44
     """Bytes of sealed records one session carries, the same way."""
     turn_page: int = 1024
-    """Chain keys stepped in one C batch at a bucket turn."""
+    """Most chain keys of a page that a bucket turn seals; below 16 each is a row of its own."""
     tick_max_s: float = 5.0
     """Longest time between two looks at the clock."""
     cleanup_every_s: float = 30.0

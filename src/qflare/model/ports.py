@@ -8,7 +8,7 @@ decision 7).  Methods that take a `tenant_id` work inside that tenant alone (row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from qflare.model.bucket import SealedBucket, SealedIdentity
@@ -38,6 +38,7 @@ from qflare.model.session import (
 )
 from qflare.model.statistics import KeyStatistics
 from qflare.model.token import EnrolmentClaim, EnrolmentOutcome, TokenRecord
+from qflare.model.turn import SealedPage, TurnedRange, TurnProgress, TurnRange, TurnStage
 from qflare.secret import SecretBytes
 
 
@@ -197,8 +198,31 @@ class SessionStore(Protocol):
     async def save_chains(self, chains: Sequence[SealedChain]) -> int:
         """Insert chain keys where absent (a turn, or first touch by any worker); return how many were new."""
 
-    async def list_chains(self, bucket: int, *, limit: int, after: SessionId | None = None) -> tuple[SealedChain, ...]:
-        """Return live sessions' chain keys of *bucket*, of every tenant, in order of sid: what a turn steps."""
+    async def find_pages(
+        self, tenant_id: TenantId, sids: Sequence[SessionId], *, first: int, last: int
+    ) -> tuple[SealedPage, ...]:
+        """Return the pages that hold chain keys of *sids* for buckets *first* to *last* inclusive."""
+
+    async def step_turn(
+        self,
+        bucket: int,
+        *,
+        is_late: bool,
+        range_size: int,
+        work: Callable[[TurnRange], Awaitable[TurnedRange]],
+    ) -> TurnStage:
+        """
+        Lead one step of the turn into *bucket* (R8), unless another worker leads.
+
+        Reads chain keys of the bucket before, about *range_size* of them, has *work* step them, writes what it returns
+        where absent, and counts the step, in one transaction. The late sweep reads what the first one did not see.
+        """
+
+    async def await_writers(self, bucket: int) -> None:
+        """Wait until whoever was writing into *bucket* has committed; `StoreUnavailableError` if it takes long."""
+
+    async def find_turn(self) -> TurnProgress | None:
+        """Return how far the newest turn is, or None before the first one."""
 
     async def accept_streams(
         self, tenant_id: TenantId, claims: Sequence[StreamClaim], *, now_s: int

@@ -17,7 +17,6 @@ from qflare.clock import Clock, SystemClock
 from qflare.errors import MissingExtraError
 from qflare.manager.background import Background
 from qflare.manager.buckets import Buckets
-from qflare.manager.chains import Turns
 from qflare.manager.deadline import Deadline
 from qflare.manager.devices import Devices
 from qflare.manager.enrolments import Enrolments
@@ -34,6 +33,7 @@ from qflare.manager.refusals import Refusals
 from qflare.manager.registrations import Registrations
 from qflare.manager.rotations import Rotations
 from qflare.manager.sessions import Sessions
+from qflare.manager.turns import Turns
 from qflare.manager.uses import Uses
 from qflare.primitives.engine import choose_engine
 from qflare.secret import SecretBytes

@@ -48,17 +48,3 @@ class Chains(Connected):
         )
         saved: int = row["saved"]
         return saved
-
-    async def list_chains(self, bucket: int, *, limit: int, after: SessionId | None = None) -> tuple[SealedChain, ...]:
-        """Return live sessions' chain keys of *bucket*, of every tenant, in order of sid."""
-        rows = await self._connections.fetch("list_chains", bucket, limit, None if after is None else as_uuid(after))
-        return tuple(
-            SealedChain(
-                tenant_id=TenantId(row["tenant_id"].bytes),
-                sid=SessionId(row["sid"].bytes),
-                bucket=row["bucket"],
-                epoch=row["epoch"],
-                sealed_chain_key=row["sealed_chain_key"],
-            )
-            for row in rows
-        )

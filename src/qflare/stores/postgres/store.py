@@ -23,6 +23,7 @@ from qflare.stores.postgres.sessions import Sessions
 from qflare.stores.postgres.statistics import Statistics
 from qflare.stores.postgres.streams import Streams
 from qflare.stores.postgres.tokens import Tokens
+from qflare.stores.postgres.turns import Turns
 
 if TYPE_CHECKING:
     from qflare.model.ports import Store
@@ -31,7 +32,19 @@ CLOSE_TIMEOUT_S = 5.0
 
 
 class PostgresStore(
-    Identities, Buckets, Tenants, Devices, Rotations, Tokens, Sessions, Chains, Streams, ReplyKeys, Log, Statistics
+    Identities,
+    Buckets,
+    Tenants,
+    Devices,
+    Rotations,
+    Tokens,
+    Sessions,
+    Chains,
+    Turns,
+    Streams,
+    ReplyKeys,
+    Log,
+    Statistics,
 ):
     """
     `model.ports.Store` on a pool of asyncpg.
