@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qflare.protocol.evidence import Evidence
+    from qflare.protocol.rotation import Urgency
     from qflare.secret import SecretBytes
 
 T = TypeVar("T")
@@ -94,6 +95,14 @@ class AsyncDevice:
     async def exchange(self, plaintext: bytes | bytearray | memoryview, *, aad: bytes = b"") -> Reply | None:
         """Send one record and return the server's reply, or None; see `Device.exchange`."""
         return await self._run(lambda: self._device.engine.exchange(plaintext, aad=aad))
+
+    async def rotation_urgency(self) -> Urgency:
+        """Ask the server whether the device's keys are to be rotated; see `Device.rotation_urgency`."""
+        return await self._run(self._device.engine.rotation.ask)
+
+    async def rotate_keys(self) -> int:
+        """Rotate the device's keys inside the session and return their new version; see `Device.rotate_keys`."""
+        return await self._run(self._device.engine.rotation.rotate)
 
     async def derive_session_key(self, purpose: str, *, bucket: int | None = None) -> SecretBytes:
         """Return the session's key for *purpose*, 64 bytes; see `Device.derive_session_key`."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from qflare.protocol.device_identity import DeviceIdentity
     from qflare.protocol.evidence import Evidence
+    from qflare.protocol.rotation import Urgency
     from qflare.secret import SecretBytes
 
 T = TypeVar("T")
@@ -47,7 +48,13 @@ class Device:
         self._file = file
         self._transport = transport
         self._lock = threading.RLock()
-        self._engine = DeviceEngine(state, save=lambda changed: save_state(file, changed), clock=clock)
+        self._engine = DeviceEngine(
+            state,
+            save=lambda changed: save_state(file, changed),
+            clock=clock,
+            # New keys that live in memory alone would lock out the device whose old ones are kept elsewhere.
+            follows_policy=file is not None,
+        )
         self._is_closed = False
 
     # --- how a device comes to be -----------------------------------------------------------------------------------
@@ -164,6 +171,11 @@ class Device:
         return self._engine.state.identity.ref
 
     @property
+    def key_version(self) -> int:
+        """Return the version of the keys that the device goes by."""
+        return self._engine.state.identity.key_version
+
+    @property
     def server_id(self) -> bytes:
         """Return the server the device is pinned to, 32 bytes (A1)."""
         return self._engine.state.identity.server_id
@@ -186,6 +198,9 @@ class Device:
         """
         Make a session with the server: "hello", which the device starts, or "offer", which the server starts.
 
+        A device with a state file then asks, once an hour at most, whether a policy of the server has made its keys due
+        and rotates them if so; what goes wrong there waits for the next session.
+
         Raises:
             RefusedError: refused every time; between two attempts it waits 1 to 300 s, growing (N5).
             AuthenticationError: what came is not the server's.
@@ -207,6 +222,32 @@ class Device:
             StoreUnavailableError: no answer came; the record may have been taken, so it was not sent twice.
         """
         return self._run(lambda engine: engine.exchange(plaintext, aad=aad))
+
+    def rotation_urgency(self) -> Urgency:
+        """
+        Ask the server whether the device's keys are to be rotated (E4).
+
+        Raises:
+            RefusedError: the server refused; one that knows no rotation policies does.
+            StoreUnavailableError: no answer came.
+        """
+        return self._run(lambda engine: engine.rotation.ask())
+
+    @property
+    def rotation_failure(self) -> QflareError | None:
+        """Return why the last `connect` could not ask or rotate, None if it could; the next one tries again."""
+        return self._engine.rotation.failure
+
+    def rotate_keys(self) -> int:
+        """
+        Rotate the device's keys inside the session and return their new version (E4); the old ones are erased then.
+
+        Raises:
+            RefusedError: the server refused; old and new keys are kept, and the next call goes on with them.
+            SessionExpiredError: the device has no session.
+            StoreUnavailableError: no answer came; likewise.
+        """
+        return self._run(lambda engine: engine.rotation.rotate())
 
     # --- carrying the messages oneself ------------------------------------------------------------------------------
 
@@ -250,6 +291,16 @@ class Device:
         """
         with self._lock:
             return self._engine.open(record, aad=aad)
+
+    def begin_rotation(self) -> bytes:
+        """Return ROTATE as a record to send; new keys are made once and kept beside the old ones (E4)."""
+        with self._lock:
+            return self._engine.rotation.begin()
+
+    def finish_rotation(self, record: bytes) -> int:
+        """Take the record that answers ROTATE, erase the old keys, and return the new version (E4)."""
+        with self._lock:
+            return self._engine.rotation.finish(record)
 
     def derive_session_key(
         self, purpose: str, *, bucket: int | None = None, direction: int = wire.DIRECTION_TO_SERVER

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from qflare.device.flow import Flow, Send, deliver, pause_before
+from qflare.device.rotation import KeyRotation
 from qflare.device.transport import Step
 from qflare.errors import (
     AuthenticationError,
@@ -73,9 +74,17 @@ class Reply:
 class DeviceEngine:
     """One device's state and what it can do with it; not for several threads at once."""
 
-    def __init__(self, state: DeviceState, *, save: Callable[[DeviceState], None], clock: Clock) -> None:
-        """Work on *state*; *save* makes it durable and is called before any answer leaves."""
+    def __init__(
+        self, state: DeviceState, *, save: Callable[[DeviceState], None], clock: Clock, follows_policy: bool = False
+    ) -> None:
+        """
+        Work on *state*; *save* makes it durable and is called before any answer leaves.
+
+        *follows_policy* lets `connect` rotate the keys when they are due; only where the state outlives the process.
+        """
         self.state = state
+        self.rotation = KeyRotation(self)
+        self._follows_policy = follows_policy
         self._save = save
         self._clock = clock
         self._fetched: tuple[int, int] | None = None
@@ -161,13 +170,27 @@ class DeviceEngine:
             raise UsageError(message)
         for attempt in range(1, attempts + 1):
             try:
-                return (yield from self._hello() if form == "hello" else self._offer())
+                yield from self._handshake(form)
+                break
             except RefusedError:
-                self._forget_handshakes(FORMS[form])
                 if attempt == attempts:
                     raise
                 yield pause_before(attempt)
-        raise AssertionError  # pragma: no cover - the loop returns or raises
+        if self._follows_policy:
+            yield from self.rotation.follow()
+        return self.terms()
+
+    def _handshake(self, form: Form) -> Flow[SessionTerms]:
+        for _ in range(2 if self.state.rotating is not None else 1):
+            try:
+                return (yield from self._hello() if form == "hello" else self._offer())
+            except RefusedError as refused:
+                failure = refused
+                self._forget_handshakes(FORMS[form])
+                # E4: while a rotation is under way the server knows either key version, and does not say which.
+                self.state.swap_keys()
+                self.save()
+        raise failure
 
     def _hello(self) -> Flow[SessionTerms]:
         # H7: what was pending when the device stopped goes on with the same bytes.
@@ -263,6 +286,8 @@ class DeviceEngine:
         state.form, state.policy, state.evidence = established.form, established.policy, established.evidence
         state.drop_pending(pending)
         state.drop_hello()
+        # H8: the server took the keys of this handshake for the current ones.
+        state.settle_keys()
         self._save(state)
         return self.terms()
 
@@ -285,6 +310,10 @@ class DeviceEngine:
             self.state.drop_pending(pending)
         if form == wire.FORM_HELLO:
             self.state.drop_hello()
+        self._save(self.state)
+
+    def save(self) -> None:
+        """Make the state durable."""
         self._save(self.state)
 
     # --- the session ------------------------------------------------------------------------------------------------
@@ -381,6 +410,8 @@ class DeviceEngine:
     def _send_record(self, plaintext: bytes | bytearray | memoryview, aad: bytes) -> Flow[bytes]:
         answer = yield Send(Step.RECORD, encode_envelope(aad, self.seal(plaintext, aad=aad)))
         if answer == wire.REFUSED:
+            # The reason may be that the keys are overdue: the next session asks, however short ago the last one did.
+            self.state.asked_bucket = None
             message = "the server refused the record; it tells no reason, its operator's log does"
             raise RefusedError(message)
         return answer

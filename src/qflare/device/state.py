@@ -41,6 +41,10 @@ class DeviceState:
     hello: PendingHello | None = None
     confirmations: list[PendingConfirmation] = field(default_factory=list)
     """At most one of the hello form and eight of the offer form (O2)."""
+    rotating: DeviceIdentity | None = None
+    """The device under its other keys, while a rotation is under way (E4): the newer ones, or the older on trial."""
+    asked_bucket: int | None = None
+    """When the device last asked whether its keys are due."""
     seen: dict[int, set[bytes]] = field(default_factory=dict)
     """Stream ids that were opened, by bucket; only buckets whose key is still held (R4)."""
 
@@ -70,12 +74,31 @@ class DeviceState:
             self.hello.wipe()
             self.hello = None
 
-    def wipe(self) -> None:
-        """Erase every secret from memory; the file keeps its own."""
-        self.identity.wipe()
+    def swap_keys(self) -> None:
+        """Go on under the other keys of a rotation; what is pending was begun under these, and is erased."""
+        if self.rotating is not None:
+            self.identity, self.rotating = self.rotating, self.identity
+            self.drop_handshakes()
+
+    def settle_keys(self) -> None:
+        """Erase the older keys: the server has shown that it knows those that the device goes by now."""
+        if self.rotating is not None and self.rotating.key_version < self.identity.key_version:
+            self.rotating.wipe()
+            self.rotating = None
+
+    def drop_handshakes(self) -> None:
+        """Erase everything that is pending."""
         self.drop_hello()
         for confirmation in self.confirmations:
             confirmation.wipe()
+        self.confirmations = []
+
+    def wipe(self) -> None:
+        """Erase every secret from memory; the file keeps its own."""
+        self.identity.wipe()
+        if self.rotating is not None:
+            self.rotating.wipe()
+        self.drop_handshakes()
         if self.chain is not None:
             self.chain.wipe()
 
@@ -86,11 +109,7 @@ class DeviceState:
             "stage": ENROLLED_STAGE,
             "tenant_id": identity.tenant_id,
             "device_id": identity.device_id,
-            "key_version": identity.key_version,
-            "signing_key": SecretBytes.copy_of(identity.signing_key),
-            "decapsulation_key": SecretBytes.copy_of(identity.decapsulation_key),
-            "verification_key": identity.verification_key,
-            "encapsulation_key": identity.encapsulation_key,
+            **_key_fields(identity),
             "psk": None if identity.psk is None else SecretBytes.copy_of(identity.psk),
             "server_id": identity.server_id,
             "server": self.server.served,
@@ -98,6 +117,8 @@ class DeviceState:
             "log_mark": None if self.log_mark is None else [self.log_mark.size, self.log_mark.root],
             "announcement": None if self.announcement is None else self.announcement.encoded,
             "session": self._session_fields(),
+            "rotating": None if self.rotating is None else _key_fields(self.rotating),
+            "asked_bucket": self.asked_bucket,
             "hello": None if self.hello is None else _as_fields(self.hello.to_state()),
             "confirmations": [_as_fields(pending.to_state()) for pending in self.confirmations],
         }
@@ -127,22 +148,14 @@ def state_from_fields(fields: dict[str, Field]) -> DeviceState:
         AuthenticationError: the stored identity or announcement does not verify.
     """
     reader = _Reader(fields)
-    server_id = reader.octets("server_id")
-    server = decode_identity(reader.octets("server"), server_id=server_id)
-    device_id, tenant_id = reader.text("device_id"), reader.octets("tenant_id")
-    identity = DeviceIdentity(
-        server_id=server_id,
-        tenant_id=tenant_id,
-        device_id=device_id,
-        ref=device_ref(tenant_id, device_id),
-        key_version=reader.number("key_version"),
-        signing_key=reader.secret("signing_key"),
-        decapsulation_key=reader.secret("decapsulation_key"),
-        verification_key=reader.octets("verification_key"),
-        encapsulation_key=reader.octets("encapsulation_key"),
-        psk=reader.optional_secret("psk"),
-    )
+    server = decode_identity(reader.octets("server"), server_id=reader.octets("server_id"))
+    psk = reader.optional_secret("psk")
+    identity = _read_identity(reader, reader, psk)
     state = DeviceState(identity=identity, server=server, bucket_mark=reader.number("bucket_mark"))
+    if (rotating := reader.optional_group("rotating")) is not None:
+        state.rotating = _read_identity(reader, _Reader(rotating), None if psk is None else SecretBytes.copy_of(psk))
+    if reader.has("asked_bucket"):
+        state.asked_bucket = reader.number("asked_bucket")
     if (log_mark := reader.optional_list("log_mark")) is not None:
         size, root = log_mark
         state.log_mark = LogMark(size=_number(size), root=_octets(root))
@@ -157,6 +170,32 @@ def state_from_fields(fields: dict[str, Field]) -> DeviceState:
     if (session := reader.optional_group("session")) is not None:
         _read_session(state, _Reader(session))
     return state
+
+
+def _key_fields(identity: DeviceIdentity) -> dict[str, Field]:
+    return {
+        "key_version": identity.key_version,
+        "signing_key": SecretBytes.copy_of(identity.signing_key),
+        "decapsulation_key": SecretBytes.copy_of(identity.decapsulation_key),
+        "verification_key": identity.verification_key,
+        "encapsulation_key": identity.encapsulation_key,
+    }
+
+
+def _read_identity(names: _Reader, keys: _Reader, psk: SecretBytes | None) -> DeviceIdentity:
+    device_id, tenant_id = names.text("device_id"), names.octets("tenant_id")
+    return DeviceIdentity(
+        server_id=names.octets("server_id"),
+        tenant_id=tenant_id,
+        device_id=device_id,
+        ref=device_ref(tenant_id, device_id),
+        key_version=keys.number("key_version"),
+        signing_key=keys.secret("signing_key"),
+        decapsulation_key=keys.secret("decapsulation_key"),
+        verification_key=keys.octets("verification_key"),
+        encapsulation_key=keys.octets("encapsulation_key"),
+        psk=psk,
+    )
 
 
 def _read_session(state: DeviceState, reader: _Reader) -> None:
