@@ -23,22 +23,26 @@ if TYPE_CHECKING:
         OverloadedError,
         QflareError,
         RefusedError,
+        SessionUsedUpError,
         StoreUnavailableError,
         UsageError,
     )
     from qflare.manager.devices import DeviceKeypair
     from qflare.manager.mappings import KeyMapping, SecureKeyMapper, ServerKeypair
+    from qflare.manager.policies import RotationPlan
     from qflare.manager.records import OpenedRecord
     from qflare.manager.settings import ManagerSettings
     from qflare.model.event import EventSeverity, LoggedEvent, SecurityEventType
     from qflare.model.ids import DEFAULT_TENANT
     from qflare.model.refusal import Refusal
+    from qflare.model.rotation import RotationPolicy, RotationProgress
     from qflare.model.session import Session
     from qflare.model.statistics import KeyStatistics
     from qflare.monitor.audit import HeldReceipt, LogReport
     from qflare.monitor.dashboard import SecurityDashboard
     from qflare.monitor.proof import EventProof
     from qflare.protocol.evidence import Evidence
+    from qflare.protocol.rotation import Urgency
     from qflare.secret import SecretBytes
     from qflare.service.aggregator import Aggregator, AggregatorSettings
     from qflare.service.exchange import CompletedExchange, DevicePublicKey, KeyExchange, SessionKeyRequest
@@ -76,6 +80,9 @@ _MODULES: Final = {
     "QuantumKeyManager": "qflare.service.key_manager",
     "Refusal": "qflare.model.refusal",
     "RefusedError": "qflare.errors",
+    "RotationPlan": "qflare.manager.policies",
+    "RotationPolicy": "qflare.model.rotation",
+    "RotationProgress": "qflare.model.rotation",
     "SecretBytes": "qflare.secret",
     "SecureKeyMapper": "qflare.manager.mappings",
     "SecurityDashboard": "qflare.monitor.dashboard",
@@ -84,7 +91,9 @@ _MODULES: Final = {
     "ServerKeypair": "qflare.manager.mappings",
     "Session": "qflare.model.session",
     "SessionKeyRequest": "qflare.service.exchange",
+    "SessionUsedUpError": "qflare.errors",
     "StoreUnavailableError": "qflare.errors",
+    "Urgency": "qflare.protocol.rotation",
     "UsageError": "qflare.errors",
     "about": "qflare.service.versions",
 }
@@ -119,6 +128,9 @@ __all__ = [
     "QuantumKeyManager",
     "Refusal",
     "RefusedError",
+    "RotationPlan",
+    "RotationPolicy",
+    "RotationProgress",
     "SecretBytes",
     "SecureKeyMapper",
     "SecurityDashboard",
@@ -127,7 +139,9 @@ __all__ = [
     "ServerKeypair",
     "Session",
     "SessionKeyRequest",
+    "SessionUsedUpError",
     "StoreUnavailableError",
+    "Urgency",
     "UsageError",
     "__version__",
     "about",

@@ -14,6 +14,12 @@ COMMANDS = (
     ("enrol",),
     ("token",),
     ("token", "issue"),
+    ("policy",),
+    ("policy", "show"),
+    ("policy", "set"),
+    ("policy", "remove"),
+    ("policy", "plan"),
+    ("policy", "status"),
     ("device",),
     ("device", "show"),
     ("device", "connect"),
@@ -68,7 +74,7 @@ def test_the_document_names_every_command():
         tuple(found.split()[1:]) for found in re.findall(r"^\| `(qflare [a-z ]+[a-z])[ A-Z]*` ", text, re.MULTILINE)
     }
     assert named == {
-        command for command in COMMANDS if command and command not in {("token",), ("device",), ("audit",)}
+        command for command in COMMANDS if command and command not in {("token",), ("policy",), ("device",), ("audit",)}
     }
 
 

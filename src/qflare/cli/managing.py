@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from qflare.errors import ConfigError, MissingExtraError
 from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, TenantId
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from qflare.service.key_manager import QuantumKeyManager
     from qflare.service.security_monitor import SecurityMonitor
+
+
+T = TypeVar("T")
 
 
 def choose_dsn(dsn: str | None) -> str | None:
@@ -31,6 +36,19 @@ def open_manager(dsn: str | None, data_dir: Path | None, *, tenant: str | None =
     return QuantumKeyManager(
         choose_dsn(dsn), data_dir=data_dir, tenant=parse_tenant(tenant), config=read_settings(ManagerSettings)
     )
+
+
+def run_with_manager(
+    work: Callable[[QuantumKeyManager], Awaitable[T]], dsn: str | None, data_dir: Path | None, *, tenant: str | None
+) -> T:
+    """Open a manager, do *work* with it, close it, and return what came of it."""
+    import asyncio
+
+    async def run() -> T:
+        async with open_manager(dsn, data_dir, tenant=tenant) as manager:
+            return await work(manager)
+
+    return asyncio.run(run())
 
 
 def open_monitor(dsn: str | None, data_dir: Path | None) -> SecurityMonitor:
