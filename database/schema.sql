@@ -12,7 +12,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 4;
+SET LOCAL qflare.installs_version = 5;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -397,6 +397,7 @@ CREATE TABLE IF NOT EXISTS qflare.bucket_turn (
 );
 
 -- Accepted streams (R4), by the bucket of the record's header; written by every record.
+-- call_id names the call that took it, so that this call alone may ask again (decision 0031).
 CREATE TABLE IF NOT EXISTS qflare.stream (
     tenant_id uuid     NOT NULL,
     sid       uuid     NOT NULL,
@@ -404,6 +405,7 @@ CREATE TABLE IF NOT EXISTS qflare.stream (
     bucket    bigint   NOT NULL,
     direction smallint NOT NULL,
     slot      smallint NOT NULL,
+    call_id uuid,
     CONSTRAINT stream_once PRIMARY KEY (stream_id, sid, direction, bucket, tenant_id, slot),
     CONSTRAINT stream_slot_of_bucket CHECK (slot = bucket % 8),
     CONSTRAINT stream_direction_known CHECK (direction IN (1, 2))
@@ -425,6 +427,20 @@ CREATE TABLE IF NOT EXISTS qflare.reply_key (
     CONSTRAINT reply_key_direction_known CHECK (direction IN (1, 2)),
     CONSTRAINT reply_key_bucket_range CHECK (request_bucket BETWEEN 0 AND expires_bucket)
 );
+
+-- Changes that were carried out and have no key of their own in another table (decision 0031): who repeats one gets its
+-- outcome.  A ring of four partitions of twelve hours each: a change is remembered for a day at least.
+CREATE TABLE IF NOT EXISTS qflare.call (
+    tenant_id  uuid     NOT NULL,
+    call_id    uuid     NOT NULL,
+    slot       smallint NOT NULL,
+    kind       text     NOT NULL,
+    outcome    bigint,
+    CONSTRAINT call_pkey PRIMARY KEY (call_id, tenant_id, slot),
+    CONSTRAINT call_slot_range CHECK (slot BETWEEN 0 AND 3),
+    CONSTRAINT call_kind_size CHECK (octet_length(kind) BETWEEN 1 AND 32)
+) PARTITION BY LIST (slot);
+
 
 -- How many sessions end with which bucket: what statistics and expiry read instead of counting rows.
 CREATE TABLE IF NOT EXISTS qflare.session_count (
@@ -534,8 +550,8 @@ DECLARE
     v_leaf   text;
 BEGIN
     FOREACH v_parent IN ARRAY ARRAY['handshake', 'session_state', 'session_page', 'stream', 'session',
-                                    'session_route'] LOOP
-        FOR v_slot IN 0 .. CASE WHEN v_parent IN ('session', 'session_route') THEN 3 ELSE 7 END LOOP
+                                    'session_route', 'call'] LOOP
+        FOR v_slot IN 0 .. CASE WHEN v_parent IN ('session', 'session_route', 'call') THEN 3 ELSE 7 END LOOP
             v_leaf := format('%s_slot_%s', v_parent, v_slot);
             EXECUTE format('CREATE TABLE IF NOT EXISTS qflare.%I PARTITION OF qflare.%I FOR VALUES IN (%s)',
                            v_leaf, v_parent, v_slot);
@@ -555,7 +571,7 @@ BEGIN
     FOREACH v_table IN ARRAY ARRAY['tenant', 'device', 'device_key', 'handshake', 'session', 'session_route',
                                    'session_state', 'session_page', 'stream', 'reply_key', 'session_count',
                                    'enrolment_token', 'audit_entry', 'rotation_policy', 'rotation_mark',
-                                   'device_use'] LOOP
+                                   'device_use', 'call'] LOOP
         EXECUTE format('ALTER TABLE qflare.%I ENABLE ROW LEVEL SECURITY', v_table);
         EXECUTE format('ALTER TABLE qflare.%I FORCE ROW LEVEL SECURITY', v_table);
         -- An unset tenant is NULL and equals nothing; the sub-select is evaluated once a statement.
@@ -591,7 +607,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA qflare FROM PUBLIC, qflare_app, qflare_audito
 GRANT SELECT ON ALL TABLES IN SCHEMA qflare TO qflare_auditor;
 GRANT SELECT ON qflare.schema_version TO qflare_app;
 GRANT SELECT, INSERT ON qflare.tenant, qflare.server_identity, qflare.handshake, qflare.stream, qflare.session_route,
-      qflare.session_state, qflare.audit_entry, qflare.log_node, qflare.checkpoint TO qflare_app;
+      qflare.session_state, qflare.audit_entry, qflare.log_node, qflare.checkpoint, qflare.call TO qflare_app;
 GRANT SELECT, INSERT, DELETE ON qflare.bucket_key, qflare.reply_key TO qflare_app;
 GRANT SELECT, INSERT, UPDATE ON qflare.device, qflare.device_key, qflare.session, qflare.session_count,
       qflare.enrolment_token, qflare.rotation_mark, qflare.device_use TO qflare_app;
@@ -779,6 +795,50 @@ BEGIN
            AS e (place, event_type, severity, device_id, data, leaf_hash, leaf_data, occurred_ms)
      WHERE e.place IS NOT NULL;
     PERFORM qflare.extend_log(first_index, old_frontier, v_leaves);
+END
+$$;
+
+-- note_calls: remember changes that the caller's transaction carries out; the last thing it does, after its events:
+-- under the log's lock nobody else's stands between the look and the row, whatever partition it lies in.
+-- p_outcomes are added to p_base, which is an index of the log where a change is an event.
+CREATE OR REPLACE FUNCTION qflare.note_calls(
+    p_tenant uuid, p_calls uuid[], p_kind text, p_base bigint, p_outcomes bigint[])
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    v_entered CONSTANT boolean  := qflare.enter(p_tenant);  -- before anything else
+    v_slot    CONSTANT smallint := floor(extract(epoch FROM clock_timestamp()) / 43200)::bigint % 4;
+    v_noted   bigint;
+BEGIN
+    INSERT INTO qflare.call (tenant_id, call_id, slot, kind, outcome)
+    SELECT p_tenant, n.call_id, v_slot, p_kind, p_base + n.outcome
+      FROM unnest(p_calls, p_outcomes) AS n (call_id, outcome)
+      LEFT JOIN LATERAL (
+           SELECT e.call_id FROM qflare.call AS e
+            WHERE e.call_id = n.call_id AND e.tenant_id = p_tenant LIMIT 1) AS k ON true
+     WHERE k.call_id IS NULL
+    ON CONFLICT DO NOTHING;
+    GET DIAGNOSTICS v_noted = ROW_COUNT;
+    IF v_noted <> cardinality(p_calls) THEN
+        RAISE EXCEPTION 'a change was carried out before'
+            USING ERRCODE = 'unique_violation', CONSTRAINT = 'call_once', TABLE = 'call';
+    END IF;
+    RETURN true;
+END
+$$;
+
+-- find_calls: which of these changes were carried out, and their outcomes.
+CREATE OR REPLACE FUNCTION qflare.find_calls(p_tenant uuid, p_calls uuid[])
+RETURNS TABLE (call_id uuid, kind text, outcome bigint)
+LANGUAGE plpgsql ROWS 4 AS $$
+DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
+BEGIN
+    RETURN QUERY
+    SELECT k.call_id, k.kind, k.outcome
+      FROM unnest(p_calls) AS n (call_id)
+     CROSS JOIN LATERAL (
+           SELECT e.call_id, e.kind, e.outcome FROM qflare.call AS e
+            WHERE e.call_id = n.call_id AND e.tenant_id = p_tenant LIMIT 1) AS k;
 END
 $$;
 
@@ -1198,10 +1258,11 @@ END
 $$;
 
 -- accept_streams: take each stream once (R4), in a live session and a live bucket; accepted[i] says so.
+-- What this very p_call took in a transaction whose end its caller did not see is taken still.
 -- The old epoch of a session is read to the end of the bucket after its rekey (R7).
 CREATE OR REPLACE FUNCTION qflare.accept_streams(
     p_tenant uuid, p_sids uuid[], p_directions smallint[], p_stream_ids uuid[], p_buckets bigint[],
-    p_epochs bigint[], p_now timestamptz, OUT accepted boolean[])
+    p_epochs bigint[], p_now timestamptz, p_call uuid, OUT accepted boolean[])
 LANGUAGE plpgsql AS $$
 DECLARE
     v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
@@ -1229,8 +1290,8 @@ BEGIN
      -- Asked here, not above: there it would invite the index of live sessions.
      WHERE s.state = 'live';
     WITH taken AS (
-        INSERT INTO qflare.stream (tenant_id, sid, stream_id, bucket, direction, slot)
-        SELECT p_tenant, c.sid, c.stream_id, c.bucket, c.direction, c.bucket % 8
+        INSERT INTO qflare.stream (tenant_id, sid, stream_id, bucket, direction, slot, call_id)
+        SELECT p_tenant, c.sid, c.stream_id, c.bucket, c.direction, c.bucket % 8, p_call
           FROM unnest(p_sids, p_directions, p_stream_ids, p_buckets, p_epochs)
                AS c (sid, direction, stream_id, bucket, epoch)
           JOIN unnest(v_sids, v_starts, v_lasts, v_epochs, v_rekeyed)
@@ -1247,14 +1308,19 @@ BEGIN
     IF cardinality(v_stream_ids) = cardinality(p_stream_ids) THEN       -- what nearly always is
         accepted := array_fill(true, ARRAY[cardinality(p_stream_ids)]);
     ELSE
-        SELECT array_agg(t.sid IS NOT NULL AND c.turn = 1 ORDER BY c.place) INTO accepted
+        SELECT array_agg((t.sid IS NOT NULL OR r.sid IS NOT NULL) AND c.turn = 1 ORDER BY c.place) INTO accepted
           FROM (SELECT u.*, row_number() OVER (PARTITION BY u.sid, u.direction, u.stream_id, u.bucket ORDER BY u.place)
                        AS turn
                   FROM unnest(p_sids, p_directions, p_stream_ids, p_buckets) WITH ORDINALITY
                        AS u (sid, direction, stream_id, bucket, place)) AS c
           LEFT JOIN unnest(v_taken_sids, v_directions, v_stream_ids, v_buckets)
                     AS t (sid, direction, stream_id, bucket)
-            ON t.sid = c.sid AND t.direction = c.direction AND t.stream_id = c.stream_id AND t.bucket = c.bucket;
+            ON t.sid = c.sid AND t.direction = c.direction AND t.stream_id = c.stream_id AND t.bucket = c.bucket
+          LEFT JOIN LATERAL (
+               SELECT e.sid FROM qflare.stream AS e
+                WHERE t.sid IS NULL AND e.slot = c.bucket % 8 AND e.stream_id = c.stream_id AND e.sid = c.sid
+                  AND e.direction = c.direction AND e.bucket = c.bucket AND e.tenant_id = p_tenant
+                  AND e.call_id = p_call LIMIT 1) AS r ON true;
         v_fresh := ARRAY(SELECT f.sid FROM unnest(v_fresh) AS f (sid) WHERE f.sid = ANY (v_taken_sids));
     END IF;
     IF v_fresh <> '{}' THEN
@@ -1262,6 +1328,17 @@ BEGIN
            SET carried_at = p_now
          WHERE s.tenant_id = p_tenant AND s.sid = ANY (v_fresh) AND s.carried_at IS NULL;
     END IF;
+END
+$$;
+
+-- accept_streams of version 2, whose workers take each stream in one attempt.
+CREATE OR REPLACE FUNCTION qflare.accept_streams(
+    p_tenant uuid, p_sids uuid[], p_directions smallint[], p_stream_ids uuid[], p_buckets bigint[],
+    p_epochs bigint[], p_now timestamptz, OUT accepted boolean[])
+LANGUAGE plpgsql AS $$
+BEGIN
+    accepted := qflare.accept_streams(p_tenant, p_sids, p_directions, p_stream_ids, p_buckets, p_epochs, p_now,
+                                      NULL::uuid);
 END
 $$;
 
@@ -2132,6 +2209,27 @@ BEGIN
         v_emptied := v_emptied + 1;
     END LOOP;
     RETURN v_emptied;
+END
+$$;
+
+-- empty_call_slots: empty the partition that changes go into next; what lies in it is a day old at least.
+CREATE OR REPLACE FUNCTION qflare.empty_call_slots() RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    v_turn  CONSTANT bigint := floor(extract(epoch FROM clock_timestamp()) / 43200)::bigint;
+    v_table CONSTANT text   := format('call_slot_%s', (v_turn + 1) % 4);
+BEGIN
+    IF pg_relation_size(format('qflare.%I', v_table)) = 0 THEN
+        RETURN 0;
+    END IF;
+    EXECUTE format('LOCK TABLE qflare.%I IN ACCESS EXCLUSIVE MODE', v_table);
+    -- After the wait: the turn may have come meanwhile, and then new changes lie in it.
+    IF floor(extract(epoch FROM clock_timestamp()) / 43200)::bigint <> v_turn THEN
+        RETURN 0;
+    END IF;
+    EXECUTE format('TRUNCATE qflare.%I', v_table);
+    RETURN 1;
 END
 $$;
 

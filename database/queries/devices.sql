@@ -24,8 +24,12 @@ SELECT d.ref
 
 -- name: set_device_state :one
 -- Move a device, end its sessions unless it becomes active, write the event; false if there is no such device.
--- $1 tenant_id uuid, $2 ref bytea, $3 state text, $4 reason text, $5 to $10 events
-SELECT qflare.set_device_state($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS is_known;
+-- $1 tenant_id uuid, $2 ref bytea, $3 state text, $4 reason text, $5 to $10 events, $11 call id uuid
+WITH done AS MATERIALIZED (
+    SELECT qflare.set_device_state($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS is_known)
+SELECT d.is_known,
+       d.is_known AND qflare.note_calls($1, ARRAY[$11::uuid], 'device-state', 0, ARRAY[1::bigint]) AS is_noted
+  FROM done AS d;
 
 -- name: rotate_device_keys :one
 -- Make new keys current; 'rotated' or what stands in the way.

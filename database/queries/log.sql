@@ -1,9 +1,12 @@
 -- name: append_events :one
 -- Append events of one tenant in order.
 -- $1 tenant_id uuid, $2 types text[], $3 severities text[], $4 device_ids text[], $5 data bytea[], $6 leaves bytea[],
--- $7 occurred_ms bigint[]
-SELECT w.first_index, w.old_frontier
-  FROM qflare.append_events($1, $2, $3, $4, $5, $6, $7) AS w;
+-- $7 occurred_ms bigint[], $8 call ids uuid[], $9 bigint[]: of each change, its event's place among these, from 0
+WITH done AS MATERIALIZED (
+    SELECT w.first_index, w.old_frontier
+      FROM qflare.append_events($1, $2, $3, $4, $5, $6, $7) AS w)
+SELECT d.first_index, d.old_frontier, qflare.note_calls($1, $8, 'event', d.first_index, $9) AS is_noted
+  FROM done AS d;
 
 -- name: write_events :one
 -- The same inside a transaction that entered the tenant; only those with $2 true.

@@ -22,8 +22,11 @@ SELECT s.sid, s.device_id, s.ref, s.key_version, s.form, s.start_bucket, s.last_
 
 -- name: end_sessions :one
 -- End live sessions and write the events; how many were live.
--- $1 tenant_id uuid, $2 sids uuid[], $3 state text, $4 to $9 events
-SELECT qflare.end_sessions($1, $2, $3, $4, $5, $6, $7, $8, $9) AS ended;
+-- $1 tenant_id uuid, $2 sids uuid[], $3 state text, $4 to $9 events, $10 call id uuid
+WITH done AS MATERIALIZED (
+    SELECT qflare.end_sessions($1, $2, $3, $4, $5, $6, $7, $8, $9) AS ended)
+SELECT d.ended, qflare.note_calls($1, ARRAY[$10::uuid], 'session-end', d.ended, ARRAY[0::bigint]) AS is_noted
+  FROM done AS d;
 
 -- name: lock_expired_before :one
 -- The bucket below which sessions are over, held until the transaction ends.

@@ -202,7 +202,24 @@ class StoreError(QflareError):
 
 
 class StoreUnavailableError(StoreError):
-    """The store cannot be reached or did not answer in time; retrying later may help."""
+    """
+    The store cannot be reached or did not answer in time; retrying later may help.
+
+    `outcome_unknown` says that what was asked may have been done all the same: the answer was lost.  Asking again with
+    the same message, the same keys or the same call id is safe: it is done once (docs/operations.md).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sqlstate: str | None = None,
+        constraint: str | None = None,
+        outcome_unknown: bool = False,
+    ) -> None:
+        """Record whether the change may stand although its answer was lost."""
+        super().__init__(message, sqlstate=sqlstate, constraint=constraint)
+        self.outcome_unknown = outcome_unknown
 
 
 class ConflictError(StoreError):

@@ -200,6 +200,7 @@ async def test_functions_that_cross_tenants_are_few_and_narrow(admin):
     assert definers == {(name, "qflare_maintenance") for name in crossing} | {
         ("empty_slots", "qflare_owner"),
         ("empty_session_slots", "qflare_owner"),
+        ("empty_call_slots", "qflare_owner"),
     }
     assert not any(row["is_public"] for row in rows)
 

@@ -186,7 +186,11 @@ class Batcher(Generic[Item, Result]):
         except asyncio.CancelledError:
             for _, future in batch:
                 if not future.done():
-                    future.set_exception(StoreUnavailableError(f"{self._name}: the manager closed before it was done"))
+                    future.set_exception(
+                        StoreUnavailableError(
+                            f"{self._name}: the manager closed before it was done", outcome_unknown=True
+                        )
+                    )
             raise
         except Exception as failure:  # noqa: BLE001 - every caller gets it; the batch task itself must not die
             for _, future in batch:

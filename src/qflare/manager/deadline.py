@@ -27,12 +27,13 @@ class Deadline:
         Await *answer*.
 
         Raises:
-            StoreUnavailableError: it did not come in time. Whether the transaction committed is then unknown.
+            StoreUnavailableError: it did not come in time; whether a change was committed is then unknown.
         """
         try:
             async with asyncio.timeout(self._seconds):
                 return await answer
         except TimeoutError:
             raise StoreUnavailableError(
-                f"the store did not answer within {self._seconds:g} s; check the database, or raise store_timeout_s"
+                f"the store did not answer within {self._seconds:g} s; check the database, or raise store_timeout_s",
+                outcome_unknown=True,
             ) from None

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from qflare.clock import Clock
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
-    from qflare.model.ids import DeviceId, DeviceRef, TenantId
+    from qflare.model.ids import CallId, DeviceId, DeviceRef, TenantId
     from qflare.model.ports import DeviceStore
     from qflare.protocol.device_keys import DeviceKeys
 
@@ -280,7 +280,15 @@ class Devices:
         self.forget(tenant_id, device.ref)
         return row
 
-    async def set_state(self, tenant_id: TenantId, device_id: DeviceId, state: KeyState, *, reason: str) -> Device:
+    async def set_state(
+        self,
+        tenant_id: TenantId,
+        device_id: DeviceId,
+        state: KeyState,
+        *,
+        reason: str,
+        call_id: CallId | None = None,
+    ) -> Device:
         """Change a device's state; unless it becomes active, its sessions end in the same transaction."""
         if not 1 <= len(reason.encode()) <= REASON_BYTES_MAX:
             raise UsageError("reason must be text of 1 to 1000 bytes: say why the state changes")
@@ -293,12 +301,19 @@ class Devices:
             severity=EventSeverity.WARNING if state is not KeyState.ACTIVE else EventSeverity.INFO,
         )
         device = await self._deadline.of(
-            self._store.set_device_state(tenant_id, ref, state, reason=reason, event=event)
+            self._store.set_device_state(tenant_id, ref, state, reason=reason, event=event, call_id=call_id)
         )
         self.forget(tenant_id, ref)
         return device
 
-    async def set_psk(self, tenant_id: TenantId, device_id: DeviceId, psk: SecretBytes | None) -> None:
+    async def set_psk(
+        self,
+        tenant_id: TenantId,
+        device_id: DeviceId,
+        psk: SecretBytes | None,
+        *,
+        call_id: CallId | None = None,
+    ) -> None:
         """Seal and store a device's pre-shared key (H4), or remove it; the caller keeps *psk*."""
         sealed: bytes | None = None
         ref = device_ref(tenant_id, device_id)
@@ -314,7 +329,7 @@ class Devices:
             {"what": "psk set" if psk is not None else "psk removed", "ref": ref.hex()},
             device_id=device_id,
         )
-        await self._deadline.of(self._store.set_device_psk(tenant_id, ref, sealed, event=event))
+        await self._deadline.of(self._store.set_device_psk(tenant_id, ref, sealed, event=event, call_id=call_id))
         self.forget(tenant_id, ref)
 
     async def page(self, tenant_id: TenantId, *, limit: int, after: DeviceId | None) -> tuple[Device, ...]:

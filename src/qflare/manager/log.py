@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, utc
-from qflare.errors import QflareError
+from qflare.errors import ConflictError, QflareError
 from qflare.manager.batcher import Batcher
 from qflare.manager.deadline import Deadline
-from qflare.model.event import LogAppend, LoggedEvent, NewEvent, SignedCheckpoint
+from qflare.model.event import AuditEntry, LogAppend, LoggedEvent, NewEvent, SignedCheckpoint
 from qflare.protocol.checkpoint import sign_checkpoint
 from qflare.protocol.log import Frontier, hash_leaf, inclusion_path, inclusion_paths, nodes_for_path
 from qflare.protocol.receipt import encode_receipt
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from qflare.manager.identity import Identity
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
-    from qflare.model.ids import TenantId
+    from qflare.model.ids import CallId, TenantId
     from qflare.model.ports import LogStore
 
 _log = logging.getLogger("qflare.manager")
@@ -40,6 +40,7 @@ _RETRY_S: Final = 1.0
 class _Pending:
     tenant_id: TenantId
     event: NewEvent
+    call_id: CallId | None
 
 
 class Log:
@@ -61,13 +62,18 @@ class Log:
             "log event", self._log_batch, items_max=settings.batch_max, waiting_max=settings.waiting_max
         )
 
-    async def log_event(self, tenant_id: TenantId, event: NewEvent) -> LoggedEvent:
-        """Append *event* and return where it stands, with its receipt."""
-        return await self._batcher.submit(_Pending(tenant_id, event))
+    async def log_event(self, tenant_id: TenantId, event: NewEvent, *, call_id: CallId | None = None) -> LoggedEvent:
+        """
+        Append *event* and return where it stands, with its receipt; once for one change.
+
+        Raises:
+            ConflictError: the call id was used for another event.
+        """
+        return await self._batcher.submit(_Pending(tenant_id, event, call_id))
 
     async def log_events(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> list[LoggedEvent | QflareError]:
         """Append *events* in batches; one result or error each."""
-        return await self._batcher.submit_many([_Pending(tenant_id, event) for event in events])
+        return await self._batcher.submit_many([_Pending(tenant_id, event, None) for event in events])
 
     async def append(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> LogAppend:
         """Append *events* without signing: the next signed head covers them."""
@@ -163,17 +169,73 @@ class Log:
         for position, pending in enumerate(batch):
             groups.setdefault(pending.tenant_id, []).append(position)
         for tenant_id, positions in groups.items():
-            events = [batch[position].event for position in positions]
             try:
-                append = await self.append(tenant_id, events)
-                receipts = await self.receipts(append)
+                logged = await self._log(tenant_id, [batch[position] for position in positions])
             except QflareError as failure:
                 for position in positions:
                     results[position] = failure
                 continue
-            for number, position in enumerate(positions):
-                results[position] = _logged(append.first_index + number, events[number], receipts[number])
+            for position, result in zip(positions, logged, strict=True):
+                results[position] = result
         return [result for result in results if result is not None]
+
+    async def _log(self, tenant_id: TenantId, batch: Sequence[_Pending]) -> list[LoggedEvent | QflareError]:
+        append = await self._deadline.of(
+            self._store.append_events(
+                tenant_id,
+                [pending.event for pending in batch],
+                call_ids=[pending.call_id for pending in batch],
+            )
+        )
+        fresh = await self.receipts(append) if append.leaf_hashes else []
+        receipts = {append.first_index + number: receipt for number, receipt in enumerate(fresh)}
+        old = sorted(set(append.indexes) - receipts.keys())
+        receipts.update(zip(old, await self.receipts_at(old), strict=True))
+        entries = {
+            index: entry
+            for index in old
+            if (entry := await self._deadline.of(self._store.find_entry(tenant_id, index))) is not None
+        }
+        # Of one id given twice in a batch the first is what stands.
+        fresh_events: dict[int, NewEvent] = {}
+        for index, pending in zip(append.indexes, batch, strict=True):
+            fresh_events.setdefault(index, pending.event)
+        return [
+            _logged_before(entries[index], pending.event, receipts[index])
+            if index in entries
+            else _logged(index, fresh_events[index], receipts[index])
+            if _is_same(fresh_events[index], pending.event)
+            else _used_otherwise()
+            for index, pending in zip(append.indexes, batch, strict=True)
+        ]
+
+
+def _is_same(one: NewEvent | AuditEntry, other: NewEvent) -> bool:
+    return (one.event_type, one.severity, one.device_id, one.data) == (
+        other.event_type,
+        other.severity,
+        other.device_id,
+        other.data,
+    )
+
+
+def _used_otherwise() -> ConflictError:
+    return ConflictError("this call id was used for another event: draw 16 random bytes for each change")
+
+
+def _logged_before(entry: AuditEntry, event: NewEvent, receipt: bytes) -> LoggedEvent | QflareError:
+    """Return what stands of a change that was carried out before, if it was the same one."""
+    if not _is_same(entry, event):
+        return _used_otherwise()
+    return LoggedEvent(
+        index=entry.index,
+        leaf_hash=entry.leaf_hash,
+        event_type=entry.event_type,
+        severity=entry.severity,
+        device_id=entry.device_id,
+        occurred_at=utc(int(entry.recorded_at.timestamp())),
+        receipt=receipt,
+    )
 
 
 def _logged(index: int, event: NewEvent, receipt: bytes) -> LoggedEvent:

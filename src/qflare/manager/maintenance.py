@@ -139,6 +139,7 @@ class Maintenance:
         rows = await self._deadline.of(self._store.drop_buckets(before=bucket - 1, event=event))
         # R1: records of the bucket before the current one are still read, so its last sessions still live.
         expired = await self._deadline.of(self._store.expire_sessions(before_bucket=bucket - 1))
+        await self._deadline.of(self._store.forget_calls())
         return CleanupReport(bucket=bucket, bucket_rows=rows, bucket_keys_destroyed=destroyed, sessions_expired=expired)
 
     def _is_late(self) -> bool:

@@ -100,6 +100,9 @@ class LogAppend:
     old_frontier: tuple[bytes, ...]
     """Roots of the complete subtrees of the tree of `first_index` leaves, largest first."""
     leaf_hashes: tuple[bytes, ...]
+    """Of the entries that are new; none where every event stood already."""
+    indexes: tuple[int, ...] = ()
+    """Of an append by change: where each of its events stands, new or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,9 @@ TokenId = NewType("TokenId", bytes)
 MappingId = NewType("MappingId", bytes)
 """16 bytes, random; names a mapping (PROTOCOL K)."""
 
+CallId = NewType("CallId", bytes)
+"""16 bytes, random, made by whoever asks; names one change, so that it is carried out once."""
+
 ID_BYTES: Final = 16
 REF_BYTES: Final = 32
 NAME_BYTES_MAX: Final = 255

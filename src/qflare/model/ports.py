@@ -2,8 +2,9 @@
 Ports: what `manager`, `monitor` and `service` may ask of a store and of a keeper.
 
 Every store method is one transaction: a state change and its audit entries commit together or not at all (DESIGN,
-decision 7).  Methods that take a `tenant_id` work inside that tenant alone (row-level security).  All raise
-`StoreUnavailableError` when the store does not answer in time.
+decision 7).  A call that is repeated, by the store after a lost connection or by its caller with the same message, keys
+or call id, ends once (decision 0031).  Methods that take a `tenant_id` work inside that tenant alone (row-level
+security).  All raise `StoreUnavailableError` when the store does not answer in time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Protocol
 from qflare.model.bucket import SealedBucket, SealedIdentity
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
-from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId, TokenId
+from qflare.model.ids import CallId, DeviceId, DeviceRef, SessionId, TenantId, TokenId
 from qflare.model.reply import ReplyKeyResult, RequestId, SealedReplyKey
 from qflare.model.rotation import (
     DueKey,
@@ -93,7 +94,14 @@ class DeviceStore(Protocol):
         """Return up to *limit* devices in order of name."""
 
     async def set_device_state(
-        self, tenant_id: TenantId, ref: DeviceRef, state: KeyState, *, reason: str, event: NewEvent
+        self,
+        tenant_id: TenantId,
+        ref: DeviceRef,
+        state: KeyState,
+        *,
+        reason: str,
+        event: NewEvent,
+        call_id: CallId | None = None,
     ) -> Device:
         """
         Change a device's state, and end its sessions unless it becomes active.
@@ -107,11 +115,17 @@ class DeviceStore(Protocol):
         """
         Make *device*'s keys current as *key_version*; the old become deactivated.
 
-        Raises `ConflictError` unless *key_version* is the current one + 1.
+        Raises `ConflictError` unless *key_version* is the current one + 1, or these keys are current as it already.
         """
 
     async def set_device_psk(
-        self, tenant_id: TenantId, ref: DeviceRef, sealed_psk: bytes | None, *, event: NewEvent
+        self,
+        tenant_id: TenantId,
+        ref: DeviceRef,
+        sealed_psk: bytes | None,
+        *,
+        event: NewEvent,
+        call_id: CallId | None = None,
     ) -> None:
         """Store or remove a device's sealed pre-shared key."""
 
@@ -233,7 +247,13 @@ class SessionStore(Protocol):
         """Make the claim's epoch the session's by compare-and-swap, with chain keys and event (R7)."""
 
     async def end_sessions(
-        self, tenant_id: TenantId, sids: Sequence[SessionId], state: SessionState, *, events: Sequence[NewEvent]
+        self,
+        tenant_id: TenantId,
+        sids: Sequence[SessionId],
+        state: SessionState,
+        *,
+        events: Sequence[NewEvent],
+        call_id: CallId | None = None,
     ) -> int:
         """End live sessions; return how many were live."""
 
@@ -293,8 +313,14 @@ class ReplyStore(Protocol):
 class LogStore(Protocol):
     """The audit log: append-only entries, their tree and its signed heads."""
 
-    async def append_events(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> LogAppend:
-        """Append *events* in order, in one transaction."""
+    async def append_events(
+        self, tenant_id: TenantId, events: Sequence[NewEvent], *, call_ids: Sequence[CallId | None] | None = None
+    ) -> LogAppend:
+        """
+        Append *events* in order, in one transaction; those whose change was carried out before stand already.
+
+        `indexes` says where each stands; only the new ones have leaf hashes.
+        """
 
     async def log_head(self) -> LogHead:
         """Return size and frontier as committed."""
@@ -320,6 +346,9 @@ class LogStore(Protocol):
 
 class Store(IdentityStore, DeviceStore, RotationStore, SessionStore, ReplyStore, LogStore, Protocol):
     """All of it; `stores.postgres` does it."""
+
+    async def forget_calls(self) -> bool:
+        """Forget changes of a day ago and before; False if that has to wait for the next call."""
 
     async def check(self) -> None:
         """Raise `StoreUnavailableError` or `SchemaMismatchError` if the store cannot be used."""

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from qflare.errors import QflareError
     from qflare.model.event import LoggedEvent, NewEvent, SignedCheckpoint
-    from qflare.model.ids import TenantId
+    from qflare.model.ids import CallId, TenantId
 
 T = TypeVar("T")
 
@@ -17,8 +17,8 @@ T = TypeVar("T")
 class EventLog(Protocol):
     """Appends events in batches and signs the head."""
 
-    async def log_event(self, tenant_id: TenantId, event: NewEvent) -> LoggedEvent:
-        """Append one event and return where it stands, with its receipt."""
+    async def log_event(self, tenant_id: TenantId, event: NewEvent, *, call_id: CallId | None = None) -> LoggedEvent:
+        """Append one event and return where it stands, with its receipt; once for one change."""
 
     async def log_events(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> list[LoggedEvent | QflareError]:
         """Append events in batches; one result or error each."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias, TypeVar
 
 from qflare.errors import LengthError, QflareError, UsageError
-from qflare.model.ids import ID_BYTES, DeviceId, SessionId
+from qflare.model.ids import ID_BYTES, CallId, DeviceId, SessionId
 from qflare.protocol.identity import encode_name
 from qflare.protocol.record import KIND_CONTROL, KIND_DATA
 from qflare.protocol.wire import DIRECTION_TO_DEVICE, DIRECTION_TO_SERVER
@@ -40,6 +40,18 @@ def as_sid(session_id: SessionId | bytes) -> SessionId:
     if len(session_id) != ID_BYTES:
         raise LengthError("session_id", expected=ID_BYTES, actual=len(session_id))
     return SessionId(bytes(session_id))
+
+
+def as_call_id(call_id: CallId | bytes | None) -> CallId | None:
+    """Return a call id, 16 bytes, or None for none; `UsageError` or `LengthError` if it is neither."""
+    given: object = call_id
+    if call_id is None:
+        return None
+    if not isinstance(given, bytes | bytearray | memoryview):
+        raise UsageError(f"call_id must be bytes, got {type(call_id).__name__}: draw 16 random ones")
+    if len(call_id) != ID_BYTES:
+        raise LengthError("call_id", expected=ID_BYTES, actual=len(call_id))
+    return CallId(bytes(call_id))
 
 
 def as_kind(kind: int) -> int:

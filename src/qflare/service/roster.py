@@ -16,7 +16,7 @@ from qflare.primitives.random import random_bytes
 from qflare.protocol.device_keys import DeviceKeys
 from qflare.protocol.identity import device_ref, encode_name
 from qflare.secret import SecretBytes
-from qflare.service.arguments import raised, require_name
+from qflare.service.arguments import as_call_id, raised, require_name
 from qflare.service.exchange import DevicePublicKey
 from qflare.service.tenant_view import TenantView
 
@@ -198,34 +198,39 @@ class Roster(TenantView):
 
     # --- states -----------------------------------------------------------------------------------
 
-    async def revoke_device(self, device_id: str, *, reason: str) -> Device:
+    async def revoke_device(self, device_id: str, *, reason: str, call_id: bytes | None = None) -> Device:
         """
         Revoke a device for good: its sessions end in the same transaction, here and on every other worker.
 
         Args:
             device_id: Its name.
             reason: Why, for the log; 1 to 1000 bytes.
+            call_id: 16 random bytes that name this change: repeated with them, within a day, it is done once.
 
         Raises:
             IllegalTransitionError: it is revoked already.
             KeyNotFoundError: no such device.
+            StoreUnavailableError: the database did not answer; `outcome_unknown` says whether it may be done.
         """
-        return await self._set_state(device_id, KeyState.DEACTIVATED, reason=reason)
+        return await self._set_state(device_id, KeyState.DEACTIVATED, reason=reason, call_id=call_id)
 
-    async def suspend_device(self, device_id: str, *, reason: str) -> Device:
+    async def suspend_device(self, device_id: str, *, reason: str, call_id: bytes | None = None) -> Device:
         """Suspend a device until `resume_device`; its sessions end. Errors as `revoke_device`."""
-        return await self._set_state(device_id, KeyState.SUSPENDED, reason=reason)
+        return await self._set_state(device_id, KeyState.SUSPENDED, reason=reason, call_id=call_id)
 
-    async def resume_device(self, device_id: str, *, reason: str = "resumed by the operator") -> Device:
+    async def resume_device(
+        self, device_id: str, *, reason: str = "resumed by the operator", call_id: bytes | None = None
+    ) -> Device:
         """Let a suspended device begin sessions again. `IllegalTransitionError` if it was revoked."""
-        return await self._set_state(device_id, KeyState.ACTIVE, reason=reason)
+        return await self._set_state(device_id, KeyState.ACTIVE, reason=reason, call_id=call_id)
 
-    async def _set_state(self, device_id: str, state: KeyState, *, reason: str) -> Device:
+    async def _set_state(self, device_id: str, state: KeyState, *, reason: str, call_id: bytes | None) -> Device:
         name = require_name(device_id)
+        change = as_call_id(call_id)
         engine = await self._engine()
         ref = device_ref(self.tenant, name)
         try:
-            device = await engine.devices.set_state(self.tenant, name, state, reason=reason)
+            device = await engine.devices.set_state(self.tenant, name, state, reason=reason, call_id=change)
         except IllegalTransitionError:
             raise IllegalTransitionError(
                 f"device {device_id!r} cannot become {state.value} from the state it is in: look at find_device()"
@@ -234,7 +239,9 @@ class Roster(TenantView):
             engine.sessions.forget_device(self.tenant, ref)
         return device
 
-    async def set_device_psk(self, device_id: str, psk: SecretBytes | bytes | None) -> None:
+    async def set_device_psk(
+        self, device_id: str, psk: SecretBytes | bytes | None, *, call_id: bytes | None = None
+    ) -> None:
         """
         Set or remove the key that device and server share beforehand (H4), 64 bytes; later handshakes need it.
 
@@ -244,12 +251,13 @@ class Roster(TenantView):
             UsageError: *psk* is all zeros.
         """
         name = require_name(device_id)
+        change = as_call_id(call_id)
         engine = await self._engine()
         if psk is None:
-            await engine.devices.set_psk(self.tenant, name, None)
+            await engine.devices.set_psk(self.tenant, name, None, call_id=change)
             return
         with SecretBytes.copy_of(psk) as copy:
-            await engine.devices.set_psk(self.tenant, name, copy)
+            await engine.devices.set_psk(self.tenant, name, copy, call_id=change)
 
     # --- tokens and tenants -----------------------------------------------------------------------
 

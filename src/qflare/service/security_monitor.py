@@ -15,6 +15,7 @@ from qflare.monitor.audit import HeldReceipt, LogReport, verify_log
 from qflare.monitor.dashboard import SecurityDashboard
 from qflare.monitor.events import security_event
 from qflare.monitor.proof import EventProof, prove_event
+from qflare.service.arguments import as_call_id
 from qflare.service.assembly import Engine, Foundation, Place, open_foundation
 from qflare.service.opening import Opening
 
@@ -116,6 +117,7 @@ class SecurityMonitor:
         data: Mapping[str, JsonValue],
         *,
         device_id: str | None = None,
+        call_id: bytes | None = None,
     ) -> LoggedEvent:
         """
         Append an event to the audit log and return where it stands, with its receipt.
@@ -126,10 +128,15 @@ class SecurityMonitor:
             data: A dict of text, integers, booleans, None, lists and dicts, at most 16 KiB as JSON; no secrets: the log
                 is kept for ever.
             device_id: The device it is about.
+            call_id: 16 random bytes that name this change: repeated with them, within a day, it returns the entry
+                of the first time.
 
         Raises:
+            ConflictError: *call_id* was used for another event.
+            StoreUnavailableError: the database did not answer; `outcome_unknown` says whether the entry may stand.
             UsageError: *data* cannot stand in the log; the message names the key.
         """
+        change = as_call_id(call_id)
         foundation = await self._foundation()
         event = security_event(
             event_type,
@@ -139,7 +146,7 @@ class SecurityMonitor:
             device_id=None if device_id is None else DeviceId(device_id),
             clock=foundation.clock,
         )
-        return await foundation.log.log_event(self._tenant, event)
+        return await foundation.log.log_event(self._tenant, event, call_id=change)
 
     async def log_security_events_many(
         self, events: Sequence[tuple[SecurityEventType, EventSeverity, Mapping[str, JsonValue], str | None]]

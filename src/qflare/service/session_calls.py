@@ -13,7 +13,7 @@ from qflare.model.session import Session, SessionState
 from qflare.protocol.purpose import encode_purpose
 from qflare.protocol.record import KIND_DATA
 from qflare.protocol.wire import DIRECTION_TO_SERVER
-from qflare.service.arguments import Message, as_buffer, as_direction, as_kind, as_sid, raised
+from qflare.service.arguments import Message, as_buffer, as_call_id, as_direction, as_kind, as_sid, raised
 from qflare.service.exchange import SessionKeyRequest
 from qflare.service.tenant_view import TenantView
 
@@ -97,9 +97,20 @@ class SessionCalls(TenantView):
         engine = await self._engine()
         return await engine.lookups.queue.submit(Wanted(self.tenant, sid))
 
-    async def end_session(self, session_id: SessionId | bytes, *, reason: str = "ended by the application") -> bool:
-        """End a session of this tenant now, on every worker; False if it was not live."""
+    async def end_session(
+        self,
+        session_id: SessionId | bytes,
+        *,
+        reason: str = "ended by the application",
+        call_id: bytes | None = None,
+    ) -> bool:
+        """
+        End a session of this tenant now, on every worker; False if it was not live.
+
+        *call_id* is 16 random bytes: the same change again, within a day, gets the answer of the first time.
+        """
         sid = as_sid(session_id)
+        change = as_call_id(call_id)
         engine = await self._engine()
         event = engine.devices.event(
             self.tenant,
@@ -110,7 +121,7 @@ class SessionCalls(TenantView):
         )
         foundation = engine.foundation
         ended = await foundation.deadline.of(
-            foundation.store.end_sessions(self.tenant, [sid], SessionState.ENDED, events=[event])
+            foundation.store.end_sessions(self.tenant, [sid], SessionState.ENDED, events=[event], call_id=change)
         )
         engine.sessions.forget(sid)
         return ended > 0

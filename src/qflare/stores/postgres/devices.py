@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from qflare.errors import BatchError, ConflictError, KeyNotFoundError, KeyRevokedError
 from qflare.model.device import Device, KeyState, NewDevice
-from qflare.model.ids import DeviceId, DeviceRef, TenantId
+from qflare.model.ids import CallId, DeviceId, DeviceRef, TenantId
 from qflare.protocol.log import hash_leaf
+from qflare.stores.postgres.calls import call_about, carried_out, fresh_call
 from qflare.stores.postgres.columns import as_uuid, event_columns, hashed_append
 from qflare.stores.postgres.connections import Connected
 
@@ -29,9 +30,16 @@ class Tenants(Connected):
 
     async def save_tenant(self, tenant_id: TenantId, name: str, *, event: NewEvent) -> None:
         """Insert a tenant; `AlreadyExistsError` if the id or name is taken."""
-        async with self._connections.transaction(tenant_id) as transaction:
-            await transaction.execute("insert_tenant", transaction.tenant_id, name)
-            await transaction.write_events([event])
+        change = fresh_call()
+
+        async def save() -> int:
+            async with self._connections.transaction(tenant_id) as transaction:
+                await transaction.execute("insert_tenant", transaction.tenant_id, name)
+                await transaction.write_events([event])
+                await transaction.note_call(change, "tenant")
+            return 1
+
+        await carried_out(self._connections, tenant_id, change, save, is_given=False)
 
     async def list_tenants(self) -> tuple[tuple[TenantId, str], ...]:
         """Return every tenant's id and name."""
@@ -45,13 +53,17 @@ class Devices(Connected):
     async def add_devices(
         self, tenant_id: TenantId, devices: Sequence[NewDevice], *, events: Sequence[NewEvent]
     ) -> tuple[tuple[bool, ...], LogAppend | None]:
-        """Register devices; True where one was added, False where the name exists. One event per added device."""
+        """
+        Register devices; True where one was added, False where the name exists. One event per added device.
+
+        After a lost connection a device that stands with these very keys was added by the attempt before; then the
+        append is not told, since somebody's registration may have come between.
+        """
         if len(events) != len(devices):
             raise BatchError(f"{len(devices)} devices need as many events, got {len(events)}")
         if not devices:
             return (), None
-        row = await self._connections.get_row(
-            "add_devices",
+        columns = (
             as_uuid(tenant_id),
             [device.ref for device in devices],
             [device.device_id for device in devices],
@@ -62,6 +74,21 @@ class Devices(Connected):
             [kem_state_of(device) for device in devices],
             *event_columns(events),
         )
+        is_first = True
+
+        async def add() -> tuple[asyncpg.Record, dict[DeviceRef, Device]]:
+            nonlocal is_first
+            is_repeated, is_first = not is_first, False
+            row = (await self._connections.attempt("add_devices", *columns))[0]
+            old = [device.ref for device, is_new in zip(devices, row["added"], strict=True) if not is_new]
+            return row, await self.find_devices(tenant_id, old) if is_repeated else {}
+
+        row, standing = await self._connections.repeat(add)
+        if any(_is_as_registered(standing.get(device.ref), device) for device in devices):
+            return tuple(
+                is_new or _is_as_registered(standing.get(device.ref), device)
+                for device, is_new in zip(devices, row["added"], strict=True)
+            ), None
         added = tuple(row["added"])
         hashes = [hash_leaf(event.leaf_data) for event, is_added in zip(events, added, strict=True) if is_added]
         return added, hashed_append(row, hashes)
@@ -83,14 +110,30 @@ class Devices(Connected):
         return tuple(sorted((_device(row, tenant_id) for row in rows), key=lambda device: device.device_id.encode()))
 
     async def set_device_state(
-        self, tenant_id: TenantId, ref: DeviceRef, state: KeyState, *, reason: str, event: NewEvent
+        self,
+        tenant_id: TenantId,
+        ref: DeviceRef,
+        state: KeyState,
+        *,
+        reason: str,
+        event: NewEvent,
+        call_id: CallId | None = None,
     ) -> Device:
-        """Change a device's state and end its sessions unless it becomes active."""
-        row = await self._connections.get_row(
-            "set_device_state", as_uuid(tenant_id), ref, state.value, reason, *event_columns([event])
-        )
-        if not row["is_known"]:
-            raise KeyNotFoundError("no such device; register it first")
+        """Change a device's state and end its sessions unless it becomes active; once for one change."""
+        change = call_about(call_id, b"device-state", ref, state.value.encode())
+
+        async def move() -> int:
+            rows = await self._connections.attempt(
+                "set_device_state",
+                *(as_uuid(tenant_id), ref, state.value, reason),
+                *event_columns([event]),
+                as_uuid(change),
+            )
+            if not rows[0]["is_known"]:
+                raise KeyNotFoundError("no such device; register it first")
+            return 1
+
+        await carried_out(self._connections, tenant_id, change, move, is_given=call_id is not None)
         return await self._get_device(tenant_id, ref)
 
     async def rotate_device_keys(
@@ -117,22 +160,47 @@ class Devices(Connected):
             case "device-state":
                 raise KeyRevokedError("the device is not active; its keys cannot be rotated")
             case _:
+                found = (await self.find_devices(tenant_id, [device.ref])).get(device.ref)
+                if found is not None and _has_keys_of(found, device) and found.key_version == key_version:
+                    # These very keys are current already: an earlier attempt made them so.
+                    return found
                 raise ConflictError(f"key version {key_version} does not follow the device's current one; read it anew")
 
     async def set_device_psk(
-        self, tenant_id: TenantId, ref: DeviceRef, sealed_psk: bytes | None, *, event: NewEvent
+        self,
+        tenant_id: TenantId,
+        ref: DeviceRef,
+        sealed_psk: bytes | None,
+        *,
+        event: NewEvent,
+        call_id: CallId | None = None,
     ) -> None:
-        """Store or remove a device's sealed pre-shared key."""
-        async with self._connections.transaction(tenant_id) as transaction:
-            if await transaction.fetch_row("set_device_psk", transaction.tenant_id, ref, sealed_psk) is None:
-                raise KeyNotFoundError("no such device; register it first")
-            await transaction.write_events([event])
+        """Store or remove a device's sealed pre-shared key; once for one change."""
+        change = call_about(call_id, b"psk", ref, b"removed" if sealed_psk is None else b"set")
+
+        async def put() -> int:
+            async with self._connections.transaction(tenant_id) as transaction:
+                if await transaction.fetch_row("set_device_psk", transaction.tenant_id, ref, sealed_psk) is None:
+                    raise KeyNotFoundError("no such device; register it first")
+                await transaction.write_events([event])
+                await transaction.note_call(change, "psk")
+            return 1
+
+        await carried_out(self._connections, tenant_id, change, put, is_given=call_id is not None)
 
     async def _get_device(self, tenant_id: TenantId, ref: DeviceRef) -> Device:
         found = await self.find_devices(tenant_id, [ref])
         if ref not in found:
             raise KeyNotFoundError("no such device; register it first")
         return found[ref]
+
+
+def _is_as_registered(device: Device | None, keys: NewDevice) -> bool:
+    return device is not None and device.key_version == 1 and _has_keys_of(device, keys)
+
+
+def _has_keys_of(device: Device, keys: NewDevice) -> bool:
+    return (device.verification_key, device.encapsulation_key) == (keys.verification_key, keys.encapsulation_key)
 
 
 def _device(row: asyncpg.Record, tenant_id: TenantId) -> Device:

@@ -54,6 +54,10 @@ _UNAVAILABLE: Final = {
     "25P03": "the transaction was idle for too long",
 }
 _SCHEMA: Final = ("3F000", "42P01", "42883", "42703", "42704", "QF001")
+_LATE: Final = "the database did not answer in time; retry, or raise the timeout"
+_NONE_FREE: Final = (
+    "no connection to the database was free in time; retry, raise pool_size_max, or look at what holds them"
+)
 _LOGIN: Final = "the database refused the login or does not exist; check user, password and database in the dsn"
 _REMEDIES: Final = {
     "28000": _LOGIN,
@@ -63,10 +67,19 @@ _REMEDIES: Final = {
 }
 
 
+# What the driver itself says has no SQLSTATE: these are the standard's for it.
+_REFUSED: Final = "08001"
+_LOST: Final = "08006"
+_LOST_BY_SERVER: Final = ("08", "57P01", "57P02")
+
+
 @contextmanager
-def translated() -> Iterator[None]:
+def translated(*, is_sent: bool = True) -> Iterator[None]:
     """
     Turn what the driver raises inside the block into a `StoreError`, `KeyStateError` or `UsageError`.
+
+    Args:
+        is_sent: Something was sent to the server, which a lost answer may have changed all the same.
 
     Raises:
         StoreUnavailableError: no connection, no answer in time, or a passing conflict; a retry may help.
@@ -80,31 +93,41 @@ def translated() -> Iterator[None]:
     except QflareError:
         raise
     except asyncpg.PostgresError as error:
-        failure = _from_server(error)
+        failure = _from_server(error, is_sent=is_sent)
     except asyncpg.InternalClientError:
-        failure = StoreUnavailableError("the database driver lost its connection; retry")
+        failure = StoreUnavailableError(
+            "the database driver lost its connection; retry", sqlstate=_LOST, outcome_unknown=is_sent
+        )
     except asyncpg.InterfaceError as error:
-        failure = _from_driver(error)
+        failure = _from_driver(error, is_sent=is_sent)
     except TimeoutError:
-        failure = StoreUnavailableError("the database did not answer in time; retry, or raise the timeout")
+        failure = StoreUnavailableError(_LATE if is_sent else _NONE_FREE, outcome_unknown=is_sent)
     except (OSError, EOFError):
-        failure = StoreUnavailableError("the database cannot be reached; check that it runs and that the dsn is right")
+        failure = StoreUnavailableError(
+            "the database cannot be reached; check that it runs and that the dsn is right",
+            sqlstate=_LOST if is_sent else _REFUSED,
+            outcome_unknown=is_sent,
+        )
     else:
         return
     raise failure from None
 
 
-def _from_driver(error: asyncpg.InterfaceError) -> Exception:
+def _from_driver(error: asyncpg.InterfaceError, *, is_sent: bool) -> Exception:
     if isinstance(error, ValueError):
         # DataError and configuration errors quote the value, which may be a key: the argument's place must do.
         return UsageError("a value does not fit its column's type; check types and ranges")
-    return StoreUnavailableError("the database connection is closed; retry")
+    return StoreUnavailableError("the database connection is closed; retry", sqlstate=_LOST, outcome_unknown=is_sent)
 
 
-def _from_server(error: asyncpg.PostgresError) -> Exception:
+def _from_server(error: asyncpg.PostgresError, *, is_sent: bool) -> Exception:
     sqlstate = error.sqlstate or ""
     constraint: str | None = getattr(error, "constraint_name", None)
-    return _by_constraint(sqlstate, constraint) or _by_sqlstate(sqlstate)
+    failure = _by_constraint(sqlstate, constraint) or _by_sqlstate(sqlstate)
+    if isinstance(failure, StoreUnavailableError):
+        # Any other error of the server is its word that it rolled the statement back.
+        failure.outcome_unknown = is_sent and sqlstate.startswith(_LOST_BY_SERVER)
+    return failure
 
 
 def _by_constraint(sqlstate: str, constraint: str | None) -> QflareError | None:

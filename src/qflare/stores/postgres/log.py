@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
-from qflare.errors import BatchError, EvidenceError
+from qflare.errors import BatchError, ConflictError, EvidenceError, StoreUnavailableError
 from qflare.model.event import AuditEntry, EventSeverity, LogAppend, LogHead, NewEvent, SecurityEventType
 from qflare.model.event import SignedCheckpoint as Checkpoint
-from qflare.model.ids import DeviceId, TenantId
-from qflare.stores.postgres.columns import as_time, as_uuid, event_columns, log_append, split_frontier
+from qflare.model.ids import CallId, DeviceId, TenantId
+from qflare.stores.postgres.calls import CALL_ONCE, find_calls, fresh_call
+from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, log_append, split_frontier
 from qflare.stores.postgres.connections import Connected
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import asyncpg
+
+    from qflare.stores.postgres.connections import Connections
+
+_RACES_MAX: Final = 8
+"""Most times that another caller with the same call ids may be first before an append gives up."""
 
 
 class Log(Connected):
     """Tables audit_entry, log_head, log_node and checkpoint."""
 
-    async def append_events(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> LogAppend:
-        """Append *events* in order, in one transaction."""
-        row = await self._connections.get_row("append_events", as_uuid(tenant_id), *event_columns(events))
-        append = log_append(row, [event.leaf_data for event in events])
-        if append is None:
+    async def append_events(
+        self, tenant_id: TenantId, events: Sequence[NewEvent], *, call_ids: Sequence[CallId | None] | None = None
+    ) -> LogAppend:
+        """
+        Append *events* in order, in one transaction; those whose change was carried out before stand already.
+
+        `indexes` says where each stands.
+        """
+        if not events:
             raise BatchError("an append needs at least one event")
-        return append
+        if call_ids is not None and len(call_ids) != len(events):
+            raise BatchError(f"{len(events)} events need as many call ids or None, got {len(call_ids)}")
+        entries = _Entries(self._connections, tenant_id, events, call_ids or [None] * len(events))
+        return await self._connections.repeat(entries.attempt)
 
     async def log_head(self) -> LogHead:
         """Return size and frontier as committed."""
@@ -82,6 +96,87 @@ class Log(Connected):
         async with self._connections.transaction(tenant_id) as transaction:
             rows = await transaction.fetch("count_events", transaction.tenant_id, as_time(since_s))
         return {(row["event_type"], row["severity"]): row["events"] for row in rows}
+
+
+class _Entries:
+    """One append on its way, over all its attempts."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        tenant_id: TenantId,
+        events: Sequence[NewEvent],
+        call_ids: Sequence[CallId | None],
+    ) -> None:
+        self._connections = connections
+        self._tenant_id = tenant_id
+        self._events = events
+        self._changes = call_ids
+        self._batch = fresh_call()
+        self._given = list(dict.fromkeys(change for change in call_ids if change is not None))
+        self._may_stand = bool(self._given)
+        self._sent: list[int] = []
+        """Places of the events that the last attempt appends."""
+
+    async def attempt(self) -> LogAppend:
+        for _ in range(_RACES_MAX):
+            found: dict[CallId, int] = {}
+            if self._may_stand:
+                found = await find_calls(self._connections, self._tenant_id, [self._batch, *self._given])
+            self._may_stand = True
+            first = found.pop(self._batch, None)
+            if first is not None:
+                # An earlier attempt was committed: what it sent stands from there on.
+                return self._whole(found, first)
+            self._sent = self._lacking(found)
+            if not self._sent:
+                return self._whole(found, 0)
+            try:
+                row = await self._append()
+            except ConflictError as refusal:
+                if refusal.constraint != CALL_ONCE:
+                    raise
+                # Another caller with one of these ids was committed meanwhile: look again.
+                continue
+            append = log_append(row, [self._events[place].leaf_data for place in self._sent])
+            if append is not None:
+                return replace(append, indexes=self._indexes(found, append.first_index))
+        raise StoreUnavailableError("the same changes are being made elsewhere; retry with the same ids")
+
+    async def _append(self) -> asyncpg.Record:
+        named = [(number, change) for number, place in enumerate(self._sent) if (change := self._changes[place])]
+        rows = await self._connections.attempt(
+            "append_events",
+            as_uuid(self._tenant_id),
+            *event_columns([self._events[place] for place in self._sent]),
+            as_uuids([self._batch, *(change for _, change in named)]),
+            [0, *(number for number, _ in named)],
+        )
+        return rows[0]
+
+    def _lacking(self, found: Mapping[CallId, int]) -> list[int]:
+        """Return the places of events that do not stand yet; of one id given twice the first."""
+        taken = set(found)
+        lacking: list[int] = []
+        for place, change in enumerate(self._changes):
+            if change is None or change not in taken:
+                lacking.append(place)
+            if change is not None:
+                taken.add(change)
+        return lacking
+
+    def _whole(self, found: Mapping[CallId, int], first: int) -> LogAppend:
+        return LogAppend(first_index=0, old_frontier=(), leaf_hashes=(), indexes=self._indexes(found, first))
+
+    def _indexes(self, found: Mapping[CallId, int], first: int) -> tuple[int, ...]:
+        """Return where each event stands: known by its change, or sent as one of those from *first* on."""
+        places = {place: first + number for number, place in enumerate(self._sent)}
+        known = dict(found)
+        for place, index in places.items():
+            change = self._changes[place]
+            if change is not None:
+                known.setdefault(change, index)
+        return tuple(places[place] if change is None else known[change] for place, change in enumerate(self._changes))
 
 
 def _entry(row: asyncpg.Record) -> AuditEntry:

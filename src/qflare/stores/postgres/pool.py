@@ -32,6 +32,8 @@ class PoolSettings:
     statement_timeout_s: float = 9.0
     lock_timeout_s: float = 5.0
     idle_in_transaction_timeout_s: float = 30.0
+    retry_for_s: float = 2.0
+    """How long a call whose connection was lost is repeated; 0 never."""
     statement_cache_size: int = 100
 
     def __post_init__(self) -> None:
@@ -50,6 +52,8 @@ class PoolSettings:
         )
         if min(timeouts) <= 0:
             raise ConfigError("every timeout of the pool must be above 0 seconds")
+        if self.retry_for_s < 0:
+            raise ConfigError("retry_for_s must be 0 (never repeat) or more seconds")
         if self.statement_cache_size < 0:
             raise ConfigError("statement_cache_size must be 0 (behind PgBouncer) or more")
 

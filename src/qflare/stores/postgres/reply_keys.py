@@ -29,7 +29,8 @@ class ReplyKeys(Connected):
         """Insert a device's requests' streams (R4) together with the keys of our replies; all or none of each."""
         if not keys:
             return ()
-        row = await self._connections.get_row(
+        # Once: a second attempt would meet what the first one left, and take it for another's.
+        (row,) = await self._connections.attempt(
             "accept_requests", as_uuid(tenant_id), *_columns(keys), outstanding_max, as_time(now_s)
         )
         return tuple(ReplyKeyResult(result) for result in row["results"])
@@ -40,7 +41,9 @@ class ReplyKeys(Connected):
         """Insert the keys of replies to our own requests, of live sessions in their present epoch."""
         if not keys:
             return ()
-        row = await self._connections.get_row("save_reply_keys", as_uuid(tenant_id), *_columns(keys), outstanding_max)
+        (row,) = await self._connections.attempt(
+            "save_reply_keys", as_uuid(tenant_id), *_columns(keys), outstanding_max
+        )
         return tuple(ReplyKeyResult(result) for result in row["results"])
 
     async def find_reply_keys(
@@ -69,7 +72,8 @@ class ReplyKeys(Connected):
         """Delete keys whose replies are taken; True where it stood, in time, and its session lives."""
         if not requests:
             return ()
-        row = await self._connections.get_row(
+        # Once: a second attempt would meet what the first one left, and take it for another's.
+        (row,) = await self._connections.attempt(
             "take_reply_keys",
             as_uuid(tenant_id),
             as_uuids([sid for sid, _ in requests]),

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from qflare.errors import StoreUnavailableError, UsageError
-from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId
+from qflare.model.ids import CallId, DeviceId, DeviceRef, SessionId, TenantId
 from qflare.model.session import (
     ClaimOutcome,
     ClaimResult,
@@ -17,6 +17,7 @@ from qflare.model.session import (
     SessionState,
 )
 from qflare.stores.postgres.buckets import EMPTYING_LOCK_TIMEOUT
+from qflare.stores.postgres.calls import call_about, carried_out
 from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, hashed_append
 from qflare.stores.postgres.connections import Connected
 
@@ -87,18 +88,32 @@ class Sessions(Connected):
         return {SessionId(row["sid"].bytes): _session(row, tenant_id) for row in rows}
 
     async def end_sessions(
-        self, tenant_id: TenantId, sids: Sequence[SessionId], state: SessionState, *, events: Sequence[NewEvent]
+        self,
+        tenant_id: TenantId,
+        sids: Sequence[SessionId],
+        state: SessionState,
+        *,
+        events: Sequence[NewEvent],
+        call_id: CallId | None = None,
     ) -> int:
-        """End live sessions; return how many were live. Without any live one, no event is written."""
+        """End live sessions; return how many were live. Without any live one, no event is written. Once a change."""
         if state in {SessionState.LIVE, SessionState.EXPIRED}:
             raise UsageError(f"a session is not ended by calling it {state.value!r}; use ended, revoked or superseded")
         if not sids:
             return 0
-        row = await self._connections.get_row(
-            "end_sessions", as_uuid(tenant_id), as_uuids(sids), state.value, *event_columns(events)
-        )
-        ended: int = row["ended"]
-        return ended
+        change = call_about(call_id, b"session-end", state.value.encode(), *sids)
+
+        async def end() -> int:
+            rows = await self._connections.attempt(
+                "end_sessions",
+                *(as_uuid(tenant_id), as_uuids(sids), state.value),
+                *event_columns(events),
+                as_uuid(change),
+            )
+            ended: int = rows[0]["ended"]
+            return ended
+
+        return await carried_out(self._connections, tenant_id, change, end, is_given=call_id is not None)
 
     async def rekey_session(self, tenant_id: TenantId, claim: RekeyClaim, *, event: NewEvent) -> RekeyResult:
         """Make the claim's epoch the session's by compare-and-swap, with chain keys and event (R7)."""

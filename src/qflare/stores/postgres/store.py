@@ -9,6 +9,7 @@ import asyncpg
 
 from qflare.errors import UsageError
 from qflare.stores.postgres.buckets import Buckets
+from qflare.stores.postgres.calls import Calls
 from qflare.stores.postgres.chains import Chains
 from qflare.stores.postgres.connections import Connections
 from qflare.stores.postgres.devices import Devices, Tenants
@@ -44,6 +45,7 @@ class PostgresStore(
     Streams,
     ReplyKeys,
     Log,
+    Calls,
     Statistics,
 ):
     """
@@ -58,7 +60,12 @@ class PostgresStore(
     def __init__(self, pool: asyncpg.Pool, *, owns_pool: bool, settings: PoolSettings | None = None) -> None:
         limits = settings or PoolSettings()
         super().__init__(
-            Connections(pool, acquire_timeout_s=limits.acquire_timeout_s, command_timeout_s=limits.command_timeout_s)
+            Connections(
+                pool,
+                acquire_timeout_s=limits.acquire_timeout_s,
+                command_timeout_s=limits.command_timeout_s,
+                retry_for_s=limits.retry_for_s,
+            )
         )
         self._pool = pool
         self._owns_pool = owns_pool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qflare.stores.postgres.calls import fresh_call
 from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids
 from qflare.stores.postgres.connections import Connected
 
@@ -32,5 +33,7 @@ class Streams(Connected):
             [claim.bucket for claim in claims],
             [claim.epoch for claim in claims],
             as_time(now_s),
+            # One id for all attempts of this call: what a lost one took is taken, for it alone.
+            as_uuid(fresh_call()),
         )
         return tuple(row["accepted"])

@@ -8,6 +8,7 @@ from qflare.errors import BatchError
 from qflare.model.ids import DeviceId, TenantId, TokenId
 from qflare.model.token import EnrolmentClaim, EnrolmentOutcome, EnrolmentResult, TokenRecord
 from qflare.protocol.log import hash_leaf
+from qflare.stores.postgres.calls import carried_out, fresh_call
 from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, hashed_append
 from qflare.stores.postgres.connections import Connected
 from qflare.stores.postgres.devices import kem_state_of
@@ -23,16 +24,23 @@ class Tokens(Connected):
 
     async def add_token(self, token: TokenRecord, *, event: NewEvent) -> None:
         """Store a token; `AlreadyExistsError` if its id is taken."""
-        async with self._connections.transaction(token.tenant_id) as transaction:
-            await transaction.execute(
-                "insert_token",
-                transaction.tenant_id,
-                as_uuid(token.token_id),
-                token.device_id,
-                token.secret_hash,
-                token.expires_at,
-            )
-            await transaction.write_events([event])
+        change = fresh_call()
+
+        async def add() -> int:
+            async with self._connections.transaction(token.tenant_id) as transaction:
+                await transaction.execute(
+                    "insert_token",
+                    transaction.tenant_id,
+                    as_uuid(token.token_id),
+                    token.device_id,
+                    token.secret_hash,
+                    token.expires_at,
+                )
+                await transaction.write_events([event])
+                await transaction.note_call(change, "token")
+            return 1
+
+        await carried_out(self._connections, token.tenant_id, change, add, is_given=False)
 
     async def find_tokens(self, tenant_id: TenantId, token_ids: Sequence[TokenId]) -> dict[TokenId, TokenRecord]:
         """Return the tokens found among *token_ids*."""
