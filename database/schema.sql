@@ -12,7 +12,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 5;
+SET LOCAL qflare.installs_version = 6;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -238,18 +238,21 @@ CREATE TABLE IF NOT EXISTS qflare.device_use (
     CONSTRAINT device_use_range CHECK (records >= 0 AND bytes >= 0)
 );
 
--- The server's identity by serial (A1); read once by each worker.
+-- The server's identity by serial (A1), the highest in force since the bucket current_from; its signing keys, sealed,
+-- until they are deactivated.  Read by each worker at its start, and again when the highest serial has changed.
 CREATE TABLE IF NOT EXISTS qflare.server_identity (
     serial          bigint      NOT NULL,
     server_id       bytea       NOT NULL,
     root_key        bytea       NOT NULL,
     certificate     bytea       NOT NULL,
     sealed_root     bytea,
-    sealed_announce bytea       NOT NULL,
-    sealed_log      bytea       NOT NULL,
+    sealed_announce bytea,
+    sealed_log      bytea,
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    current_from    bigint      NOT NULL DEFAULT 0,
     CONSTRAINT server_identity_pkey PRIMARY KEY (serial),
     CONSTRAINT server_identity_serial_range CHECK (serial >= 0),
+    CONSTRAINT server_identity_current_from_range CHECK (current_from >= 0),
     CONSTRAINT server_identity_server_id_size CHECK (octet_length(server_id) = 32),
     CONSTRAINT server_identity_root_key_size CHECK (octet_length(root_key) = 2592),
     CONSTRAINT server_identity_certificate_size CHECK (octet_length(certificate) BETWEEN 7319 AND 7573),
@@ -262,6 +265,35 @@ ALTER TABLE qflare.server_identity ALTER COLUMN certificate     SET STORAGE EXTE
 ALTER TABLE qflare.server_identity ALTER COLUMN sealed_root     SET STORAGE EXTERNAL;
 ALTER TABLE qflare.server_identity ALTER COLUMN sealed_announce SET STORAGE EXTERNAL;
 ALTER TABLE qflare.server_identity ALTER COLUMN sealed_log      SET STORAGE EXTERNAL;
+
+-- The keys of the server's identity, one row a key, with its state of NIST SP 800-57; read by the operator's listing.
+-- A pre-active key waits for a certificate that is signed elsewhere: its signing half, sealed, rests here until then.
+CREATE TABLE IF NOT EXISTS qflare.server_key (
+    key_id           bytea       NOT NULL,
+    serial           bigint      NOT NULL,
+    kind             text        NOT NULL,
+    public_key       bytea       NOT NULL,
+    state            text        NOT NULL,
+    state_reason     text        NOT NULL,
+    state_changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    created_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    sealed_key       bytea,
+    CONSTRAINT server_key_pkey PRIMARY KEY (key_id),
+    CONSTRAINT server_key_id_of_public_half CHECK (key_id = sha256(public_key)),
+    CONSTRAINT server_key_serial_range CHECK (serial >= 0),
+    CONSTRAINT server_key_kind_known CHECK (kind IN ('root', 'announce', 'log')),
+    CONSTRAINT server_key_public_key_size
+        CHECK (octet_length(public_key) = CASE kind WHEN 'root' THEN 2592 ELSE 1312 END),
+    CONSTRAINT server_key_state_known
+        CHECK (state IN ('pre-active', 'active', 'suspended', 'deactivated', 'compromised', 'destroyed')),
+    CONSTRAINT server_key_state_reason_size CHECK (octet_length(state_reason) BETWEEN 1 AND 1000),
+    CONSTRAINT server_key_sealed_key_size CHECK (octet_length(sealed_key) BETWEEN 48 AND 8192),
+    CONSTRAINT server_key_sealed_while_pre_active CHECK ((sealed_key IS NOT NULL) = (state = 'pre-active'))
+);
+ALTER TABLE qflare.server_key ALTER COLUMN public_key SET STORAGE EXTERNAL;
+ALTER TABLE qflare.server_key ALTER COLUMN sealed_key SET STORAGE EXTERNAL;
+-- One key of a kind a serial, but for those that waited in vain; read by the insert of a certificate.
+CREATE UNIQUE INDEX IF NOT EXISTS server_key_kind_once ON qflare.server_key (serial, kind) WHERE state <> 'destroyed';
 
 -- The live buckets' announcements and sealed keys (A3, A4); a row here is what makes a bucket live.
 -- Read by each worker at a turn, and by every transaction that writes into a bucket.
@@ -609,6 +641,10 @@ GRANT SELECT ON qflare.schema_version TO qflare_app;
 GRANT SELECT, INSERT ON qflare.tenant, qflare.server_identity, qflare.handshake, qflare.stream, qflare.session_route,
       qflare.session_state, qflare.audit_entry, qflare.log_node, qflare.checkpoint, qflare.call TO qflare_app;
 GRANT SELECT, INSERT, DELETE ON qflare.bucket_key, qflare.reply_key TO qflare_app;
+-- An announcement is signed again when the announce key changes (A3); a deactivated key's signing half goes.
+GRANT UPDATE (announcement) ON qflare.bucket_key TO qflare_app;
+GRANT UPDATE (sealed_root, sealed_announce, sealed_log) ON qflare.server_identity TO qflare_app;
+GRANT SELECT, INSERT, UPDATE ON qflare.server_key TO qflare_app;
 GRANT SELECT, INSERT, UPDATE ON qflare.device, qflare.device_key, qflare.session, qflare.session_count,
       qflare.enrolment_token, qflare.rotation_mark, qflare.device_use TO qflare_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON qflare.rotation_policy TO qflare_app;
@@ -654,6 +690,39 @@ $$;
 CREATE OR REPLACE TRIGGER device_state_move BEFORE UPDATE OF state ON qflare.device
     FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.refuse_illegal_move();
 CREATE OR REPLACE TRIGGER device_key_state_move BEFORE UPDATE OF state ON qflare.device_key
+    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.refuse_illegal_move();
+
+-- A certificate makes the keys in it active, those that waited for it among them; its root is noted once.
+CREATE OR REPLACE FUNCTION qflare.note_identity_keys() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    -- docs/protocol.md, A1: where CERT holds its two keys, counted from 1.
+    v_announce CONSTANT bytea := substr(NEW.certificate, 51, 1312);
+    v_log      CONSTANT bytea := substr(NEW.certificate, 1363, 1312);
+    v_reason   CONSTANT text  := 'certificate of serial ' || NEW.serial;
+BEGIN
+    INSERT INTO qflare.server_key AS k (key_id, serial, kind, public_key, state, state_reason)
+    VALUES (sha256(v_announce), NEW.serial, 'announce', v_announce, 'active', v_reason),
+           (sha256(v_log), NEW.serial, 'log', v_log, 'active', v_reason)
+    ON CONFLICT (key_id) DO UPDATE
+       SET state = 'active', state_reason = v_reason, state_changed_at = clock_timestamp(), sealed_key = NULL
+     WHERE k.serial = EXCLUDED.serial AND k.kind = EXCLUDED.kind AND k.state = 'pre-active';
+    IF (SELECT count(*) FROM qflare.server_key AS k
+         WHERE k.serial = NEW.serial AND k.kind IN ('announce', 'log') AND k.state = 'active'
+           AND k.public_key = CASE k.kind WHEN 'log' THEN v_log ELSE v_announce END) <> 2
+    THEN
+        RAISE EXCEPTION 'the certificate of serial % has keys of another one', NEW.serial
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'server_key_of_certificate', TABLE = 'server_key';
+    END IF;
+    INSERT INTO qflare.server_key (key_id, serial, kind, public_key, state, state_reason)
+    VALUES (sha256(NEW.root_key), NEW.serial, 'root', NEW.root_key, 'active', v_reason)
+    ON CONFLICT (key_id) DO NOTHING;
+    RETURN NEW;
+END
+$$;
+CREATE OR REPLACE TRIGGER server_identity_keys AFTER INSERT ON qflare.server_identity
+    FOR EACH ROW EXECUTE FUNCTION qflare.note_identity_keys();
+CREATE OR REPLACE TRIGGER server_key_state_move BEFORE UPDATE OF state ON qflare.server_key
     FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.refuse_illegal_move();
 
 -- Functions of the application: each is one transaction's work in one round trip ----------------------------------------

@@ -1,11 +1,15 @@
 """Managers over a real database, a clock to turn, and devices that speak to them without sockets."""
 
+import inspect
 import itertools
 from contextlib import asynccontextmanager
 
 from qflare.clock import SystemClock
+from qflare.device import AsyncDevice, Device, Step
+from qflare.errors import RefusedError
 from qflare.manager.settings import ManagerSettings
 from qflare.model.ids import DEFAULT_TENANT
+from qflare.protocol import wire
 from qflare.protocol.announcement import verify_announcement
 from qflare.protocol.chain import SessionChain
 from qflare.protocol.confirm_device import accept_confirmation
@@ -158,3 +162,48 @@ async def settle(manager):
 def engine_of(manager):
     """Return a manager's inside."""
     return manager._opening.value
+
+
+class Link:
+    """A transport between `AsyncDevice` and a manager in the same process; `alter` sees every answer on its way."""
+
+    def __init__(self, manager):
+        self.manager = manager
+        self.steps = []
+        self.alter = lambda _step, answer: answer
+
+    async def exchange(self, step, message):
+        self.steps.append(step)
+        try:
+            answer = await self._answer(step, bytes(message))
+        except RefusedError:
+            answer = wire.REFUSED
+        answer = self.alter(step, answer)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    async def close(self):
+        """Nothing is held."""
+
+    async def _answer(self, step, message):
+        manager = self.manager
+        match step:
+            case Step.IDENTITY:
+                return await manager.identity()
+            case Step.ANNOUNCEMENT:
+                return await manager.announcement(int(message) if message.isdigit() else message.decode())
+            case Step.HELLO:
+                return await manager.answer_hello(message)
+            case Step.OFFER:
+                return await manager.offer_for(message[:32], tenant_id=message[32:])
+            case Step.CONFIRM:
+                return (await manager.confirm(message)).confirmation
+            case Step.ENROL:
+                return await manager.answer_enrolment(message)
+        raise AssertionError(step)
+
+
+async def make_device(manager, name=None, *, state=None, link=None):
+    """A real `AsyncDevice` of a manager, with its link."""
+    pair = await manager.generate_device_keypair(name or next(NAMES))
+    device = Device.from_identity(pair.identity(), served=await manager.identity(), state=state)
+    return AsyncDevice(device, link or Link(manager))

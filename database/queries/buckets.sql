@@ -14,6 +14,14 @@ SELECT k.bucket, k.width_s, k.announcement, k.sealed_dk, k.sealed_ticket_key
  WHERE k.bucket BETWEEN $1 AND $2
  ORDER BY k.bucket;
 
+-- name: sign_bucket_again :exec
+-- Put an announcement that was signed again in the place of the one it was made from; not if another one came first.
+-- $1 bucket bigint, $2 announcement bytea, $3 before bytea
+UPDATE qflare.bucket_key AS k
+   SET announcement = $2
+ WHERE k.bucket = $1
+   AND k.announcement = $3;
+
 -- name: bucket_mark :one
 -- The highest bucket that has been current.
 SELECT m.bucket

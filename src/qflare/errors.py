@@ -84,6 +84,18 @@ class AuthenticationError(CryptoError):
         super().__init__(_AUTHENTICATION_MESSAGE)
 
 
+class ServerIdentityError(AuthenticationError):
+    """
+    What came is not what the pinned server's CERT vouches for; the message says why.
+
+    Unlike other authentication failures it tells: everything compared is public, and whoever reads it needs the remedy.
+    """
+
+    def __init__(self, message: str) -> None:
+        """Say what was expected, what came, and the remedy."""
+        CryptoError.__init__(self, message)
+
+
 class KeyCheckError(CryptoError):
     """A public or private key fails the input checks of FIPS 203, section 7.2 or 7.3."""
 

@@ -158,8 +158,8 @@ def plant_servers(canaries, engine):
         canaries.plant(f"KEK {bucket}", live.kek)
         canaries.plant(f"TK {bucket}", live.keys.ticket_key)
         canaries.plant(f"dk {bucket}", live.keys.decapsulation_key)
-    canaries.plant("announce key", engine.foundation.identity.announce_signing_key)
-    canaries.plant("log key", engine.foundation.identity.log_signing_key)
+    canaries.plant("announce key", engine.foundation.identity.held.announce)
+    canaries.plant("log key", engine.foundation.identity.held.log)
     with engine.foundation.keeper.long_term_key() as kek:
         canaries.plant("KEK_L", kek)
 

@@ -156,7 +156,7 @@ async def take(manager, folder, told, early, archive):
     told.keks = keks_of(folder / "stolen")
     told.kek_l = (data.root / "keeper" / "kek-l").read_bytes()
     identity = engine.foundation.identity
-    told.signing_keys = tuple(bytes(key.view()) for key in (identity.announce_signing_key, identity.log_signing_key))
+    told.signing_keys = tuple(bytes(key.view()) for key in (identity.held.announce, identity.held.log))
 
 
 async def live(folder):

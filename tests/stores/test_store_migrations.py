@@ -25,6 +25,8 @@ LATER = migrations()[1:]
 
 LOOKED_AT = {
     "session_state_pkey": "0002: the key is wider; version 1 knows epoch 0 alone, whose rows stay unique",
+    "server_identity_current_from_range": "0006: of a new column, whose default passes it",
+    "server_identity_keys": "0006: notes the keys of a certificate; version 1 inserts one into an empty database alone",
 }
 """
 Constraints and triggers of released tables and domains that a migration added or changed, each with the reason why

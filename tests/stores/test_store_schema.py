@@ -111,6 +111,7 @@ async def test_every_unique_key_holds_the_tenant_or_the_bucket(admin):
     assert without == {
         "schema_version",
         "server_identity",
+        "server_key",
         "bucket_mark",
         "log_head",
         "log_node",

@@ -129,8 +129,8 @@ async def _verify(
     from qflare.cli.managing import open_monitor
 
     async with open_monitor(dsn, data_dir) as monitor:
-        identity = _identity(await monitor.identity(), pinned)
-        held = [_held(path, each, identity) for path, each in evidence]
+        identities = [_identity(served, pinned) for served in await monitor.identities()]
+        held = [_held(path, each, identities) for path, each in evidence]
         return await monitor.verify_log(deep=deep, receipts=held)
 
 
@@ -145,17 +145,19 @@ def _identity(served: bytes, pinned: bytes | None) -> ServerIdentity:
         raise EvidenceError("the server's identity is not the pinned one") from None
 
 
-def _held(path: Path, evidence: Evidence, identity: ServerIdentity) -> HeldReceipt:
-    """Check evidence under the server's identity, and return what must be found in the log."""
+def _held(path: Path, evidence: Evidence, identities: Sequence[ServerIdentity]) -> HeldReceipt:
+    """Check evidence under the server's identity of its time, and return what must be found in the log."""
     from qflare.errors import AuthenticationError, DecodeError, EvidenceError
     from qflare.monitor.audit import HeldReceipt
     from qflare.protocol.evidence import verify_evidence
 
-    try:
-        verify_evidence(evidence, identity)
-    except (AuthenticationError, DecodeError):
-        raise EvidenceError(f"the evidence in {path} is not this server's, or altered") from None
-    return HeldReceipt.of(evidence)
+    for identity in identities:
+        try:
+            verify_evidence(evidence, identity)
+        except (AuthenticationError, DecodeError):
+            continue
+        return HeldReceipt.of(evidence)
+    raise EvidenceError(f"the evidence in {path} is not this server's, or altered")
 
 
 def _read_evidence(path: Path) -> Evidence:

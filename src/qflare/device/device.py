@@ -256,6 +256,20 @@ class Device:
         with self._lock:
             return self._engine.take_announcement(encoded).bucket
 
+    def take_identity(self, served: bytes) -> bool:
+        """
+        Follow the server to the CERT it serves now, ``root vk ‖ CERT``; return whether it is a new one (A1).
+
+        Over a transport the device does so by itself, when a signature does not verify.
+
+        Raises:
+            ServerIdentityError: it is another server's.
+            AuthenticationError: it is altered.
+            RefusedError: its serial fell, or other bytes came under the serial that is held.
+        """
+        with self._lock:
+            return self._engine.take_identity(served)
+
     def begin_hello(self) -> bytes:
         """Return M1; the same bytes until it is answered or given up (H1, H7)."""
         with self._lock:

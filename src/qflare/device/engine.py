@@ -23,12 +23,11 @@ from qflare.errors import (
     UsageError,
 )
 from qflare.protocol import wire
-from qflare.protocol.announcement import Announcement, verify_announcement
+from qflare.protocol.announcement import Announcement, accept_announcement
 from qflare.protocol.chain import SessionChain
 from qflare.protocol.confirm_device import accept_confirmation
 from qflare.protocol.envelope import encode_envelope, split_envelope
 from qflare.protocol.hello_device import accept_hello, start_hello
-from qflare.protocol.identity import decode_identity
 from qflare.protocol.offer_device import accept_offer, offer_bucket
 from qflare.protocol.record import KIND_DATA, RecordHeader, new_header, open_record, read_header, seal_record
 
@@ -112,23 +111,47 @@ class DeviceEngine:
         try:
             return self._check(encoded)
         except AuthenticationError:
-            served = yield from deliver(Step.IDENTITY, b"")
-            self._take_identity(served)
+            yield from self._follow()
             return self._check(encoded)
+
+    def _follow(self) -> Flow[bool]:
+        """Fetch the server's CERT and follow to it; return whether it is a new one."""
+        served = yield from deliver(Step.IDENTITY, b"")
+        return self.take_identity(served)
 
     def _check(self, encoded: bytes) -> Announcement:
         state, latest = self.state, self.state.announcement
-        return verify_announcement(
+        return accept_announcement(
             encoded,
-            state.server.certificate,
+            state.server,
             minimum_bucket=state.bucket_mark,
             width_s=None if latest is None else latest.width_s,
             held=latest,
         )
 
-    def _take_identity(self, served: bytes) -> None:
+    def take_identity(self, served: bytes) -> bool:
+        """
+        Follow the server to the CERT that it serves now (A1), durably; return whether it is a new one.
+
+        Raises:
+            ServerIdentityError: it is another server's.
+            AuthenticationError: it is altered.
+            RefusedError: its serial fell, or other bytes came under the serial that is held.
+        """
         state = self.state
-        state.server = decode_identity(served, server_id=state.identity.server_id, held=state.server.certificate)
+        latest = -1 if state.announcement is None else state.announcement.bucket
+        followed = state.server.follow(served, bucket=max(state.bucket_mark, latest))
+        if followed is state.server:
+            return False
+        state.server = followed
+        if state.announcement is not None:
+            try:
+                accept_announcement(state.announcement.encoded, followed)
+            except AuthenticationError:
+                # Under a key that is good for nothing any more; what is fetched next takes its place.
+                state.announcement = None
+        self._save(state)
+        return True
 
     def _turn(self, announcement: Announcement) -> None:
         state = self.state
@@ -206,7 +229,7 @@ class DeviceEngine:
             self.answer_hello(answer)
             pending = self.state.confirmations[-1]
         answer = yield from deliver(Step.CONFIRM, pending.message)
-        return self.finish(answer)
+        return (yield from self._finish(answer))
 
     def _offer(self) -> Flow[SessionTerms]:
         yield from self.refresh()
@@ -215,7 +238,16 @@ class DeviceEngine:
         yield from self.learn_bucket_of(offer)
         answer = self.answer_offer(offer)
         confirmation = yield from deliver(Step.CONFIRM, answer)
-        return self.finish(confirmation)
+        return (yield from self._finish(confirmation))
+
+    def _finish(self, m4: bytes) -> Flow[SessionTerms]:
+        """Take M4; where the receipt's key is unknown, see once whether the server's CERT has changed (A1)."""
+        try:
+            return self.finish(m4)
+        except AuthenticationError:
+            if not (yield from self._follow()):
+                raise
+            return self.finish(m4)
 
     def learn_bucket_of(self, offer: bytes) -> Flow[None]:
         """Fetch the announcement of the bucket an OFFER names, where it is not the latest."""

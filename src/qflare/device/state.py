@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import DecodeError, QflareError
 from qflare.model.ids import SessionId
-from qflare.protocol.announcement import Announcement, verify_announcement
+from qflare.protocol.announcement import Announcement, accept_announcement
 from qflare.protocol.chain import SessionChain
 from qflare.protocol.device_identity import DeviceIdentity
 from qflare.protocol.evidence import Evidence
-from qflare.protocol.identity import ServerIdentity, decode_identity, device_ref
+from qflare.protocol.identity import ServerIdentity, decode_certificate, decode_identity, device_ref
 from qflare.protocol.pending import PENDING_OFFERS_MAX, PendingConfirmation, PendingHello, State
 from qflare.protocol.receipt import LogMark
 from qflare.secret import SecretBytes
@@ -113,6 +113,9 @@ class DeviceState:
             "psk": None if identity.psk is None else SecretBytes.copy_of(identity.psk),
             "server_id": identity.server_id,
             "server": self.server.served,
+            "server_before": None
+            if self.server.previous is None
+            else [self.server.previous_last, self.server.previous.encoded],
             "bucket_mark": self.bucket_mark,
             "log_mark": None if self.log_mark is None else [self.log_mark.size, self.log_mark.root],
             "announcement": None if self.announcement is None else self.announcement.encoded,
@@ -149,6 +152,10 @@ def state_from_fields(fields: dict[str, Field]) -> DeviceState:
     """
     reader = _Reader(fields)
     server = decode_identity(reader.octets("server"), server_id=reader.octets("server_id"))
+    if (before := reader.optional_list("server_before")) is not None:
+        last, encoded = _pair(before)
+        previous = decode_certificate(_octets(encoded), root_key=server.root_key)
+        server = replace(server, previous=previous, previous_last=_number(last))
     psk = reader.optional_secret("psk")
     identity = _read_identity(reader, reader, psk)
     state = DeviceState(identity=identity, server=server, bucket_mark=reader.number("bucket_mark"))
@@ -160,7 +167,7 @@ def state_from_fields(fields: dict[str, Field]) -> DeviceState:
         size, root = log_mark
         state.log_mark = LogMark(size=_number(size), root=_octets(root))
     if fields.get("announcement") is not None:
-        state.announcement = verify_announcement(reader.octets("announcement"), server.certificate)
+        state.announcement = accept_announcement(reader.octets("announcement"), server)
     if (hello := reader.optional_group("hello")) is not None:
         state.hello = PendingHello.from_state(_as_state(hello))
     confirmations = reader.optional_list("confirmations") or []

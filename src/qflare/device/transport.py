@@ -78,7 +78,7 @@ class HttpTransport:
         """Return the server's answer to *message*."""
         method, path, body = _request(step, message)
         try:
-            with self._client.stream(method, self._url + path, content=body, headers=_HEADERS) as response:
+            with self._client.stream(method, self._url + path, content=body, headers=_headers(step)) as response:
                 answer = bytearray()
                 limit = _answer_limit(step, response)
                 for chunk in response.iter_raw():
@@ -108,7 +108,7 @@ class AsyncHttpTransport:
         """Return the server's answer to *message*."""
         method, path, body = _request(step, message)
         try:
-            async with self._client.stream(method, self._url + path, content=body, headers=_HEADERS) as response:
+            async with self._client.stream(method, self._url + path, content=body, headers=_headers(step)) as response:
                 answer = bytearray()
                 limit = _answer_limit(step, response)
                 async for chunk in response.aiter_raw():
@@ -129,6 +129,8 @@ _HEADERS: Final = {
     # WHY: bytes are taken as they come. A few compressed ones could unfold to more than any limit.
     "accept-encoding": "identity",
 }
+_FRESH_HEADERS: Final = _HEADERS | {"cache-control": "no-cache"}
+"""A device asks for the identity when what it holds does not fit: a cache's copy would not help (A1)."""
 
 
 def _httpx() -> ModuleType:
@@ -154,6 +156,10 @@ def _request(step: Step, message: bytes | bytearray) -> tuple[str, str, bytes | 
             return "GET", f"/v1/announcement/{bytes(message).decode('ascii')}", None
         case _:
             return "POST", f"/v1/{step.value}", bytes(message)
+
+
+def _headers(step: Step) -> dict[str, str]:
+    return _FRESH_HEADERS if step is Step.IDENTITY else _HEADERS
 
 
 def _answer_limit(step: Step, response: httpx.Response) -> int:

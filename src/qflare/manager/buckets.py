@@ -20,23 +20,27 @@ from qflare.manager.sealing import BUCKET_DK_COLUMN, BUCKET_TICKET_COLUMN, Place
 from qflare.model.bucket import SealedBucket
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
+from qflare.protocol.announcement import Announcement, sign_again, verify_announcement
 from qflare.protocol.bucket import BucketKeys, Keyring, make_bucket_keys, restore_bucket_keys
 from qflare.protocol.bucket_mark import BucketMark
 from qflare.protocol.leaf import JsonValue, new_event
 from qflare.protocol.wire import u64
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from qflare.clock import Clock
-    from qflare.manager.identity import Identity
+    from qflare.manager.identity import Identity, SigningKeys
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ports import IdentityStore, Keeper
+    from qflare.protocol.identity import Certificate
     from qflare.secret import SecretBytes
 
 _log = logging.getLogger("qflare.manager")
 _NS: Final = 1_000_000_000
+_ANNOUNCE_TRIES: Final = 8
+"""Two for each rotation that another worker may make meanwhile; more than four in a row are none."""
 
 
 @dataclass(slots=True)
@@ -113,6 +117,7 @@ class Buckets:
         self._alarmed_jump = 0
         self._mark: BucketMark | None = None
         self._alarms: list[NewEvent] = []
+        self._announced_serial = identity.serial
         self.listeners: list[Callable[[int], None]] = []
         """Called with the lowest live bucket after a turn: whoever caches keys of older ones wipes them."""
 
@@ -137,6 +142,13 @@ class Buckets:
         if self._tick() != self._current:
             await self._advance(is_start=False)
         return self._current
+
+    async def follow(self) -> None:
+        """Take over a certificate that another worker has issued, and announce the live buckets under it (A1)."""
+        await self._identity.follow()
+        if self._announced_serial != self._identity.serial:
+            async with self._lock:
+                await self._announce_again()
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[Ring]:
@@ -225,6 +237,8 @@ class Buckets:
             return
         # A4, R8: what is over dies first, whatever the database does afterwards.
         await self._destroy(before=bucket - 1)
+        # A1: no bucket is made under a key that is in force no more.
+        await self._identity.follow()
         mark = await self._deadline.of(self._store.raise_bucket_mark(bucket))
         if mark > bucket and self._mark is not None:
             self._mark.raise_to(mark, monotonic_ns=self._clock.monotonic_ns())
@@ -236,8 +250,37 @@ class Buckets:
                 live = await self._enter(index, rows.get(index), is_past=index < bucket, is_start=is_start)
                 if live is not None:
                     self._live[index] = live
+        if self._announced_serial != self._identity.serial:
+            await self._announce_again()
         self._current = bucket
         self._entered_ns = self._clock.monotonic_ns()
+
+    async def _announce_again(self) -> None:
+        """Have every live bucket announced under the announce key in force: the same body, another signature (A3)."""
+        serial = self._identity.serial
+        if not self._live:
+            self._announced_serial = serial
+            return
+        for row in await self._deadline.of(self._store.find_buckets(min(self._live), max(self._live))):
+            live = self._live.get(row.bucket)
+            if live is not None:
+                live.keys = live.keys.announced(await self._announced(row, live.keys.announcement))
+        self._announced_serial = serial
+
+    async def _announced(self, row: SealedBucket, announcement: Announcement) -> Announcement:
+        """Return *row*'s announcement under the announce key in force, signing and storing it if nobody has yet."""
+        for _ in range(_ANNOUNCE_TRIES):
+            with self._identity.lend() as keys:
+                earlier = self._identity.certificates[1:]
+                found = await self._offload.run(partial(_under, keys, earlier, row, announcement))
+            if found is None:
+                # Under a key that is newer than any known here: never signed back under an older one.
+                await self._identity.follow()
+            elif found.encoded == row.announcement:
+                return found
+            else:
+                row = await self._deadline.of(self._store.sign_bucket_again(row, found.encoded))
+        raise KeyStateError(f"bucket {row.bucket} is announced under a key that no certificate names: it was altered")
 
     async def _destroy(self, *, before: int) -> None:
         for index in [index for index in self._live if index < before]:
@@ -252,8 +295,10 @@ class Buckets:
         self, bucket: int, row: SealedBucket | None, *, is_past: bool, is_start: bool
     ) -> _LiveBucket | None:
         if row is not None:
-            live = await self._offload.run(partial(self._restore, row, is_past=is_past), wipe=_wipe_live)
+            live = await self._load(row, is_past=is_past)
             if live is not None:
+                # A worker that had not heard of the certificate yet may have made it.
+                live.keys = live.keys.announced(await self._announced(row, live.keys.announcement))
                 return live
             if not is_start:
                 raise KeeperError(
@@ -265,6 +310,14 @@ class Buckets:
         if is_past:
             return None
         return await self._make(bucket)
+
+    async def _load(self, row: SealedBucket, *, is_past: bool) -> _LiveBucket | None:
+        """Open a bucket that another worker made; None where its keys are gone."""
+        live = await self._offload.run(partial(self._restore, row, is_past=is_past), wipe=_wipe_live)
+        if live is None and await self._identity.follow():
+            # It was announced under a certificate that came into force since the last look.
+            live = await self._offload.run(partial(self._restore, row, is_past=is_past), wipe=_wipe_live)
+        return live
 
     def _restore(self, row: SealedBucket, *, is_past: bool) -> _LiveBucket | None:
         if row.width_s != self._width_s:
@@ -284,16 +337,34 @@ class Buckets:
                 unseal(kek, row.sealed_dk, _place(BUCKET_DK_COLUMN, row.bucket)) as seed,
                 unseal(kek, row.sealed_ticket_key, _place(BUCKET_TICKET_COLUMN, row.bucket)) as ticket_key,
             ):
-                keys = restore_bucket_keys(row.announcement, self._identity.certificate, seed, ticket_key)
+                keys = self._restore_keys(row.announcement, seed, ticket_key)
         except AuthenticationError:
             kek.wipe()
             return None
         return _LiveBucket(keys, kek)
 
+    def _restore_keys(self, announcement: bytes, seed: SecretBytes, ticket_key: SecretBytes) -> BucketKeys:
+        # A bucket that was made just before a rotation is announced under the key before it.
+        certificates = self._identity.certificates
+        for certificate in certificates[:-1]:
+            try:
+                return restore_bucket_keys(announcement, certificate, seed, ticket_key)
+            except AuthenticationError:
+                continue
+        return restore_bucket_keys(announcement, certificates[-1], seed, ticket_key)
+
     async def _make(self, bucket: int) -> _LiveBucket:
-        if not self._identity.certificate.has_bucket(bucket):
-            raise KeyStateError(f"the certificate does not cover bucket {bucket}: issue a new one with the root key")
-        sealed, made = await self._offload.run(partial(self._make_keys, bucket), wipe=lambda pair: _wipe_live(pair[1]))
+        certificate = self._identity.certificate
+        if not certificate.has_bucket(bucket):
+            raise KeyStateError(
+                f"the certificate of serial {certificate.serial} covers the buckets {certificate.first_bucket} to "
+                f"{certificate.last_bucket}, not {bucket}: issue a new one (qflare identity rotate, or request and "
+                "import where the root is offline)"
+            )
+        with self._identity.lend() as keys:
+            sealed, made = await self._offload.run(
+                partial(self._make_keys, keys, bucket), wipe=lambda pair: _wipe_live(pair[1])
+            )
         try:
             event = self._event(
                 SecurityEventType.KEY_GENERATION,
@@ -308,18 +379,18 @@ class Buckets:
             return made
         # A3: another worker was first, and its row is the bucket.
         _wipe_live(made)
-        theirs = await self._offload.run(partial(self._restore, stands, is_past=False), wipe=_wipe_live)
+        theirs = await self._load(stands, is_past=False)
         if theirs is None:
             raise KeeperError(
                 f"bucket {bucket} was made by a worker with another keeper: all workers of a database share one"
             )
         return theirs
 
-    def _make_keys(self, bucket: int) -> tuple[SealedBucket, _LiveBucket]:
+    def _make_keys(self, keys: SigningKeys, bucket: int) -> tuple[SealedBucket, _LiveBucket]:
         kek = self._keeper.make_bucket_key(bucket)
         made = make_bucket_keys(
-            self._identity.announce_signing_key,
-            server_id=self._identity.server_id,
+            keys.announce,
+            server_id=keys.public.server_id,
             width_s=self._width_s,
             bucket=bucket,
         )
@@ -344,6 +415,21 @@ class Buckets:
 
 def _place(column: bytes, bucket: int) -> Place:
     return Place(column, u64(bucket), bucket)
+
+
+def _under(
+    keys: SigningKeys, earlier: Sequence[Certificate], row: SealedBucket, announcement: Announcement
+) -> Announcement | None:
+    """Return *row*'s announcement if the key in force signed it, signed again if an *earlier* one did, else None."""
+    for certificate in (keys.certificate, *earlier):
+        try:
+            found = verify_announcement(row.announcement, certificate)
+        except AuthenticationError:
+            continue
+        if found.body_hash != announcement.body_hash:
+            raise KeyStateError(f"the database announces another key for bucket {row.bucket} than lives here: altered")
+        return found if certificate is keys.certificate else sign_again(keys.announce, announcement)
+    return None
 
 
 def _wipe_live(live: _LiveBucket | None) -> None:

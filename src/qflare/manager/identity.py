@@ -1,51 +1,123 @@
 """
-The server's identity at work (PROTOCOL A1): made at first start, loaded by every worker after that.
+The server's identity at work (PROTOCOL A1): made at first start, loaded by every worker, followed when it changes.
 
 The root signs CERT; announce and log key sign what is online.  All three rest sealed under KEK_L.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
-from qflare.errors import AuthenticationError, KeeperError
+from qflare.errors import AuthenticationError, KeeperError, KeyStateError, QflareError
 from qflare.manager.deadline import Deadline
-from qflare.manager.sealing import ANNOUNCE_COLUMN, LOG_COLUMN, ROOT_COLUMN, Place, seal, unseal
+from qflare.manager.sealing import ANNOUNCE_COLUMN, LOG_COLUMN, ROOT_COLUMN, Place, seal
+from qflare.manager.signers import NewSigner, signing_key, unseal_key
 from qflare.model.bucket import SealedIdentity
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
-from qflare.primitives.random import random_secret
-from qflare.primitives.sig import SIG44, SIG87, SigKeyPair, SignatureScheme
+from qflare.primitives.sig import SIG44, SIG87
 from qflare.protocol.identity import Certificate, ServerIdentity, decode_certificate, issue_certificate, server_id_of
 from qflare.protocol.leaf import new_event
-from qflare.secret import SecretBytes
+from qflare.protocol.wire import OVERLAP_BUCKETS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from qflare.clock import Clock
+    from qflare.manager.background import Background
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ports import IdentityStore, Keeper
+    from qflare.secret import SecretBytes
+
+_log = logging.getLogger("qflare.manager")
 
 _YEAR_S: Final = 31_557_600
 _FIRST_SERIAL: Final = 1
-_SLACK_BUCKETS: Final = 288
-"""Buckets before the first start that CERT covers, for a clock that is set back after it."""
+SLACK_BUCKETS: Final = 288
+"""Buckets before the present one that CERT covers, for a clock that is set back after it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Who the server is, with the two online signing keys; wipe it when the worker ends."""
+@dataclass(slots=True, kw_only=True)
+class SigningKeys:
+    """One certificate with its two online signing keys; wiped when it is retired and nothing signs with it."""
 
     public: ServerIdentity
-    announce_signing_key: SecretBytes
-    log_signing_key: SecretBytes
+    announce: SecretBytes
+    log: SecretBytes
+    current_from: int
+    """The server's bucket when the certificate came into force."""
+    users: int = 0
+    is_retired: bool = False
 
     @property
     def certificate(self) -> Certificate:
         """CERT."""
         return self.public.certificate
+
+    def release(self) -> None:
+        """Wipe if nothing needs it any more."""
+        if self.is_retired and self.users == 0:
+            self.wipe()
+
+    def wipe(self) -> None:
+        """Destroy both signing keys."""
+        self.announce.wipe()
+        self.log.wipe()
+
+
+class Identity:
+    """Who the server is, and the certificate in force, to which it follows when another worker has issued a new one."""
+
+    def __init__(
+        self,
+        keys: SigningKeys,
+        certificates: Sequence[Certificate],
+        *,
+        store: IdentityStore,
+        keeper: Keeper,
+        offload: Offload,
+        settings: ManagerSettings,
+    ) -> None:
+        """Own *keys*; *certificates* are all that were in force, the newest first."""
+        self._keys = keys
+        self._certificates = tuple(certificates)
+        self._store = store
+        self._keeper = keeper
+        self._offload = offload
+        self._tick_s = settings.tick_max_s
+        self._deadline = Deadline(settings.store_timeout_s)
+        self._lock = asyncio.Lock()
+
+    @property
+    def held(self) -> SigningKeys:
+        """The keys in force; whoever signs with them takes them by `lend`."""
+        return self._keys
+
+    @property
+    def public(self) -> ServerIdentity:
+        """Root key and CERT."""
+        return self._keys.public
+
+    @property
+    def certificate(self) -> Certificate:
+        """CERT."""
+        return self._keys.certificate
+
+    @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        """Every CERT that was in force, the newest first: what was signed in their time stays signed."""
+        return self._certificates
+
+    @property
+    def serial(self) -> int:
+        """Of the certificate in force."""
+        return self.certificate.serial
 
     @property
     def server_id(self) -> bytes:
@@ -54,13 +126,63 @@ class Identity:
 
     @property
     def log_origin(self) -> str:
-        """Name of the log in checkpoints."""
-        return self.public.certificate.log_origin
+        """Name of the log in checkpoints; it stays when the log's key changes, for the tree stays."""
+        return self.certificate.log_origin
+
+    def is_overlap_over(self, bucket: int) -> bool:
+        """Return whether no device takes anything under the certificate before this one any more (A1)."""
+        return bucket > self._keys.current_from + OVERLAP_BUCKETS
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[SigningKeys]:
+        """Lend the keys in force: they are not wiped before the block ends, whoever rotates them meanwhile."""
+        keys = self._keys
+        keys.users += 1
+        try:
+            yield keys
+        finally:
+            keys.users -= 1
+            keys.release()
+
+    async def follow(self) -> bool:
+        """
+        Take over the certificate with the highest serial, whoever issued it; return whether it is a new one.
+
+        Raises:
+            KeeperError: the keeper's long-term key is not the one that sealed it.
+            KeyStateError: it is another server's.
+            StoreUnavailableError: the store did not answer.
+        """
+        if await self._deadline.of(self._store.identity_serial()) <= self.serial:
+            return False
+        async with self._lock:
+            row = await self._deadline.of(self._store.find_identity())
+            if row is None or row.serial <= self.serial:
+                return False
+            if row.server_id != self.server_id:
+                raise KeyStateError("the database holds another server's identity now: start the workers again")
+            encoded = await self._deadline.of(self._store.list_certificates())
+            keys, certificates = await self._offload.run(
+                partial(_open, self._keeper, row, encoded), wipe=lambda opened: opened[0].wipe()
+            )
+            retired, self._keys, self._certificates = self._keys, keys, certificates
+            retired.is_retired = True
+            retired.release()
+        _log.info("the server's certificate of serial %d is in force", self.serial)
+        return True
+
+    async def watch(self, background: Background) -> None:
+        """Look for a new certificate until the manager closes."""
+        while not background.stop.is_set():
+            await background.pause(self._tick_s)
+            try:
+                await self.follow()
+            except QflareError as failure:
+                _log.warning("looking for a new certificate failed: %s", type(failure).__name__)
 
     def wipe(self) -> None:
         """Destroy this worker's copies of the signing keys."""
-        self.announce_signing_key.wipe()
-        self.log_signing_key.wipe()
+        self._keys.wipe()
 
 
 async def open_identity(
@@ -85,96 +207,92 @@ async def open_identity(
             occurred_at_ms=clock.now_ms(),
         )
         row = await deadline.of(store.save_identity(made, event=event))
-    return await offload.run(partial(_open, keeper, row), wipe=Identity.wipe)
+    encoded = await deadline.of(store.list_certificates())
+    keys, certificates = await offload.run(partial(_open, keeper, row, encoded), wipe=lambda opened: opened[0].wipe())
+    return Identity(keys, certificates, store=store, keeper=keeper, offload=offload, settings=settings)
 
 
 def _make(keeper: Keeper, now_s: int, settings: ManagerSettings) -> SealedIdentity:
-    with (
-        keeper.long_term_key() as kek,
-        _Signer.generate(SIG87) as root,
-        _Signer.generate(SIG44) as announce,
-        _Signer.generate(SIG44) as log,
-    ):
-        server_id = server_id_of(root.pair.verification_key)
-        bucket = now_s // settings.bucket_width_s
-        certificate = issue_certificate(
-            root.pair.signing_key,
-            root.pair.verification_key,
+    bucket = now_s // settings.bucket_width_s
+    with keeper.long_term_key() as kek, NewSigner.generate(SIG87) as root:
+        server_id = server_id_of(root.verification_key)
+        return issue_identity(
+            kek,
+            root.signing_key,
+            root.stored,
+            root_key=root.verification_key,
             serial=_FIRST_SERIAL,
-            announce_key=announce.pair.verification_key,
-            log_key=log.pair.verification_key,
-            first_bucket=max(0, bucket - _SLACK_BUCKETS),
-            last_bucket=bucket + settings.certificate_years * _YEAR_S // settings.bucket_width_s,
+            first_bucket=max(0, bucket - SLACK_BUCKETS),
+            last_bucket=last_bucket_of(bucket, settings),
             log_origin=settings.log_origin or f"qflare/{server_id[:8].hex()}",
+            current_from=bucket,
         )
+
+
+def issue_identity(
+    kek: SecretBytes,
+    root_sk: SecretBytes,
+    stored_root: SecretBytes,
+    *,
+    root_key: bytes,
+    serial: int,
+    first_bucket: int,
+    last_bucket: int,
+    log_origin: str,
+    current_from: int,
+) -> SealedIdentity:
+    """Make fresh announce and log keys, have the root sign for them, and seal all three under *kek*; blocking."""
+    with NewSigner.generate(SIG44) as announce, NewSigner.generate(SIG44) as log:
+        certificate = issue_certificate(
+            root_sk,
+            root_key,
+            serial=serial,
+            announce_key=announce.verification_key,
+            log_key=log.verification_key,
+            first_bucket=first_bucket,
+            last_bucket=last_bucket,
+            log_origin=log_origin,
+        )
+        server_id = certificate.server_id
         return SealedIdentity(
             server_id=server_id,
-            root_key=root.pair.verification_key,
+            root_key=root_key,
             certificate=certificate.encoded,
-            serial=_FIRST_SERIAL,
-            sealed_root=seal(kek, root.stored, _place(ROOT_COLUMN, server_id, _FIRST_SERIAL)),
-            sealed_announce=seal(kek, announce.stored, _place(ANNOUNCE_COLUMN, server_id, _FIRST_SERIAL)),
-            sealed_log=seal(kek, log.stored, _place(LOG_COLUMN, server_id, _FIRST_SERIAL)),
+            serial=serial,
+            sealed_root=seal(kek, stored_root, Place(ROOT_COLUMN, server_id, serial)),
+            sealed_announce=seal(kek, announce.stored, Place(ANNOUNCE_COLUMN, server_id, serial)),
+            sealed_log=seal(kek, log.stored, Place(LOG_COLUMN, server_id, serial)),
+            current_from=current_from,
         )
 
 
-def _open(keeper: Keeper, row: SealedIdentity) -> Identity:
+def last_bucket_of(bucket: int, settings: ManagerSettings) -> int:
+    """Return the last bucket of a certificate that is issued in *bucket*."""
+    return bucket + settings.certificate_years * _YEAR_S // settings.bucket_width_s
+
+
+def _open(keeper: Keeper, row: SealedIdentity, encoded: Sequence[bytes]) -> tuple[SigningKeys, tuple[Certificate, ...]]:
     certificate = decode_certificate(row.certificate, root_key=row.root_key)
+    earlier = [_earlier(each, row.root_key) for each in encoded if each != row.certificate]
+    if row.sealed_announce is None or row.sealed_log is None:
+        raise KeeperError("the certificate in force has no signing keys beside it: the identity row was altered")
     with keeper.long_term_key() as kek:
-        announce = _unseal(kek, row.sealed_announce, _place(ANNOUNCE_COLUMN, row.server_id, row.serial))
-        log = _unseal(kek, row.sealed_log, _place(LOG_COLUMN, row.server_id, row.serial))
+        announce = unseal_key(kek, row.sealed_announce, Place(ANNOUNCE_COLUMN, row.server_id, row.serial))
+        log = unseal_key(kek, row.sealed_log, Place(LOG_COLUMN, row.server_id, row.serial))
     with announce, log:
-        return Identity(
+        keys = SigningKeys(
             public=ServerIdentity(root_key=row.root_key, certificate=certificate),
-            announce_signing_key=_signing_key(SIG44, announce, certificate.announce_key),
-            log_signing_key=_signing_key(SIG44, log, certificate.log_key),
+            announce=signing_key(SIG44, announce, certificate.announce_key),
+            log=signing_key(SIG44, log, certificate.log_key),
+            current_from=row.current_from,
         )
+    return keys, (certificate, *(each for each in earlier if each is not None))
 
 
-@dataclass(frozen=True, slots=True)
-class _Signer:
-    """A fresh signing pair and what is stored of it: the seed, or the whole key where liboqs makes none from a seed."""
-
-    pair: SigKeyPair
-    stored: SecretBytes
-
-    @classmethod
-    def generate(cls, scheme: SignatureScheme) -> _Signer:
-        if scheme.has_keys_from_seed():
-            seed = random_secret(scheme.SEED_BYTES)
-            return cls(scheme.generate_from_seed(seed), seed)
-        pair = scheme.generate()
-        return cls(pair, SecretBytes.copy_of(pair.signing_key))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.pair.signing_key.wipe()
-        self.stored.wipe()
-
-
-def _place(column: bytes, server_id: bytes, serial: int) -> Place:
-    return Place(column, server_id, serial)
-
-
-def _unseal(kek: SecretBytes, sealed: bytes, place: Place) -> SecretBytes:
+def _earlier(encoded: bytes, root_key: bytes) -> Certificate | None:
     try:
-        return unseal(kek, sealed, place)
+        return decode_certificate(encoded, root_key=root_key)
     except AuthenticationError:
-        raise KeeperError(
-            "the keeper's long-term key did not seal this database's identity: start with the keeper folder that "
-            "belongs to this database, or restore it from its backup"
-        ) from None
-
-
-def _signing_key(scheme: SignatureScheme, stored: SecretBytes, verification_key: bytes) -> SecretBytes:
-    if len(stored) != scheme.SEED_BYTES:
-        return SecretBytes.copy_of(stored)
-    pair = scheme.generate_from_seed(stored)
-    if pair.verification_key != verification_key:
-        pair.signing_key.wipe()
-        raise KeeperError(
-            "a stored signing key does not belong to the certificate beside it: the identity row was altered"
-        )
-    return pair.signing_key
+        # It vouches for old receipts alone: no reason not to start.
+        _log.warning("a certificate that was in force before does not verify any more: its row was altered")
+        return None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qflare.manager.background import Background
-    from qflare.manager.identity import Identity
+    from qflare.manager.identity import Identity, SigningKeys
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ids import CallId, TenantId
@@ -56,6 +56,8 @@ class Log:
         self._clock = clock
         self._deadline = Deadline(settings.store_timeout_s)
         self._latest: SignedCheckpoint | None = None
+        self._latest_serial = identity.serial
+        """Of the certificate whose log key signed it: devices take receipts under the one in force."""
         self._unsaved: SignedCheckpoint | None = None
         self._has_unsaved = asyncio.Event()
         self._batcher: Batcher[_Pending, LoggedEvent] = Batcher(
@@ -86,8 +88,9 @@ class Log:
         Only after the commit: what is signed is what will be found.  The signed head is stored in the background:
         nobody's answer rests on it, and whoever holds a receipt holds the head.
         """
-        checkpoint, paths = await self._offload.run(partial(self._prove, append))
-        self._note(checkpoint)
+        with self._identity.lend() as keys:
+            checkpoint, paths = await self._offload.run(partial(self._prove, keys, append))
+        self._note(checkpoint, keys.certificate.serial)
         return [
             encode_receipt(append.first_index + number, checkpoint.size, checkpoint.time_s, path, checkpoint.signature)
             for number, path in enumerate(paths)
@@ -97,7 +100,7 @@ class Log:
         """Return receipts of entries that stand already, under one head that covers them all."""
         if not indices:
             return []
-        checkpoint = self._latest
+        checkpoint = self._held()
         if checkpoint is None or checkpoint.size <= max(indices):
             checkpoint = await self.checkpoint()
         size = checkpoint.size
@@ -111,11 +114,12 @@ class Log:
     async def checkpoint(self) -> SignedCheckpoint:
         """Sign the log as it stands (the stored head if it is of that size already) and store the signature."""
         head = await self._deadline.of(self._store.log_head())
-        checkpoint = self._latest
+        checkpoint = self._held()
         if checkpoint is None or checkpoint.size != head.size:
             root = Frontier(head.size, head.frontier).root()
-            checkpoint = await self._offload.run(partial(self._sign, head.size, root))
-            self._note(checkpoint)
+            with self._identity.lend() as keys:
+                checkpoint = await self._offload.run(partial(self._sign, keys, head.size, root))
+            self._note(checkpoint, keys.certificate.serial)
         await self._save_noted()
         return checkpoint
 
@@ -140,18 +144,23 @@ class Log:
         except QflareError as failure:
             _log.warning("the last signed head was not stored: %s", type(failure).__name__)
 
-    def _sign(self, size: int, root: bytes) -> SignedCheckpoint:
-        identity = self._identity
-        return sign_checkpoint(identity.log_signing_key, identity.log_origin, size, root, self._clock.now_s())
+    def _held(self) -> SignedCheckpoint | None:
+        """Return the newest signed head, if the log key in force signed it."""
+        return self._latest if self._latest_serial == self._identity.serial else None
 
-    def _prove(self, append: LogAppend) -> tuple[SignedCheckpoint, list[tuple[bytes, ...]]]:
+    def _sign(self, keys: SigningKeys, size: int, root: bytes) -> SignedCheckpoint:
+        return sign_checkpoint(keys.log, keys.certificate.log_origin, size, root, self._clock.now_s())
+
+    def _prove(self, keys: SigningKeys, append: LogAppend) -> tuple[SignedCheckpoint, list[tuple[bytes, ...]]]:
         frontier, _ = Frontier(append.first_index, append.old_frontier).append(append.leaf_hashes)
-        checkpoint = self._sign(frontier.size, frontier.root())
+        checkpoint = self._sign(keys, frontier.size, frontier.root())
         return checkpoint, inclusion_paths(append.old_frontier, append.first_index, append.leaf_hashes)
 
-    def _note(self, checkpoint: SignedCheckpoint) -> None:
-        if self._latest is None or checkpoint.size > self._latest.size:
+    def _note(self, checkpoint: SignedCheckpoint, serial: int) -> None:
+        is_newer = self._latest is None or (serial, checkpoint.size) > (self._latest_serial, self._latest.size)
+        if is_newer:
             self._latest = self._unsaved = checkpoint
+            self._latest_serial = serial
             self._has_unsaved.set()
 
     async def _save_noted(self) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from qflare.clock import Clock
     from qflare.manager.background import Background
     from qflare.manager.buckets import Buckets
+    from qflare.manager.identity import Identity
     from qflare.manager.log import Log
     from qflare.manager.offload import Offload
     from qflare.manager.policies import Policies
@@ -60,6 +61,7 @@ class Maintenance:
         *,
         store: Store,
         keeper: Keeper,
+        identity: Identity,
         buckets: Buckets,
         turns: Turns,
         log: Log,
@@ -72,6 +74,8 @@ class Maintenance:
         """Do nothing yet; `run` is the loop."""
         self._store = store
         self._keeper = keeper
+        self._identity = identity
+        self._ended_before = 0
         self._buckets = buckets
         self._turns = turns
         self._log = log
@@ -104,6 +108,7 @@ class Maintenance:
     async def step(self) -> int:
         """Look at the clock, do what is due, and return the server's bucket."""
         bucket = await self._buckets.refresh()
+        await self._buckets.follow()
         async with self._turning:
             if self._swept != bucket and await self._turns.sweep():
                 self._swept = bucket
@@ -137,10 +142,28 @@ class Maintenance:
             occurred_at_ms=self._clock.now_ms(),
         )
         rows = await self._deadline.of(self._store.drop_buckets(before=bucket - 1, event=event))
+        await self._end_overlap(bucket)
         # R1: records of the bucket before the current one are still read, so its last sessions still live.
         expired = await self._deadline.of(self._store.expire_sessions(before_bucket=bucket - 1))
         await self._deadline.of(self._store.forget_calls())
         return CleanupReport(bucket=bucket, bucket_rows=rows, bucket_keys_destroyed=destroyed, sessions_expired=expired)
+
+    async def _end_overlap(self, bucket: int) -> None:
+        """End the announce and log keys before those in force, once no device takes anything under them (A1)."""
+        serial = self._identity.serial
+        if self._ended_before >= serial or not self._identity.is_overlap_over(bucket):
+            return
+        event = new_event(
+            SecurityEventType.KEY_ROTATION,
+            EventSeverity.INFO,
+            {"what": "server keys deactivated", "before_serial": serial, "bucket": bucket},
+            tenant_id=DEFAULT_TENANT,
+            occurred_at_ms=self._clock.now_ms(),
+        )
+        await self._deadline.of(
+            self._store.deactivate_server_keys(before=serial, reason=f"superseded by serial {serial}", event=event)
+        )
+        self._ended_before = serial
 
     def _is_late(self) -> bool:
         return self._buckets.seconds_left() <= self._settings.bucket_width_s * _LAST_TENTH

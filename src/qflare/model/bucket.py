@@ -31,5 +31,8 @@ class SealedIdentity:
     serial: int
     sealed_root: bytes | None
     """Root signing seed, or None where the root is kept offline."""
-    sealed_announce: bytes
-    sealed_log: bytes
+    sealed_announce: bytes | None
+    sealed_log: bytes | None
+    """None, as is the announce key's, once a later certificate has taken its place."""
+    current_from: int = 0
+    """The server's bucket when the certificate came into force."""

@@ -27,6 +27,7 @@ from qflare.model.rotation import (
     SessionUseTotal,
     TenantPolicy,
 )
+from qflare.model.server_key import PendingServerKey, ServerKey
 from qflare.model.session import (
     ClaimOutcome,
     RekeyClaim,
@@ -52,11 +53,47 @@ class IdentityStore(Protocol):
     async def save_identity(self, identity: SealedIdentity, *, event: NewEvent) -> SealedIdentity:
         """Insert *identity* if its serial is new and return the row that stands: the first insert wins."""
 
+    async def identity_serial(self) -> int:
+        """Return the highest serial, 0 in an empty database; cheap enough for every look at the clock."""
+
+    async def list_certificates(self) -> tuple[bytes, ...]:
+        """Return every CERT that was in force, the newest first."""
+
+    async def follow_identity(
+        self, identity: SealedIdentity, *, after: int, compromised: str | None, event: NewEvent
+    ) -> None:
+        """
+        Bring *identity* into force after the certificate of serial *after*, with *event* in one transaction.
+
+        Its keys become active, keys that waited for another certificate are destroyed, and with a reason in
+        *compromised* the keys before it are compromised. `IllegalTransitionError` if *after* is in force no more.
+        """
+
+    async def save_pending_keys(
+        self, keys: Sequence[PendingServerKey], *, after: int, reason: str, event: NewEvent
+    ) -> None:
+        """Keep *keys* as pre-active after serial *after*, and destroy those that waited before."""
+
+    async def find_pending_keys(self) -> tuple[PendingServerKey, ...]:
+        """Return the keys that wait for a certificate, announce before log; empty if none does."""
+
+    async def deactivate_server_keys(self, *, before: int, reason: str, event: NewEvent) -> int:
+        """End active announce and log keys of serials below *before*, forget their signing halves; return how many."""
+
+    async def remove_root(self, *, event: NewEvent) -> None:
+        """Forget the root's sealed signing key: it is kept offline from now on."""
+
+    async def list_server_keys(self) -> tuple[ServerKey, ...]:
+        """Return the identity's keys with their states, the newest serial first."""
+
     async def save_bucket(self, bucket: SealedBucket, *, event: NewEvent | None = None) -> SealedBucket:
         """Insert *bucket* if absent and return the row that stands: the first insert wins (A3)."""
 
     async def find_buckets(self, first: int, last: int) -> tuple[SealedBucket, ...]:
         """Return the rows of buckets *first* to *last* inclusive, in order."""
+
+    async def sign_bucket_again(self, bucket: SealedBucket, announcement: bytes) -> SealedBucket:
+        """Replace *bucket*'s announcement if it still is the one given, and return the row that stands (A3)."""
 
     async def bucket_mark(self) -> int:
         """Return the highest bucket that has been current, 0 if none (A2)."""

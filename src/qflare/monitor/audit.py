@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 from qflare.errors import AuthenticationError, DecodeError, EvidenceError
-from qflare.monitor.proof import check_entry
+from qflare.monitor.proof import check_entry, under_any
 from qflare.protocol.checkpoint import verify_checkpoint
 from qflare.protocol.log import Frontier, Node, hash_leaf
 from qflare.protocol.receipt import Receipt, decode_receipt, verify_receipt
@@ -94,6 +94,7 @@ async def verify_log(
     *,
     store: LogStore,
     certificate: Certificate,
+    earlier: Sequence[Certificate] = (),
     runner: Runner,
     receipts: Sequence[HeldReceipt] = (),
     is_deep: bool = True,
@@ -104,6 +105,7 @@ async def verify_log(
     Args:
         store: Opened for an auditor: it reads all tenants.
         certificate: Holds the log's key and origin.
+        earlier: Certificates that were in force before: what was signed under their log keys stays signed.
         runner: Where the hashing runs.
         receipts: What devices hold; each must lead to the log as it is now.
         is_deep: Also compare every stored node of the tree, from which receipts are put together.
@@ -128,8 +130,9 @@ async def verify_log(
         if not page:
             break
     await _refuse_beyond(store, head)
-    await runner.run(partial(_check_heads, walk, head, checkpoint, certificate))
-    await runner.run(partial(_check_receipts, walk, receipts, decoded, certificate))
+    certificates = (certificate, *earlier)
+    await runner.run(partial(_check_heads, walk, head, checkpoint, certificates))
+    await runner.run(partial(_check_receipts, walk, receipts, decoded, certificates))
     return LogReport(
         size=walk.frontier.size,
         root=walk.frontier.root(),
@@ -177,7 +180,9 @@ async def _compare_nodes(store: LogStore, nodes: Sequence[tuple[Node, bytes]], f
             )
 
 
-def _check_heads(walk: _Pass, head: LogHead, checkpoint: SignedCheckpoint | None, certificate: Certificate) -> None:
+def _check_heads(
+    walk: _Pass, head: LogHead, checkpoint: SignedCheckpoint | None, certificates: Sequence[Certificate]
+) -> None:
     size = walk.frontier.size
     if size < head.size:
         raise EvidenceError(f"the log says it has {head.size} entries, {size} are stored", index=size)
@@ -188,7 +193,7 @@ def _check_heads(walk: _Pass, head: LogHead, checkpoint: SignedCheckpoint | None
     if checkpoint.size > size:
         raise EvidenceError(f"a head of {checkpoint.size} entries was signed, {size} are stored", index=size)
     try:
-        verify_checkpoint(certificate.log_key, certificate.log_origin, checkpoint)
+        under_any(certificates, lambda each: verify_checkpoint(each.log_key, each.log_origin, checkpoint))
     except AuthenticationError:
         raise EvidenceError("the signature of the latest checkpoint does not hold") from None
     if walk.roots[checkpoint.size] != checkpoint.root:
@@ -199,11 +204,11 @@ def _check_heads(walk: _Pass, head: LogHead, checkpoint: SignedCheckpoint | None
 
 
 def _check_receipts(
-    walk: _Pass, held: Sequence[HeldReceipt], decoded: Sequence[Receipt], certificate: Certificate
+    walk: _Pass, held: Sequence[HeldReceipt], decoded: Sequence[Receipt], certificates: Sequence[Certificate]
 ) -> None:
     for mine, receipt in zip(held, decoded, strict=True):
         try:
-            shown = verify_receipt(receipt, mine.leaf_hash, log_key=certificate.log_key, origin=certificate.log_origin)
+            shown = under_any(certificates, partial(_shown, receipt, mine.leaf_hash))
         except AuthenticationError:
             raise EvidenceError(f"a receipt for entry {receipt.index} does not hold", index=receipt.index) from None
         root = walk.roots.get(receipt.size)
@@ -217,6 +222,10 @@ def _check_receipts(
                 f"a receipt of entry {receipt.index} shows another history of the first {receipt.size} entries",
                 index=receipt.index,
             )
+
+
+def _shown(receipt: Receipt, leaf_hash: bytes, certificate: Certificate) -> bytes:
+    return verify_receipt(receipt, leaf_hash, log_key=certificate.log_key, origin=certificate.log_origin)
 
 
 def _decode(held: HeldReceipt) -> Receipt:

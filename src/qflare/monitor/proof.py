@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from qflare.errors import AuthenticationError, DecodeError, EvidenceError, KeyNotFoundError
 from qflare.model.event import (
@@ -24,12 +24,15 @@ from qflare.protocol.receipt import decode_receipt, verify_receipt
 from qflare.protocol.wire import LEAF_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from qflare.model.ids import TenantId
     from qflare.model.ports import LogStore
     from qflare.monitor.event_log import EventLog
     from qflare.protocol.identity import Certificate
 
 
+T = TypeVar("T")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SESSION_COLUMNS: Final = (SecurityEventType.KEY_EXCHANGE, EventSeverity.INFO, None, b"{}")
 
@@ -61,6 +64,7 @@ async def prove_event(
     store: LogStore,
     log: EventLog,
     certificate: Certificate,
+    earlier: Sequence[Certificate] = (),
 ) -> EventProof:
     """
     Prove an entry of one tenant against the log's signed head.
@@ -71,6 +75,7 @@ async def prove_event(
         store: Where the log is kept.
         log: Signs the head as it stands.
         certificate: Holds the log's key and origin.
+        earlier: Certificates that were in force before: what was signed under their log keys stays signed.
 
     Raises:
         EvidenceError: the entry, its leaf, the tree or a signature does not hold; `index` is the entry's.
@@ -84,7 +89,7 @@ async def prove_event(
         raise KeyNotFoundError(f"no entry {index} in this tenant's log")
     check_entry(entry)
     if isinstance(event, LoggedEvent):
-        _check_logged(event, entry, certificate)
+        _check_logged(event, entry, (certificate, *earlier))
     checkpoint = await log.checkpoint()
     if checkpoint.size <= index:
         raise EvidenceError(f"the log's head covers {checkpoint.size} entries, entry {index} is beyond it", index=index)
@@ -92,10 +97,25 @@ async def prove_event(
     path = inclusion_path(index, checkpoint.size, nodes)
     try:
         verify_inclusion(entry.leaf_hash, index, checkpoint.size, path, checkpoint.root)
-        verify_checkpoint(certificate.log_key, certificate.log_origin, checkpoint)
+        under_any((certificate, *earlier), lambda each: verify_checkpoint(each.log_key, each.log_origin, checkpoint))
     except AuthenticationError:
         raise EvidenceError(f"entry {index} does not lead to the signed head", index=index) from None
     return EventProof(entry=entry, checkpoint=checkpoint, path=path)
+
+
+def under_any(certificates: Sequence[Certificate], verify: Callable[[Certificate], T]) -> T:
+    """
+    Return what *verify* returns for the first of *certificates* under which it holds.
+
+    Raises:
+        AuthenticationError: it holds under none.
+    """
+    for certificate in certificates[:-1]:
+        try:
+            return verify(certificate)
+        except AuthenticationError:
+            continue
+    return verify(certificates[-1])
 
 
 def check_entry(entry: AuditEntry) -> None:
@@ -148,13 +168,16 @@ def _milliseconds(time: datetime) -> int | None:
     return None if rest else whole
 
 
-def _check_logged(event: LoggedEvent, entry: AuditEntry, certificate: Certificate) -> None:
+def _check_logged(event: LoggedEvent, entry: AuditEntry, certificates: Sequence[Certificate]) -> None:
     index = event.index
     if entry.leaf_hash != event.leaf_hash:
         raise EvidenceError(f"entry {index} is another one than was logged there", index=index)
     try:
         receipt = decode_receipt(event.receipt)
-        verify_receipt(receipt, event.leaf_hash, log_key=certificate.log_key, origin=certificate.log_origin)
+        under_any(
+            certificates,
+            lambda each: verify_receipt(receipt, event.leaf_hash, log_key=each.log_key, origin=each.log_origin),
+        )
     except (AuthenticationError, DecodeError):
         raise EvidenceError(f"the receipt of entry {index} does not hold", index=index) from None
     if receipt.index != index:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import AuthenticationError, KeyCheckError, LengthError, RefusedError, StaleBucketError, UsageError
+from qflare.errors import (
+    AuthenticationError,
+    KeyCheckError,
+    LengthError,
+    RefusedError,
+    ServerIdentityError,
+    StaleBucketError,
+    UsageError,
+)
 from qflare.primitives.hash import transcript
 from qflare.primitives.kem import EK_BYTES, check_encapsulation_key
 from qflare.primitives.sig import SIG44
 from qflare.protocol import labels, wire
 
 if TYPE_CHECKING:
-    from qflare.protocol.identity import Certificate
+    from qflare.protocol.identity import Certificate, ServerIdentity
     from qflare.secret import SecretBytes
 
 _SERVER_ID_AT: Final = 10
@@ -77,6 +85,17 @@ def sign_announcement(
     )
 
 
+def sign_again(announce_sk: SecretBytes, announcement: Announcement) -> Announcement:
+    """
+    Sign the same body under another announce key: no transcript changes, for they hold the body's hash alone (A3).
+
+    Raises:
+        EntropyError: the random source failed; nothing was signed.
+    """
+    signature = SIG44.sign(announce_sk, announcement.body_hash, context=labels.CONTEXT_ANNOUNCEMENT)
+    return replace(announcement, encoded=announcement.encoded[: wire.ANNOUNCEMENT_BODY_BYTES] + signature)
+
+
 def verify_announcement(
     encoded: bytes,
     certificate: Certificate,
@@ -97,6 +116,7 @@ def verify_announcement(
 
     Raises:
         AuthenticationError: it is altered, or not this server's.
+        ServerIdentityError: it is this server's, but *certificate* does not cover its bucket.
         StaleBucketError: it is the server's, but its bucket is below *minimum_bucket*.
         RefusedError: it is the server's, but has another width, or another body than *held* for the same bucket:
             an alarm, for the server has one key a bucket.
@@ -109,7 +129,7 @@ def verify_announcement(
         raise AuthenticationError
     announced_width_s = int.from_bytes(encoded[_WIDTH_AT:_BUCKET_AT], "big")
     bucket = int.from_bytes(encoded[_BUCKET_AT : wire.ANNOUNCEMENT_EK_AT], "big")
-    if announced_width_s < 1 or not certificate.has_bucket(bucket):
+    if announced_width_s < 1:
         raise AuthenticationError
     body_hash = transcript(encoded[: wire.ANNOUNCEMENT_BODY_BYTES])
     SIG44.verify(
@@ -119,6 +139,13 @@ def verify_announcement(
         context=labels.CONTEXT_ANNOUNCEMENT,
     )
     # A5: what is said about the server's own bytes from here on is said only once they are known to be the server's.
+    if not certificate.has_bucket(bucket):
+        message = (
+            f"the announcement is of bucket {bucket}, the server's certificate of serial {certificate.serial} covers "
+            f"{certificate.first_bucket} to {certificate.last_bucket}: the operator issues a new one "
+            "(qflare identity rotate)"
+        )
+        raise ServerIdentityError(message)
     if bucket < minimum_bucket:
         message = (
             f"announcement of bucket {bucket} is below the bucket {minimum_bucket} that was seen; fetch a newer one"
@@ -141,6 +168,29 @@ def verify_announcement(
         body_hash=body_hash,
         encoded=bytes(encoded),
     )
+
+
+def accept_announcement(
+    encoded: bytes,
+    server: ServerIdentity,
+    *,
+    minimum_bucket: int = 0,
+    width_s: int | None = None,
+    held: Announcement | None = None,
+) -> Announcement:
+    """
+    Check an announcement under the CERT in force, and under the one held before while that is good (A1).
+
+    Arguments and errors are those of `verify_announcement`.
+    """
+    # Which CERT may be tried hangs on the bucket that the bytes name; either signature covers it.
+    certificates = server.certificates(int.from_bytes(encoded[_BUCKET_AT : wire.ANNOUNCEMENT_EK_AT], "big"))
+    for certificate in certificates[:-1]:
+        try:
+            return verify_announcement(encoded, certificate, minimum_bucket=minimum_bucket, width_s=width_s, held=held)
+        except AuthenticationError:
+            continue
+    return verify_announcement(encoded, certificates[-1], minimum_bucket=minimum_bucket, width_s=width_s, held=held)
 
 
 def _check_key(encapsulation_key: bytes) -> None:

@@ -41,6 +41,12 @@ class BucketKeys:
         """Return the width in seconds."""
         return self.announcement.width_s
 
+    def announced(self, announcement: Announcement) -> BucketKeys:
+        """Return the same keys under an announcement that was signed again; the secrets are shared, not copied."""
+        return BucketKeys(
+            announcement=announcement, decapsulation_key=self.decapsulation_key, ticket_key=self.ticket_key
+        )
+
     @property
     def is_destroyed(self) -> bool:
         """Return whether the keys were wiped; what is made or opened under wiped keys would be known to everybody."""

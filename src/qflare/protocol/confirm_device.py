@@ -16,8 +16,10 @@ from qflare.protocol.log import hash_leaf
 from qflare.protocol.receipt import LogMark, Receipt, advance_log_mark, decode_receipt, verify_receipt
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qflare.protocol.device_identity import DeviceIdentity
-    from qflare.protocol.identity import ServerIdentity
+    from qflare.protocol.identity import Certificate, ServerIdentity
     from qflare.protocol.pending import PendingConfirmation
 
 _M4_HEAD: Final = bytes((wire.TYPE_M4, wire.VERSION))
@@ -80,13 +82,7 @@ def accept_confirmation(
             ref=DeviceRef(device.ref),
             key_version=device.key_version,
         )
-    certificate = identity.certificate
-    root = verify_receipt(
-        receipt,
-        hash_leaf(evidence.leaf_data()),
-        log_key=certificate.log_key,
-        origin=certificate.log_origin,
-    )
+    root = _verify(receipt, hash_leaf(evidence.leaf_data()), identity.certificates(pending.start))
     new_mark = advance_log_mark(log_mark, size=receipt.size, root=root)
     # H10
     chain_key = expand(pending.ck2, labels.EXPAND_CHAIN, pending.th3, wire.SECRET_BYTES)
@@ -101,6 +97,17 @@ def accept_confirmation(
         log_mark=new_mark,
         hdr_bucket=pending.bucket,
     )
+
+
+def _verify(receipt: Receipt, leaf_hash: bytes, certificates: Sequence[Certificate]) -> bytes:
+    """Verify a receipt under the CERT in force, or under the one before while that is good (A1); return its root."""
+    for certificate in certificates[:-1]:
+        try:
+            return verify_receipt(receipt, leaf_hash, log_key=certificate.log_key, origin=certificate.log_origin)
+        except AuthenticationError:
+            continue
+    last = certificates[-1]
+    return verify_receipt(receipt, leaf_hash, log_key=last.log_key, origin=last.log_origin)
 
 
 def _decode(encoded: bytes) -> Receipt:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import AuthenticationError, LengthError, RefusedError, UsageError
+from qflare.errors import AuthenticationError, DecodeError, LengthError, RefusedError, ServerIdentityError, UsageError
 from qflare.model.ids import NAME_BYTES_MAX, DeviceId, DeviceRef, TenantId
 from qflare.primitives.hash import transcript, transcript_var_many
 from qflare.primitives.sig import SIG44, SIG87
@@ -58,6 +58,10 @@ class ServerIdentity:
     root_key: bytes
     """ML-DSA-87, 2592 bytes."""
     certificate: Certificate
+    previous: Certificate | None = None
+    """The CERT held before, while what it vouches for may still be under way."""
+    previous_last: int = -1
+    """Last bucket, inclusive, for which the CERT held before is good."""
 
     @property
     def server_id(self) -> bytes:
@@ -68,6 +72,43 @@ class ServerIdentity:
     def served(self) -> bytes:
         """Return `root vk ‖ CERT`, as it is served."""
         return self.root_key + self.certificate.encoded
+
+    def certificates(self, bucket: int) -> tuple[Certificate, ...]:
+        """Return the CERTs that are good for what belongs to *bucket*, the one in force first."""
+        if self.previous is None or bucket > self.previous_last:
+            return (self.certificate,)
+        return (self.certificate, self.previous)
+
+    def follow(self, served: bytes, *, bucket: int) -> ServerIdentity:
+        """
+        Check `root vk ‖ CERT` as it is served now against what is held, and return what is held from now on.
+
+        The CERT held so far stays good for what is under way, to bucket *bucket* + 2: caches and slower workers still
+        show announcements and receipts under its keys.  Only if the new serial is the next one: a serial that was left
+        out says that the keys before it are good for nothing any more.
+
+        Args:
+            served: What the server sent.
+            bucket: The highest bucket that the device has seen.
+
+        Raises:
+            ServerIdentityError: it is another server's.
+            AuthenticationError: it is altered.
+            RefusedError: its serial fell, or other bytes came under the serial that is held.
+
+        Source: docs/protocol.md, step A1.
+        """
+        now = decode_identity(served, server_id=self.server_id, held=self.certificate)
+        if now.certificate.serial == self.certificate.serial:
+            return self
+        if now.certificate.serial != self.certificate.serial + 1:
+            return now
+        return ServerIdentity(
+            root_key=now.root_key,
+            certificate=now.certificate,
+            previous=self.certificate,
+            previous_last=bucket + wire.OVERLAP_BUCKETS,
+        )
 
 
 def server_id_of(root_key: bytes) -> bytes:
@@ -156,6 +197,29 @@ def issue_certificate(
 
     Source: docs/protocol.md, step A1.
     """
+    body = certificate_body(
+        root_key,
+        serial=serial,
+        announce_key=announce_key,
+        log_key=log_key,
+        first_bucket=first_bucket,
+        last_bucket=last_bucket,
+        log_origin=log_origin,
+    )
+    return sign_certificate(root_sk, root_key, body)
+
+
+def certificate_body(
+    root_key: bytes,
+    *,
+    serial: int,
+    announce_key: bytes,
+    log_key: bytes,
+    first_bucket: int,
+    last_bucket: int,
+    log_origin: str,
+) -> bytes:
+    """Return what the root signs: CERT without its signature; arguments and errors as `issue_certificate`."""
     _require_size("announce_key", announce_key, SIG44.PK_BYTES)
     _require_size("log_key", log_key, SIG44.PK_BYTES)
     if not 0 <= serial <= wire.U64_MAX or not 0 <= first_bucket <= last_bucket <= wire.U64_MAX:
@@ -165,11 +229,10 @@ def issue_certificate(
     if not _is_origin(log_origin, origin):
         message = f"log_origin must be 1 to {wire.ORIGIN_BYTES_MAX} bytes without white space, controls or '+'"
         raise UsageError(message)
-    server_id = server_id_of(root_key)
-    body = b"".join(
+    return b"".join(
         (
             _HEAD,
-            server_id,
+            server_id_of(root_key),
             wire.u64(serial),
             announce_key,
             log_key,
@@ -179,6 +242,22 @@ def issue_certificate(
             origin,
         )
     )
+
+
+def sign_certificate(root_sk: SecretBytes, root_key: bytes, body: bytes) -> Certificate:
+    """
+    Sign what `certificate_body` returned, where the root is.
+
+    Raises:
+        LengthError: *root_key* is not 2592 bytes.
+        DecodeError: *body* is no body of a certificate.
+        ServerIdentityError: it is for another root.
+        UsageError: *root_sk* does not belong to *root_key*.
+
+    Source: docs/protocol.md, step A1.
+    """
+    # What is signed is read first: a root must not sign what it does not understand.
+    unsigned = decode_certificate_body(body, root_key=root_key)
     digest = transcript(body)
     signature = SIG87.sign(root_sk, digest, context=labels.CONTEXT_CERTIFICATE)
     try:
@@ -190,17 +269,30 @@ def issue_certificate(
     if not is_pair:
         message = "root_sk does not belong to root_key; give the pair"
         raise UsageError(message)
-    return Certificate(
-        suite=wire.SUITE,
-        server_id=server_id,
-        serial=serial,
-        announce_key=announce_key,
-        log_key=log_key,
-        first_bucket=first_bucket,
-        last_bucket=last_bucket,
-        log_origin=log_origin,
-        encoded=body + signature,
-    )
+    return replace(unsigned, encoded=body + signature)
+
+
+def decode_certificate_body(body: bytes, *, root_key: bytes) -> Certificate:
+    """
+    Read CERT's body; `encoded` of what it returns is the body, and nothing vouches for it.
+
+    Raises:
+        DecodeError: it is no body of a certificate of this suite.
+        ServerIdentityError: it is for another root.
+        LengthError: *root_key* is not 2592 bytes.
+    """
+    server_id = server_id_of(root_key)
+    certificate = _read(body, len(body))
+    if certificate is None:
+        message = "this is no certificate to be signed; make one with  qflare identity request"
+        raise DecodeError(message)
+    if certificate.server_id != server_id:
+        message = (
+            f"the certificate is for the server {certificate.server_id.hex()}, this root is of {server_id.hex()}: "
+            "use the root that belongs to it"
+        )
+        raise ServerIdentityError(message)
+    return certificate
 
 
 def decode_certificate(encoded: bytes, *, root_key: bytes) -> Certificate:
@@ -214,23 +306,27 @@ def decode_certificate(encoded: bytes, *, root_key: bytes) -> Certificate:
     Source: docs/protocol.md, step A1.
     """
     server_id = server_id_of(root_key)
-    if len(encoded) < wire.CERTIFICATE_BYTES_MIN:
+    origin_end = max(0, len(encoded) - SIG87.SIG_BYTES)
+    certificate = _read(encoded, origin_end)
+    if certificate is None or certificate.server_id != server_id:
         raise AuthenticationError
-    origin_end = wire.CERTIFICATE_ORIGIN_AT + encoded[_ORIGIN_SIZE_AT]
-    if len(encoded) != origin_end + SIG87.SIG_BYTES or encoded[:_SERVER_ID_AT] != _HEAD:
-        raise AuthenticationError
-    if encoded[_SERVER_ID_AT:_SERIAL_AT] != server_id:
-        raise AuthenticationError
+    SIG87.verify(root_key, transcript(encoded[:origin_end]), encoded[origin_end:], context=labels.CONTEXT_CERTIFICATE)
+    return certificate
+
+
+def _read(encoded: bytes, origin_end: int) -> Certificate | None:
+    """Take apart what begins *encoded*, up to *origin_end*; None where a length or a field is impossible."""
+    if origin_end <= wire.CERTIFICATE_ORIGIN_AT or encoded[:_SERVER_ID_AT] != _HEAD:
+        return None
     origin = encoded[wire.CERTIFICATE_ORIGIN_AT : origin_end]
     log_origin = origin.decode("utf-8", errors="replace")
     first_bucket = int.from_bytes(encoded[_FIRST_BUCKET_AT:_LAST_BUCKET_AT], "big")
     last_bucket = int.from_bytes(encoded[_LAST_BUCKET_AT:_ORIGIN_SIZE_AT], "big")
-    if first_bucket > last_bucket or not _is_origin(log_origin, origin):
-        raise AuthenticationError
-    SIG87.verify(root_key, transcript(encoded[:origin_end]), encoded[origin_end:], context=labels.CONTEXT_CERTIFICATE)
+    if encoded[_ORIGIN_SIZE_AT] != len(origin) or first_bucket > last_bucket or not _is_origin(log_origin, origin):
+        return None
     return Certificate(
         suite=wire.SUITE,
-        server_id=server_id,
+        server_id=bytes(encoded[_SERVER_ID_AT:_SERIAL_AT]),
         serial=int.from_bytes(encoded[_SERIAL_AT:_ANNOUNCE_KEY_AT], "big"),
         announce_key=bytes(encoded[_ANNOUNCE_KEY_AT:_LOG_KEY_AT]),
         log_key=bytes(encoded[_LOG_KEY_AT:_FIRST_BUCKET_AT]),
@@ -246,8 +342,9 @@ def decode_identity(served: bytes, *, server_id: bytes, held: Certificate | None
     Check `root vk ‖ CERT` against the pinned *server_id*, and against the certificate *held* so far.
 
     Raises:
-        AuthenticationError: it is not the pinned server's.
-        RefusedError: it is, but its serial fell, or other bytes came under the serial of *held*.
+        ServerIdentityError: it is another server's than the pinned one.
+        AuthenticationError: it is altered.
+        RefusedError: it is the pinned server's, but its serial fell, or other bytes came under the serial of *held*.
 
     Source: docs/protocol.md, step A1.
     """
@@ -255,11 +352,24 @@ def decode_identity(served: bytes, *, server_id: bytes, held: Certificate | None
         raise AuthenticationError
     root_key = bytes(served[: SIG87.PK_BYTES])
     # Both values are public: no constant time needed.
-    if server_id_of(root_key) != server_id:
-        raise AuthenticationError
+    if (actual := server_id_of(root_key)) != server_id:
+        message = (
+            f"the server that answered is {actual.hex()}, the pinned one is {server_id.hex()}: check the address; a "
+            "server that was set up anew is another one, and devices enrol again"
+        )
+        raise ServerIdentityError(message)
     certificate = decode_certificate(served[SIG87.PK_BYTES :], root_key=root_key)
-    if held is not None and certificate.encoded != held.encoded and certificate.serial <= held.serial:
-        message = f"the server's certificate has serial {certificate.serial}, {held.serial} was seen before"
+    if held is not None and certificate.serial < held.serial:
+        message = (
+            f"the server's certificate has serial {certificate.serial}, serial {held.serial} was seen before: an old "
+            "copy is shown, by a cache, a restored database or somebody between"
+        )
+        raise RefusedError(message)
+    if held is not None and certificate.serial == held.serial and certificate.encoded != held.encoded:
+        message = (
+            f"the server shows two certificates of serial {held.serial}: its root signed twice, which it never does; "
+            "keep both and alert the operator"
+        )
         raise RefusedError(message)
     return ServerIdentity(root_key=root_key, certificate=certificate)
 

@@ -143,6 +143,8 @@ CERTIFICATE_ORIGIN_AT: Final = 8 + 2 + SERVER_ID_BYTES + 8 + 2 * SIG44.PK_BYTES 
 """Where CERT's log origin begins; the byte before is its length."""
 CERTIFICATE_BYTES_MIN: Final = CERTIFICATE_ORIGIN_AT + 1 + SIG87.SIG_BYTES
 ORIGIN_BYTES_MAX: Final = 255
+OVERLAP_BUCKETS: Final = 2
+"""Buckets after the one in which a device followed to a new CERT for which the one before is still good (A1)."""
 
 ANNOUNCEMENT_EK_AT: Final = 8 + 2 + SERVER_ID_BYTES + 4 + 8
 ANNOUNCEMENT_BODY_BYTES: Final = ANNOUNCEMENT_EK_AT + EK_BYTES

@@ -17,6 +17,7 @@ from qflare.clock import Clock, SystemClock
 from qflare.errors import MissingExtraError
 from qflare.manager.background import Background
 from qflare.manager.buckets import Buckets
+from qflare.manager.certificates import Certificates
 from qflare.manager.deadline import Deadline
 from qflare.manager.devices import Devices
 from qflare.manager.enrolments import Enrolments
@@ -86,6 +87,7 @@ class Engine:
 
     foundation: Foundation
     buckets: Buckets
+    certificates: Certificates
     sessions: Sessions
     lookups: Lookups
     devices: Devices
@@ -130,6 +132,7 @@ async def open_foundation(
         stack.push_async_callback(log.close, settings.close_timeout_s)
         stack.push_async_callback(background.close, settings.close_timeout_s)
         background.start(log.save_heads(background), name="heads")
+        background.start(identity.watch(background), name="identity")
         background.start(refusals.write(log.append, background), name="refusals")
         yield Foundation(
             store=store,
@@ -214,6 +217,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
         maintenance = Maintenance(
             store=store,
             keeper=keeper,
+            identity=foundation.identity,
             buckets=buckets,
             turns=turns,
             log=foundation.log,
@@ -231,6 +235,15 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
         yield Engine(
             foundation=foundation,
             buckets=buckets,
+            certificates=Certificates(
+                store=store,
+                keeper=keeper,
+                identity=foundation.identity,
+                buckets=buckets,
+                offload=offload,
+                clock=clock,
+                settings=settings,
+            ),
             sessions=sessions,
             lookups=lookups,
             devices=devices,

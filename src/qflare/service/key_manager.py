@@ -12,6 +12,7 @@ from qflare.manager.settings import ManagerSettings
 from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, TenantId
 from qflare.service.assembly import Engine, Place, open_engine, open_foundation
 from qflare.service.exchanges import Exchanges
+from qflare.service.identity_calls import IdentityCalls
 from qflare.service.opening import Opening
 from qflare.service.policy_calls import PolicyCalls
 from qflare.service.readiness import look_ready
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from qflare.service.exchange import Readiness
 
 
-class QuantumKeyManager(Roster, PolicyCalls, Exchanges, SessionCalls):
+class QuantumKeyManager(Roster, PolicyCalls, Exchanges, SessionCalls, IdentityCalls):
     """
     The server's side of QFX-1 over one database; any number of managers may share it.
 
@@ -143,14 +144,6 @@ class QuantumKeyManager(Roster, PolicyCalls, Exchanges, SessionCalls):
         return SecurityMonitor.beside(self._engine, tenant=self._tenant)
 
     # --- what devices fetch -----------------------------------------------------------------------
-
-    async def identity(self) -> bytes:
-        """Return ``root vk ‖ CERT`` as it is served (A1)."""
-        return (await self._engine()).foundation.identity.public.served
-
-    async def server_id(self) -> bytes:
-        """Return the id that devices pin, 32 bytes."""
-        return (await self._engine()).foundation.identity.server_id
 
     async def announcement(self, which: str | int = "current") -> bytes:
         """

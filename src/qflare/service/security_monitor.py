@@ -177,6 +177,11 @@ class SecurityMonitor:
         """Return the server's ``root vk ‖ CERT`` as it is served (A1): what names the log and its key."""
         return (await self._foundation()).identity.public.served
 
+    async def identities(self) -> tuple[bytes, ...]:
+        """Return every ``root vk ‖ CERT`` that was in force, newest first; evidence holds under that of its time."""
+        identity = (await self._foundation()).identity
+        return tuple(identity.public.root_key + each.encoded for each in identity.certificates)
+
     # --- proofs -----------------------------------------------------------------------------------
 
     async def verify_event_integrity(self, event: int | LoggedEvent) -> EventProof:
@@ -200,6 +205,7 @@ class SecurityMonitor:
                 store=foundation.store,
                 log=foundation.log,
                 certificate=foundation.identity.certificate,
+                earlier=foundation.identity.certificates[1:],
             )
         )
 
@@ -222,6 +228,7 @@ class SecurityMonitor:
         return await verify_log(
             store=foundation.store,
             certificate=foundation.identity.certificate,
+            earlier=foundation.identity.certificates[1:],
             runner=foundation.offload,
             receipts=receipts,
             is_deep=deep,

@@ -46,6 +46,15 @@ class Buckets(Connected):
         """Return the rows of buckets *first* to *last* inclusive, in order."""
         return tuple(_bucket(row) for row in await self._connections.fetch("find_buckets", first, last))
 
+    async def sign_bucket_again(self, bucket: SealedBucket, announcement: bytes) -> SealedBucket:
+        """Replace *bucket*'s announcement if it still is the one given, and return the row that stands (A3)."""
+        async with self._connections.transaction() as transaction:
+            await transaction.execute("sign_bucket_again", bucket.bucket, announcement, bucket.announcement)
+            rows = await transaction.fetch("find_buckets", bucket.bucket, bucket.bucket)
+        if not rows:
+            raise StoreError(f"bucket {bucket.bucket} was dropped while its announcement was being signed again")
+        return _bucket(rows[0])
+
     async def bucket_mark(self) -> int:
         """Return the highest bucket that has been current, 0 if none (A2)."""
         mark: int = (await self._connections.get_row("bucket_mark"))["bucket"]

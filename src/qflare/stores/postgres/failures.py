@@ -41,7 +41,7 @@ _ABSENT: Final = {
     "rotation_policy_of_tenant": "no such tenant; create it first",
     "device_key_of_device": "no such device; register it first",
 }
-_MOVES: Final = ("device_state_move", "device_key_state_move")
+_MOVES: Final = ("device_state_move", "device_key_state_move", "server_key_state_move")
 
 # 08 connection, 53 resources, 57P admin shutdown or crash recovery, 58 system, XX internal; the rest by name.
 _UNAVAILABLE_CLASSES: Final = ("08", "53", "57P", "58", "XX")

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from qflare.errors import StoreError
+from qflare.errors import IllegalTransitionError, StoreError
 from qflare.model.bucket import SealedIdentity
-from qflare.stores.postgres.connections import Connected
+from qflare.model.device import KeyState
+from qflare.model.server_key import PendingServerKey, ServerKey, ServerKeyKind
+from qflare.stores.postgres.connections import Connected, Transaction
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import asyncpg
 
     from qflare.model.event import NewEvent
 
+SERIALS_MAX: Final = 1000
+"""Certificates that are read at most; more were never issued by hand."""
+_LOCK: Final = 0x51464C_01
+"""Advisory lock under which the identity changes: one change after the other, in all workers."""
+
 
 class Identities(Connected):
-    """Table server_identity."""
+    """Tables server_identity and server_key."""
 
     async def find_identity(self) -> SealedIdentity | None:
         """Return the identity with the highest serial, or None in an empty database."""
@@ -25,22 +34,131 @@ class Identities(Connected):
     async def save_identity(self, identity: SealedIdentity, *, event: NewEvent) -> SealedIdentity:
         """Insert *identity* if its serial is new and return the row that stands; the event only if it was new."""
         async with self._connections.transaction() as transaction:
-            inserted = await transaction.fetch_row(
-                "insert_identity",
-                identity.serial,
-                identity.server_id,
-                identity.root_key,
-                identity.certificate,
-                identity.sealed_root,
-                identity.sealed_announce,
-                identity.sealed_log,
-            )
+            inserted = await transaction.fetch_row("insert_identity", *_columns(identity))
             if inserted is not None:
                 await transaction.write_events([event])
             row = await transaction.fetch_row("get_identity", identity.serial)
         if row is None:
             raise StoreError("the identity that was just saved is gone; another process deletes rows of this database")
         return _identity(row)
+
+    async def identity_serial(self) -> int:
+        """Return the highest serial, 0 in an empty database; cheap enough for every look at the clock."""
+        serial: int | None = (await self._connections.get_row("identity_serial"))["serial"]
+        return serial or 0
+
+    async def list_certificates(self) -> tuple[bytes, ...]:
+        """Return every CERT that was in force, the newest first."""
+        return tuple(row["certificate"] for row in await self._connections.fetch("list_certificates", SERIALS_MAX))
+
+    async def follow_identity(
+        self, identity: SealedIdentity, *, after: int, compromised: str | None, event: NewEvent
+    ) -> None:
+        """
+        Bring *identity* into force after the certificate of serial *after*; keys that waited for another one end.
+
+        Args:
+            identity: Its serial is above *after*; where its keys waited, they are taken from there.
+            after: The highest serial, as the caller saw it.
+            compromised: Why the keys before it are compromised; None where they are only superseded.
+            event: Stands in the log with the change.
+
+        Raises:
+            ConflictError: its keys are not those that wait, or stand under another serial.
+            IllegalTransitionError: another certificate came into force meanwhile.
+        """
+        async with self._connections.transaction() as transaction:
+            await self._hold(transaction, after)
+            why = f"serial {identity.serial} came into force with other keys"
+            await transaction.execute("drop_pending_keys", why, identity.certificate)
+            if await transaction.fetch_row("insert_identity", *_columns(identity)) is None:
+                raise IllegalTransitionError(f"a certificate of serial {identity.serial} stands already")
+            if compromised is not None:
+                await transaction.execute("end_server_keys", identity.serial, "compromised", compromised)
+                await transaction.execute("remove_sealed_keys", identity.serial)
+            await transaction.write_events([event])
+
+    async def save_pending_keys(
+        self, keys: Sequence[PendingServerKey], *, after: int, reason: str, event: NewEvent
+    ) -> None:
+        """
+        Keep *keys* as pre-active, after the certificate of serial *after*; those that waited before end.
+
+        Raises:
+            IllegalTransitionError: another certificate came into force meanwhile.
+        """
+        async with self._connections.transaction() as transaction:
+            await self._hold(transaction, after)
+            await transaction.execute("drop_pending_keys", "another certificate was asked for", b"")
+            for key in keys:
+                await transaction.execute(
+                    "insert_pending_key", key.serial, key.kind.value, key.public_key, reason, key.sealed_key
+                )
+            await transaction.write_events([event])
+
+    async def find_pending_keys(self) -> tuple[PendingServerKey, ...]:
+        """Return the keys that wait for a certificate, announce before log; empty if none does."""
+        return tuple(
+            PendingServerKey(
+                serial=row["serial"],
+                kind=ServerKeyKind(row["kind"]),
+                public_key=row["public_key"],
+                sealed_key=row["sealed_key"],
+            )
+            for row in await self._connections.fetch("find_pending_keys")
+        )
+
+    async def deactivate_server_keys(self, *, before: int, reason: str, event: NewEvent) -> int:
+        """End the active announce and log keys of serials below *before* and forget their signing halves."""
+        async with self._connections.transaction() as transaction:
+            moved = await transaction.fetch("end_server_keys", before, "deactivated", reason)
+            await transaction.execute("remove_sealed_keys", before)
+            if moved:
+                await transaction.write_events([event])
+        return len(moved)
+
+    async def remove_root(self, *, event: NewEvent) -> None:
+        """Forget the root's sealed signing key: it is kept offline from now on."""
+        async with self._connections.transaction() as transaction:
+            await transaction.execute("remove_sealed_root")
+            await transaction.write_events([event])
+
+    async def list_server_keys(self) -> tuple[ServerKey, ...]:
+        """Return the identity's keys with their states, the newest serial first."""
+        return tuple(
+            ServerKey(
+                key_id=row["key_id"],
+                serial=row["serial"],
+                kind=ServerKeyKind(row["kind"]),
+                state=KeyState(row["state"]),
+                reason=row["state_reason"],
+                changed_at=row["state_changed_at"],
+                created_at=row["created_at"],
+                has_signing_key=row["has_signing_key"],
+            )
+            for row in await self._connections.fetch("list_server_keys", 3 * SERIALS_MAX)
+        )
+
+    async def _hold(self, transaction: Transaction, after: int) -> None:
+        await transaction.execute("hold_identity", _LOCK)
+        row = await transaction.fetch_row("identity_serial")
+        if row is None or row["serial"] != after:
+            raise IllegalTransitionError(
+                f"the certificate of serial {after} is not in force any more: look at it (identity show) and ask again"
+            )
+
+
+def _columns(identity: SealedIdentity) -> tuple[object, ...]:
+    return (
+        identity.serial,
+        identity.server_id,
+        identity.root_key,
+        identity.certificate,
+        identity.sealed_root,
+        identity.sealed_announce,
+        identity.sealed_log,
+        identity.current_from,
+    )
 
 
 def _identity(row: asyncpg.Record) -> SealedIdentity:
@@ -52,4 +170,5 @@ def _identity(row: asyncpg.Record) -> SealedIdentity:
         sealed_root=row["sealed_root"],
         sealed_announce=row["sealed_announce"],
         sealed_log=row["sealed_log"],
+        current_from=row["current_from"],
     )
