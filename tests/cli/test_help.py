@@ -32,6 +32,7 @@ COMMANDS = (
     ("audit", "verify"),
     ("audit", "show"),
     ("bench",),
+    ("bench", "load"),
 )
 GOLDEN = Path(__file__).with_name("help.txt")
 
