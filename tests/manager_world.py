@@ -13,10 +13,11 @@ from qflare.protocol import wire
 from qflare.protocol.announcement import verify_announcement
 from qflare.protocol.chain import SessionChain
 from qflare.protocol.confirm_device import accept_confirmation
+from qflare.protocol.envelope import encode_envelope, split_envelope
 from qflare.protocol.hello_device import accept_hello, start_hello
 from qflare.protocol.identity import decode_identity
 from qflare.protocol.offer_device import accept_offer, offer_bucket
-from qflare.protocol.record import new_header, open_record, seal_record
+from qflare.protocol.record import KIND_CONTROL, new_header, open_record, seal_record
 from qflare.protocol.wire import DIRECTION_TO_SERVER
 from qflare.service.key_manager import QuantumKeyManager
 
@@ -184,7 +185,7 @@ class Link:
     async def close(self):
         """Nothing is held."""
 
-    async def _answer(self, step, message):
+    async def _answer(self, step, message):  # noqa: PLR0911 - one answer a step
         manager = self.manager
         match step:
             case Step.IDENTITY:
@@ -199,6 +200,14 @@ class Link:
                 return (await manager.confirm(message)).confirmation
             case Step.ENROL:
                 return await manager.answer_enrolment(message)
+            case Step.RECORD:
+                aad, record = split_envelope(message)
+                opened = await manager.open_record(record, aad=aad)
+                with opened.plaintext as plaintext:
+                    if opened.header.kind == KIND_CONTROL:
+                        return encode_envelope(b"", await manager.answer_control(opened))
+                    reply = await manager.seal_record(opened.session.sid, plaintext.view().tobytes()[::-1])
+                return encode_envelope(b"", reply)
         raise AssertionError(step)
 
 

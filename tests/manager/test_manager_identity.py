@@ -228,7 +228,7 @@ async def test_handshakes_under_way_finish_across_a_rotation(database_dsn, tmp_p
                 terms = await device.connect(form, attempts=1)
                 assert form == terms.form
                 assert is_done
-                assert Step.IDENTITY == link.steps[-1]
+                assert Step.IDENTITY == link.steps[link.steps.index(Step.CONFIRM) + 1]
 
 
 async def test_receipt_under_the_key_before_is_taken_in_the_overlap(database_dsn, tmp_path):
@@ -266,7 +266,7 @@ async def test_a_device_follows_by_itself_and_across_a_restart(database_dsn, tmp
             await manager.rotate_identity(reason="yearly")
             link.steps.clear()
             await device.refresh()
-            assert [Step.ANNOUNCEMENT, Step.IDENTITY] == link.steps
+            assert [Step.ANNOUNCEMENT, Step.IDENTITY] == link.steps[:2]
             await device.connect("offer")
         with Device.open(state) as again:
             # A cache still shows what the key before had signed; it is the same body, and in the overlap.
