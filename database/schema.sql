@@ -6,13 +6,14 @@
 -- transaction.  An older schema is refused here: `qflare migrate` brings it up to date.
 --
 -- Order of locks, everywhere:
--- rotation_policy  ->  bucket turn (advisory)  ->  bucket_mark  ->  bucket slot (advisory)  ->  device  ->  session  ->
--- device_use  ->  reply_key  ->  log_head  ->  session_count.
+-- rotation_policy  ->  bucket turn (advisory)  ->  bucket_key  ->  bucket_mark  ->  bucket_record  ->
+-- bucket slot (advisory)  ->  device  ->  session  ->  device_use  ->  reply_key  ->  log_head  ->  session_count  ->
+-- device_count.
 
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 6;
+SET LOCAL qflare.installs_version = 7;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -494,12 +495,18 @@ CREATE TABLE IF NOT EXISTS qflare.enrolment_token (
     used_at       timestamptz,
     used_key_hash bytea,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    state            text        NOT NULL DEFAULT 'active',
+    state_reason     text        NOT NULL DEFAULT '',
+    state_changed_at timestamptz,       -- null in its first state, since created_at
     CONSTRAINT enrolment_token_pkey PRIMARY KEY (token_id, tenant_id),
     CONSTRAINT enrolment_token_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
     CONSTRAINT enrolment_token_device_id_size CHECK (octet_length(device_id) BETWEEN 1 AND 255),
     CONSTRAINT enrolment_token_secret_hash_size CHECK (octet_length(secret_hash) = 64),
     CONSTRAINT enrolment_token_used_key_hash_size CHECK (octet_length(used_key_hash) = 64),
-    CONSTRAINT enrolment_token_used_whole CHECK ((used_at IS NULL) = (used_key_hash IS NULL))
+    CONSTRAINT enrolment_token_used_whole CHECK ((used_at IS NULL) = (used_key_hash IS NULL)),
+    CONSTRAINT enrolment_token_state_known CHECK (state IN ('active', 'used', 'revoked')),
+    CONSTRAINT enrolment_token_state_reason_size CHECK (octet_length(state_reason) <= 1000),
+    CONSTRAINT enrolment_token_used_of_state CHECK ((used_at IS NOT NULL) = (state = 'used'))
 );
 
 -- The audit log's entries, one log for the whole cluster (decision 0026); read by proofs, dashboards and auditors.
@@ -554,6 +561,94 @@ CREATE TABLE IF NOT EXISTS qflare.checkpoint (
 );
 ALTER TABLE qflare.checkpoint ALTER COLUMN signature SET STORAGE EXTERNAL;
 
+-- How many devices a tenant has in each state, and how many keys they had: what statistics read instead of counting.
+CREATE TABLE IF NOT EXISTS qflare.device_count (
+    tenant_id   uuid   NOT NULL,
+    pre_active  bigint NOT NULL,
+    active      bigint NOT NULL,
+    suspended   bigint NOT NULL,
+    deactivated bigint NOT NULL,
+    compromised bigint NOT NULL,
+    destroyed   bigint NOT NULL,
+    device_keys bigint NOT NULL,
+    CONSTRAINT device_count_pkey PRIMARY KEY (tenant_id),
+    CONSTRAINT device_count_range
+        CHECK (least(pre_active, active, suspended, deactivated, compromised, destroyed, device_keys) >= 0)
+);
+
+-- Every move of a device's key from one state to another, when and why; a key's first state is since its created_at.
+-- Written by a trigger, read by the listing of a device's keys.
+CREATE TABLE IF NOT EXISTS qflare.device_key_move (
+    tenant_id   uuid        NOT NULL,
+    ref         bytea       NOT NULL,
+    key_version bigint      NOT NULL,
+    kind        text        NOT NULL,
+    move_index  integer     NOT NULL,
+    from_state  text        NOT NULL,
+    to_state    text        NOT NULL,
+    reason      text        NOT NULL,
+    moved_at    timestamptz NOT NULL,
+    CONSTRAINT device_key_move_pkey PRIMARY KEY (ref, key_version, kind, move_index, tenant_id),
+    CONSTRAINT device_key_move_index_range CHECK (move_index >= 0),
+    CONSTRAINT device_key_move_reason_size CHECK (octet_length(reason) <= 1000)
+);
+
+-- The life of each bucket's key pair (A3) without the key: a row stays when the sealed key goes.  Written by triggers
+-- alone, read by listings.
+CREATE TABLE IF NOT EXISTS qflare.bucket_record (
+    fingerprint bytea       NOT NULL,   -- SHA-256 of the announcement: a bucket whose KEK was lost has two pairs
+    bucket      bigint      NOT NULL,
+    state       text        NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT bucket_record_pkey PRIMARY KEY (fingerprint, bucket),
+    CONSTRAINT bucket_record_fingerprint_size CHECK (octet_length(fingerprint) = 32),
+    CONSTRAINT bucket_record_bucket_range CHECK (bucket >= 0),
+    CONSTRAINT bucket_record_state_known
+        CHECK (state IN ('pre-active', 'active', 'suspended', 'deactivated', 'compromised', 'destroyed'))
+);
+
+-- Every move of a bucket's key, as device_key_move has them.
+CREATE TABLE IF NOT EXISTS qflare.bucket_record_move (
+    fingerprint bytea       NOT NULL,
+    bucket      bigint      NOT NULL,
+    move_index  integer     NOT NULL,
+    from_state  text        NOT NULL,
+    to_state    text        NOT NULL,
+    reason      text        NOT NULL,
+    moved_at    timestamptz NOT NULL,
+    CONSTRAINT bucket_record_move_pkey PRIMARY KEY (fingerprint, bucket, move_index),
+    CONSTRAINT bucket_record_move_of_record
+        FOREIGN KEY (fingerprint, bucket) REFERENCES qflare.bucket_record (fingerprint, bucket),
+    CONSTRAINT bucket_record_move_index_range CHECK (move_index >= 0),
+    CONSTRAINT bucket_record_move_reason_size CHECK (octet_length(reason) <= 1000)
+);
+
+-- Every move of a key of the server's identity, as device_key_move has them.
+CREATE TABLE IF NOT EXISTS qflare.server_key_move (
+    key_id     bytea       NOT NULL,
+    move_index integer     NOT NULL,
+    from_state text        NOT NULL,
+    to_state   text        NOT NULL,
+    reason     text        NOT NULL,
+    moved_at   timestamptz NOT NULL,
+    CONSTRAINT server_key_move_pkey PRIMARY KEY (key_id, move_index),
+    CONSTRAINT server_key_move_index_range CHECK (move_index >= 0),
+    CONSTRAINT server_key_move_reason_size CHECK (octet_length(reason) <= 1000)
+);
+
+-- Devices and sessions that a worker must not remember as they were; no secret.  Written by triggers in the
+-- transaction of the change, read by every worker's polling through list_changes, and deleted after a day.
+CREATE TABLE IF NOT EXISTS qflare.change (
+    tenant_id  uuid        NOT NULL,
+    xid        xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    change_id  uuid        NOT NULL DEFAULT gen_random_uuid(),
+    ref        bytea,
+    sid        uuid,
+    changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT change_pkey PRIMARY KEY (xid, change_id, tenant_id),
+    CONSTRAINT change_of_one CHECK ((ref IS NULL) <> (sid IS NULL))
+);
+
 -- Indexes beyond the keys ----------------------------------------------------------------------------------------------
 
 -- Read by confirm_sessions (at most four live sessions a device) and by the end of a device's sessions.
@@ -568,6 +663,14 @@ CREATE INDEX IF NOT EXISTS reply_key_by_session ON qflare.reply_key (sid, tenant
 CREATE INDEX IF NOT EXISTS audit_entry_by_tenant ON qflare.audit_entry (tenant_id, log_index);
 -- Read by the dashboard's counts; entries come in order of time, so a summary of pages is enough.
 CREATE INDEX IF NOT EXISTS audit_entry_by_time ON qflare.audit_entry USING brin (recorded_at);
+-- Read by a tenant's listing of its tokens.
+CREATE INDEX IF NOT EXISTS enrolment_token_by_tenant ON qflare.enrolment_token (tenant_id, token_id);
+-- Read by the listing of buckets' keys.
+CREATE INDEX IF NOT EXISTS bucket_record_by_bucket ON qflare.bucket_record (bucket, created_at);
+-- Read by a turn, which moves the buckets' keys on.
+CREATE INDEX IF NOT EXISTS bucket_record_undestroyed ON qflare.bucket_record (bucket) WHERE state <> 'destroyed';
+-- Read by drop_changes.
+CREATE INDEX IF NOT EXISTS change_by_time ON qflare.change (changed_at);
 
 -- Read by the policies' walk over one tenant's devices, a page at a time.
 CREATE INDEX IF NOT EXISTS device_by_tenant ON qflare.device (tenant_id, ref);
@@ -603,7 +706,7 @@ BEGIN
     FOREACH v_table IN ARRAY ARRAY['tenant', 'device', 'device_key', 'handshake', 'session', 'session_route',
                                    'session_state', 'session_page', 'stream', 'reply_key', 'session_count',
                                    'enrolment_token', 'audit_entry', 'rotation_policy', 'rotation_mark',
-                                   'device_use', 'call'] LOOP
+                                   'device_use', 'call', 'device_count', 'device_key_move', 'change'] LOOP
         EXECUTE format('ALTER TABLE qflare.%I ENABLE ROW LEVEL SECURITY', v_table);
         EXECUTE format('ALTER TABLE qflare.%I FORCE ROW LEVEL SECURITY', v_table);
         -- An unset tenant is NULL and equals nothing; the sub-select is evaluated once a statement.
@@ -633,6 +736,8 @@ DROP POLICY IF EXISTS reply_key_turned ON qflare.reply_key;
 CREATE POLICY reply_key_turned ON qflare.reply_key FOR UPDATE TO qflare_maintenance USING (true) WITH CHECK (true);
 DROP POLICY IF EXISTS reply_key_dropped ON qflare.reply_key;
 CREATE POLICY reply_key_dropped ON qflare.reply_key FOR DELETE TO qflare_maintenance USING (true);
+DROP POLICY IF EXISTS change_for_maintenance ON qflare.change;
+CREATE POLICY change_for_maintenance ON qflare.change TO qflare_maintenance USING (true);
 
 -- Privileges -----------------------------------------------------------------------------------------------------------
 REVOKE ALL ON ALL TABLES IN SCHEMA qflare FROM PUBLIC, qflare_app, qflare_auditor, qflare_maintenance;
@@ -657,6 +762,10 @@ GRANT SELECT ON qflare.session_page TO qflare_app;
 GRANT SELECT, INSERT ON qflare.session_page TO qflare_maintenance;
 GRANT SELECT, INSERT, UPDATE ON qflare.bucket_turn TO qflare_maintenance;
 GRANT SELECT, UPDATE, DELETE ON qflare.reply_key TO qflare_maintenance;
+GRANT SELECT ON qflare.bucket_record, qflare.bucket_record_move, qflare.server_key_move TO qflare_app;
+GRANT SELECT, INSERT ON qflare.device_key_move, qflare.change TO qflare_app;
+GRANT SELECT, INSERT, UPDATE ON qflare.device_count TO qflare_app;
+GRANT SELECT, DELETE ON qflare.change TO qflare_maintenance;
 
 -- Rows that always exist -----------------------------------------------------------------------------------------------
 INSERT INTO qflare.bucket_mark DEFAULT VALUES ON CONFLICT DO NOTHING;
@@ -669,28 +778,222 @@ VALUES ('00000000-0000-0000-0000-000000000000', 'default') ON CONFLICT DO NOTHIN
 SET LOCAL qflare.tenant = '';
 SET LOCAL ROLE qflare_owner;
 
--- Legal moves of a state (NIST SP 800-57 part 1, section 7) ------------------------------------------------------------
+-- Legal states and moves (NIST SP 800-57 part 1, section 7) --------------------------------------------------------------
 
--- Refuse a move of a device or key that the states do not allow; both tables have the column state.
+-- Refuse a first state or a move that a table's states do not allow; the table has a column state.
+-- The trigger's arguments: the table's name, for the constraint's (a partition has another), and which states it has:
+-- 'key' those of NIST SP 800-57, 'session' and 'token' ours.
 CREATE OR REPLACE FUNCTION qflare.refuse_illegal_move() RETURNS trigger
 LANGUAGE plpgsql AS $$
+DECLARE
+    v_table CONSTANT text   := coalesce(TG_ARGV[0], TG_TABLE_NAME);
+    v_first CONSTANT text[] := CASE coalesce(TG_ARGV[1], 'key')
+        WHEN 'key'     THEN ARRAY['pre-active', 'active']
+        WHEN 'session' THEN ARRAY['live']
+        WHEN 'token'   THEN ARRAY['active'] END;
+    v_moves CONSTANT text[] := CASE coalesce(TG_ARGV[1], 'key')
+        WHEN 'key' THEN ARRAY[
+            'pre-active>active', 'pre-active>suspended', 'pre-active>deactivated', 'pre-active>compromised',
+            'pre-active>destroyed', 'active>suspended', 'active>deactivated', 'active>compromised',
+            'suspended>active', 'suspended>deactivated', 'suspended>compromised',
+            'deactivated>compromised', 'deactivated>destroyed', 'compromised>destroyed']
+        WHEN 'session' THEN ARRAY['live>ended', 'live>revoked', 'live>superseded']
+        WHEN 'token'   THEN ARRAY['active>used', 'active>revoked'] END;
 BEGIN
-    IF NOT (OLD.state || '>' || NEW.state) = ANY (ARRAY[
-        'pre-active>active', 'pre-active>suspended', 'pre-active>deactivated', 'pre-active>compromised',
-        'pre-active>destroyed', 'active>suspended', 'active>deactivated', 'active>compromised',
-        'suspended>active', 'suspended>deactivated', 'suspended>compromised',
-        'deactivated>compromised', 'deactivated>destroyed', 'compromised>destroyed'])
-    THEN
-        RAISE EXCEPTION 'a % cannot go from % to %', TG_TABLE_NAME, OLD.state, NEW.state
-            USING ERRCODE = 'check_violation', CONSTRAINT = TG_TABLE_NAME || '_state_move', TABLE = TG_TABLE_NAME;
+    IF TG_OP = 'INSERT' AND NOT NEW.state = ANY (v_first) THEN
+        RAISE EXCEPTION 'the % cannot begin as %', replace(v_table, '_', ' '), NEW.state
+            USING ERRCODE = 'check_violation', CONSTRAINT = v_table || '_state_first', TABLE = v_table;
+    END IF;
+    IF TG_OP = 'UPDATE' AND NOT (OLD.state || '>' || NEW.state) = ANY (v_moves) THEN
+        RAISE EXCEPTION 'the % cannot go from % to %', replace(v_table, '_', ' '), OLD.state, NEW.state
+            USING ERRCODE = 'check_violation', CONSTRAINT = v_table || '_state_move', TABLE = v_table;
     END IF;
     RETURN NEW;
 END
 $$;
-CREATE OR REPLACE TRIGGER device_state_move BEFORE UPDATE OF state ON qflare.device
-    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.refuse_illegal_move();
-CREATE OR REPLACE TRIGGER device_key_state_move BEFORE UPDATE OF state ON qflare.device_key
-    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.refuse_illegal_move();
+DO $$
+DECLARE
+    v_guard record;
+BEGIN
+    FOR v_guard IN SELECT * FROM (VALUES
+        ('device', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
+        ('device_key', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
+        ('server_key', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
+        ('bucket_record', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
+        ('session', 'session', $w$NEW.state <> 'live'$w$),
+        ('enrolment_token', 'token', $w$NEW.state <> 'active'$w$))
+        AS g (name, states, bad)
+    LOOP
+        -- What stands behind WHEN costs no call: a row that begins as it should passes at once.
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I BEFORE INSERT ON qflare.%I FOR EACH ROW WHEN (%s) '
+                       'EXECUTE FUNCTION qflare.refuse_illegal_move(%L, %L)',
+                       v_guard.name || '_state_first', v_guard.name, v_guard.bad, v_guard.name, v_guard.states);
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I BEFORE UPDATE OF state ON qflare.%I FOR EACH ROW '
+                       'WHEN (OLD.state IS DISTINCT FROM NEW.state) '
+                       'EXECUTE FUNCTION qflare.refuse_illegal_move(%L, %L)',
+                       v_guard.name || '_state_move', v_guard.name, v_guard.name, v_guard.states);
+    END LOOP;
+END
+$$;
+
+-- Why a state changes: what the transaction says in qflare.reason, else what the move itself tells.
+CREATE OR REPLACE FUNCTION qflare.reason_of(p_from text, p_to text) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(nullif(current_setting('qflare.reason', true), ''),
+                    CASE WHEN p_from = 'pre-active' AND p_to = 'active' THEN 'proven by a handshake'
+                         ELSE 'no reason given' END)
+$$;
+
+-- Keep a move of a device's key; its row is locked by the update that moves it.
+CREATE OR REPLACE FUNCTION qflare.keep_device_key_move() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO qflare.device_key_move (tenant_id, ref, key_version, kind, move_index, from_state, to_state, reason,
+                                        moved_at)
+    SELECT NEW.tenant_id, NEW.ref, NEW.key_version, NEW.kind, count(*), OLD.state, NEW.state,
+           qflare.reason_of(OLD.state, NEW.state), clock_timestamp()
+      FROM qflare.device_key_move AS m
+     WHERE m.ref = NEW.ref AND m.key_version = NEW.key_version AND m.kind = NEW.kind AND m.tenant_id = NEW.tenant_id;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER device_key_moved AFTER UPDATE OF state ON qflare.device_key
+    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.keep_device_key_move();
+
+-- Keep a move of a bucket's key; with the owner's rights, so that no application writes that history otherwise.
+CREATE OR REPLACE FUNCTION qflare.keep_bucket_record_move() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    INSERT INTO qflare.bucket_record_move (fingerprint, bucket, move_index, from_state, to_state, reason, moved_at)
+    SELECT NEW.fingerprint, NEW.bucket, count(*), OLD.state, NEW.state, qflare.reason_of(OLD.state, NEW.state),
+           clock_timestamp()
+      FROM qflare.bucket_record_move AS m WHERE m.fingerprint = NEW.fingerprint AND m.bucket = NEW.bucket;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER bucket_record_moved AFTER UPDATE OF state ON qflare.bucket_record
+    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.keep_bucket_record_move();
+
+-- Keep a move of a key of the server's identity; its row says why.
+CREATE OR REPLACE FUNCTION qflare.keep_server_key_move() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    INSERT INTO qflare.server_key_move (key_id, move_index, from_state, to_state, reason, moved_at)
+    SELECT NEW.key_id, count(*), OLD.state, NEW.state, NEW.state_reason, clock_timestamp()
+      FROM qflare.server_key_move AS m WHERE m.key_id = NEW.key_id;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER server_key_moved AFTER UPDATE OF state ON qflare.server_key
+    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.keep_server_key_move();
+
+-- move_bucket_record: move a bucket's key and say why; false if there is none with that fingerprint.
+CREATE OR REPLACE FUNCTION qflare.move_bucket_record(p_fingerprint bytea, p_state text, p_reason text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    v_reason CONSTANT text := set_config('qflare.reason', p_reason, true);
+BEGIN
+    UPDATE qflare.bucket_record AS k SET state = p_state WHERE k.fingerprint = p_fingerprint;
+    RETURN FOUND;
+END
+$$;
+
+-- A bucket's key begins to live: pre-active where it is published early, else in the state of its bucket.
+CREATE OR REPLACE FUNCTION qflare.begin_bucket_key() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    v_mark bigint;
+BEGIN
+    -- Held, so that the mark cannot rise over the new row without seeing it.
+    SELECT m.bucket INTO STRICT v_mark FROM qflare.bucket_mark AS m FOR SHARE;
+    INSERT INTO qflare.bucket_record (fingerprint, bucket, state)
+    VALUES (sha256(NEW.announcement), NEW.bucket, 'pre-active') ON CONFLICT DO NOTHING;
+    IF NEW.bucket <= v_mark THEN
+        PERFORM qflare.move_bucket_record(
+            sha256(NEW.announcement), CASE WHEN NEW.bucket = v_mark THEN 'active' ELSE 'deactivated' END,
+            CASE WHEN NEW.bucket = v_mark THEN 'its bucket is current' ELSE 'its bucket is no longer current' END);
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER bucket_key_begun AFTER INSERT ON qflare.bucket_key
+    FOR EACH ROW EXECUTE FUNCTION qflare.begin_bucket_key();
+
+-- The mark rose (A2): that bucket's key is active, those of buckets before it are deactivated.
+CREATE OR REPLACE FUNCTION qflare.turn_bucket_keys() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    v_key record;
+BEGIN
+    FOR v_key IN SELECT k.fingerprint, k.bucket FROM qflare.bucket_record AS k
+                  WHERE k.state IN ('pre-active', 'active') AND k.state <> 'destroyed' AND k.bucket <= NEW.bucket
+                    AND (k.bucket < NEW.bucket OR k.state = 'pre-active')
+                  ORDER BY k.bucket FOR UPDATE LOOP
+        PERFORM qflare.move_bucket_record(
+            v_key.fingerprint, CASE WHEN v_key.bucket = NEW.bucket THEN 'active' ELSE 'deactivated' END,
+            CASE WHEN v_key.bucket = NEW.bucket THEN 'its bucket is current'
+                 ELSE 'its bucket is no longer current' END);
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER bucket_mark_risen AFTER UPDATE OF bucket ON qflare.bucket_mark
+    FOR EACH ROW WHEN (OLD.bucket < NEW.bucket) EXECUTE FUNCTION qflare.turn_bucket_keys();
+
+-- A bucket's sealed key is deleted: what stays is that it lived, and that it is destroyed.
+CREATE OR REPLACE FUNCTION qflare.end_bucket_key() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    v_fingerprint CONSTANT bytea := sha256(OLD.announcement);
+    v_reason      CONSTANT text  := CASE
+        WHEN OLD.bucket < (SELECT m.bucket FROM qflare.bucket_mark AS m) THEN 'its bucket is over'
+        ELSE 'removed before its bucket was over' END;
+BEGIN
+    -- An active key has no way to destroyed but by being deactivated.
+    IF (SELECT k.state FROM qflare.bucket_record AS k WHERE k.fingerprint = v_fingerprint) = 'active' THEN
+        PERFORM qflare.move_bucket_record(v_fingerprint, 'deactivated', v_reason);
+    END IF;
+    PERFORM qflare.move_bucket_record(v_fingerprint, 'destroyed', v_reason);
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER bucket_key_ended AFTER DELETE ON qflare.bucket_key
+    FOR EACH ROW EXECUTE FUNCTION qflare.end_bucket_key();
+
+-- Changes that every worker must hear of ---------------------------------------------------------------------------------
+
+-- note_change: tell the workers that listen, and those that poll, which device or session is not what it was.
+-- A message holds a tenant and a ref or sid, never a secret; it leaves with the commit.
+CREATE OR REPLACE FUNCTION qflare.note_change() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_ARGV[0] = 'device' THEN
+        INSERT INTO qflare.change (tenant_id, ref) VALUES (NEW.tenant_id, NEW.ref);
+        PERFORM pg_notify('qflare_change', 'device ' || replace(NEW.tenant_id::text, '-', '') || ' '
+                                           || encode(NEW.ref, 'hex'));
+    ELSE
+        INSERT INTO qflare.change (tenant_id, sid) VALUES (NEW.tenant_id, NEW.sid);
+        PERFORM pg_notify('qflare_change', 'session ' || replace(NEW.tenant_id::text, '-', '') || ' '
+                                           || replace(NEW.sid::text, '-', ''));
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER device_changed AFTER UPDATE OF state, key_version, sealed_psk ON qflare.device
+    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state OR OLD.key_version IS DISTINCT FROM NEW.key_version
+                       OR OLD.sealed_psk IS DISTINCT FROM NEW.sealed_psk)
+    EXECUTE FUNCTION qflare.note_change('device');
+-- Not of sessions that newer ones of their device supersede: that is no revocation, it happens with handshakes, and
+-- commits with a message wait for each other.
+CREATE OR REPLACE TRIGGER session_changed AFTER UPDATE OF state ON qflare.session
+    FOR EACH ROW WHEN (OLD.state = 'live' AND NEW.state IN ('ended', 'revoked'))
+    EXECUTE FUNCTION qflare.note_change('session');
 
 -- A certificate makes the keys in it active, those that waited for it among them; its root is noted once.
 CREATE OR REPLACE FUNCTION qflare.note_identity_keys() RETURNS trigger
@@ -722,8 +1025,6 @@ END
 $$;
 CREATE OR REPLACE TRIGGER server_identity_keys AFTER INSERT ON qflare.server_identity
     FOR EACH ROW EXECUTE FUNCTION qflare.note_identity_keys();
-CREATE OR REPLACE TRIGGER server_key_state_move BEFORE UPDATE OF state ON qflare.server_key
-    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.refuse_illegal_move();
 
 -- Functions of the application: each is one transaction's work in one round trip ----------------------------------------
 
@@ -925,6 +1226,36 @@ BEGIN
 END
 $$;
 
+-- count_devices: devices that came (p_from null) or moved, and keys that came; under the head's lock, last of all.
+CREATE OR REPLACE FUNCTION qflare.count_devices(
+    p_tenant uuid, p_from text, p_to text, p_devices bigint, p_keys bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    -- Without ON CONFLICT where the row stands: it would check the difference as if it were a row of its own.
+    LOOP
+        UPDATE qflare.device_count AS c
+           SET pre_active  = c.pre_active  + p_devices * ((p_to = 'pre-active')::integer
+                                                          - coalesce(p_from = 'pre-active', false)::integer),
+               active      = c.active      + p_devices * ((p_to = 'active')::integer
+                                                          - coalesce(p_from = 'active', false)::integer),
+               suspended   = c.suspended   + p_devices * ((p_to = 'suspended')::integer
+                                                          - coalesce(p_from = 'suspended', false)::integer),
+               deactivated = c.deactivated + p_devices * ((p_to = 'deactivated')::integer
+                                                          - coalesce(p_from = 'deactivated', false)::integer),
+               compromised = c.compromised + p_devices * ((p_to = 'compromised')::integer
+                                                          - coalesce(p_from = 'compromised', false)::integer),
+               destroyed   = c.destroyed   + p_devices * ((p_to = 'destroyed')::integer
+                                                          - coalesce(p_from = 'destroyed', false)::integer),
+               device_keys = c.device_keys + p_keys
+         WHERE c.tenant_id = p_tenant;
+        EXIT WHEN FOUND;
+        INSERT INTO qflare.device_count (tenant_id, pre_active, active, suspended, deactivated, compromised,
+                                         destroyed, device_keys)
+        VALUES (p_tenant, 0, 0, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING;
+    END LOOP;
+END
+$$;
+
 -- add_devices: register devices; added[i] is false where the name or ref exists. Events of added ones are written.
 CREATE OR REPLACE FUNCTION qflare.add_devices(
     p_tenant uuid, p_refs bytea[], p_device_ids text[], p_signature_algorithms text[], p_verification_keys bytea[],
@@ -965,6 +1296,9 @@ BEGIN
     SELECT w.first_index, w.old_frontier INTO first_index, old_frontier
       FROM qflare.write_events(p_tenant, added, p_event_types, p_severities, p_event_devices, p_data, p_leaves,
                                p_occurred_ms) AS w;
+    IF v_fresh <> '{}' THEN
+        PERFORM qflare.count_devices(p_tenant, NULL, 'active', cardinality(v_fresh), 2 * cardinality(v_fresh));
+    END IF;
 END
 $$;
 
@@ -982,6 +1316,7 @@ DECLARE
     v_token   qflare.enrolment_token;
     v_version bigint;
     v_keep    boolean[] := array_fill(false, ARRAY[cardinality(p_token_ids)]);
+    v_made    integer   := 0;
 BEGIN
     results := array_fill(NULL::text, ARRAY[cardinality(p_token_ids)]);
     key_versions := array_fill(NULL::bigint, ARRAY[cardinality(p_token_ids)]);
@@ -992,7 +1327,7 @@ BEGIN
     FOR v_place IN SELECT d.place FROM unnest(p_refs) WITH ORDINALITY AS d (ref, place) ORDER BY d.ref, d.place LOOP
         SELECT * INTO v_token FROM qflare.enrolment_token AS t
          WHERE t.tenant_id = p_tenant AND t.token_id = p_token_ids[v_place];
-        IF NOT FOUND OR v_token.device_id <> p_device_ids[v_place] THEN
+        IF NOT FOUND OR v_token.device_id <> p_device_ids[v_place] OR v_token.state = 'revoked' THEN
             results[v_place] := 'token-unknown';
         ELSIF v_token.used_at IS NOT NULL THEN
             -- The same keys again are answered afresh, as long as the device still stands.
@@ -1019,17 +1354,22 @@ BEGIN
                        (p_tenant, p_refs[v_place], 1, 'kem', p_kem_algorithms[v_place],
                         p_encapsulation_keys[v_place], p_kem_states[v_place]);
                 UPDATE qflare.enrolment_token AS t
-                   SET used_at = p_now, used_key_hash = p_key_hashes[v_place]
+                   SET used_at = p_now, used_key_hash = p_key_hashes[v_place], state = 'used',
+                       state_reason = 'a device enrolled with it', state_changed_at = p_now
                  WHERE t.tenant_id = p_tenant AND t.token_id = p_token_ids[v_place];
                 results[v_place] := 'enrolled';
                 key_versions[v_place] := 1;
                 v_keep[v_place] := true;
+                v_made := v_made + 1;
             END IF;
         END IF;
     END LOOP;
     SELECT w.first_index, w.old_frontier INTO first_index, old_frontier
       FROM qflare.write_events(p_tenant, v_keep, p_event_types, p_severities, p_event_devices, p_data, p_leaves,
                                p_occurred_ms) AS w;
+    IF v_made > 0 THEN
+        PERFORM qflare.count_devices(p_tenant, NULL, 'active', v_made, 2 * v_made);
+    END IF;
 END
 $$;
 
@@ -1651,13 +1991,14 @@ END
 $$;
 
 -- set_device_state: move a device, end its sessions unless it becomes active, write the event; false if unknown.
--- Keys follow into the states that are final.
+-- Keys follow: into the states that are final, and proven ones into suspension and back.
 CREATE OR REPLACE FUNCTION qflare.set_device_state(
     p_tenant uuid, p_ref bytea, p_state text, p_reason text, p_types text[], p_severities text[], p_devices text[],
     p_data bytea[], p_leaves bytea[], p_occurred_ms bigint[])
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
+    v_reason  CONSTANT text    := set_config('qflare.reason', p_reason, true);
     v_state text;
     v_ended bigint[];
 BEGIN
@@ -1667,7 +2008,7 @@ BEGIN
         RETURN false;
     END IF;
     IF v_state = p_state THEN
-        RAISE EXCEPTION 'the device is % already', p_state
+        RAISE EXCEPTION 'the device cannot go from % to %', p_state, p_state
             USING ERRCODE = 'check_violation', CONSTRAINT = 'device_state_move';
     END IF;
     UPDATE qflare.device AS d
@@ -1680,6 +2021,12 @@ BEGIN
            AND k.state <> p_state AND k.state <> 'destroyed'
            AND (k.state <> 'compromised' OR p_state = 'destroyed')
            AND (k.state <> 'active' OR p_state <> 'destroyed');
+    ELSE
+        -- One that is not proven yet stays so: resuming its device must not prove it.
+        UPDATE qflare.device_key AS k
+           SET state = p_state
+         WHERE k.tenant_id = p_tenant AND k.ref = p_ref
+           AND k.state = CASE p_state WHEN 'suspended' THEN 'active' WHEN 'active' THEN 'suspended' END;
     END IF;
     IF p_state <> 'active' THEN
         v_ended := qflare.stop_sessions(p_tenant, ARRAY[p_ref], NULL, 'revoked');
@@ -1689,6 +2036,7 @@ BEGIN
     IF v_ended IS NOT NULL THEN
         PERFORM qflare.count_ended(p_tenant, v_ended);
     END IF;
+    PERFORM qflare.count_devices(p_tenant, v_state, p_state, 1, 0);
     RETURN true;
 END
 $$;
@@ -1701,6 +2049,7 @@ CREATE OR REPLACE FUNCTION qflare.rotate_device_keys(
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
+    v_reason  CONSTANT text    := set_config('qflare.reason', 'followed by key version ' || p_key_version, true);
     v_state   text;
     v_version bigint;
 BEGIN
@@ -1723,6 +2072,7 @@ BEGIN
     UPDATE qflare.device AS d SET key_version = p_key_version WHERE d.tenant_id = p_tenant AND d.ref = p_ref;
     PERFORM qflare.write_events(p_tenant, ARRAY[true], p_types, p_severities, p_devices, p_data, p_leaves,
                                 p_occurred_ms);
+    PERFORM qflare.count_devices(p_tenant, 'active', 'active', 1, 2);
     RETURN 'rotated';
 END
 $$;
@@ -1881,6 +2231,33 @@ BEGIN
       FROM unnest(v_sids, v_refs, v_sums, v_sizes) AS a (sid, ref, records, bytes)
       LEFT JOIN qflare.find_rotation_marks(
                     p_tenant, ARRAY(SELECT DISTINCT w.ref FROM unnest(v_refs) AS w (ref))) AS m ON m.ref = a.ref;
+END
+$$;
+
+-- revoke_token: take a token back before it is used, with its event; false if there is no such token.
+CREATE OR REPLACE FUNCTION qflare.revoke_token(
+    p_tenant uuid, p_token_id uuid, p_reason text, p_types text[], p_severities text[], p_devices text[],
+    p_data bytea[], p_leaves bytea[], p_occurred_ms bigint[])
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
+    v_state text;
+BEGIN
+    SELECT t.state INTO v_state FROM qflare.enrolment_token AS t
+     WHERE t.tenant_id = p_tenant AND t.token_id = p_token_id FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF v_state = 'revoked' THEN
+        RAISE EXCEPTION 'the enrolment token cannot go from revoked to revoked'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'enrolment_token_state_move';
+    END IF;
+    UPDATE qflare.enrolment_token AS t
+       SET state = 'revoked', state_reason = p_reason, state_changed_at = clock_timestamp()
+     WHERE t.tenant_id = p_tenant AND t.token_id = p_token_id;
+    PERFORM qflare.write_events(p_tenant, ARRAY[true], p_types, p_severities, p_devices, p_data, p_leaves,
+                                p_occurred_ms);
+    RETURN true;
 END
 $$;
 
@@ -2220,6 +2597,37 @@ SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     RETURN (SELECT coalesce(sum(c.live), 0) FROM qflare.session_count AS c
              WHERE c.last_bucket >= p_first AND c.last_bucket < p_before);
+END
+$$;
+
+-- list_changes: devices and sessions that changed in transactions from p_since on, and where the next call goes on.
+-- Whatever was not over when the mark was taken is read again: no commit, however late, is passed over.
+-- is_cut says that there were more than p_limit.
+CREATE OR REPLACE FUNCTION qflare.list_changes(
+    p_since bigint, p_limit bigint, OUT mark bigint, OUT tenants uuid[], OUT refs bytea[], OUT sids uuid[],
+    OUT is_cut boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
+           coalesce(array_agg(c.tenant_id), '{}'), coalesce(array_agg(c.ref), '{}'), coalesce(array_agg(c.sid), '{}'),
+           count(*) > p_limit
+      INTO mark, tenants, refs, sids, is_cut
+      FROM (SELECT e.tenant_id, e.ref, e.sid FROM qflare.change AS e
+             WHERE e.xid >= p_since::text::xid8 ORDER BY e.xid LIMIT p_limit + 1) AS c;
+END
+$$;
+
+-- drop_changes: delete what is told of changes before p_before; no worker looks back so far.
+CREATE OR REPLACE FUNCTION qflare.drop_changes(p_before timestamptz) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    v_dropped bigint;
+BEGIN
+    DELETE FROM qflare.change AS c WHERE c.changed_at < p_before;
+    GET DIAGNOSTICS v_dropped = ROW_COUNT;
+    RETURN v_dropped;
 END
 $$;
 

@@ -1,13 +1,14 @@
 -- name: count_keys :one
 -- The figures of one tenant; inside its transaction.
 -- $1 tenant_id uuid, $2 bucket bigint
-SELECT d.devices_total, d.devices_active, d.devices_revoked, k.device_keys_total, s.sessions_live, s.sessions_total,
+SELECT d.devices_total, d.devices_active, d.devices_revoked, d.device_keys_total, s.sessions_live, s.sessions_total,
        h.handshakes_recent, m.bucket, b.oldest_live_bucket, l.size AS log_size
-  FROM (SELECT count(*) AS devices_total,
-               count(*) FILTER (WHERE state = 'active') AS devices_active,
-               count(*) FILTER (WHERE state IN ('deactivated', 'compromised', 'destroyed')) AS devices_revoked
-          FROM qflare.device WHERE tenant_id = $1) AS d
- CROSS JOIN (SELECT count(*) AS device_keys_total FROM qflare.device_key WHERE tenant_id = $1) AS k
+  FROM (SELECT coalesce(sum(pre_active + active + suspended + deactivated + compromised + destroyed), 0)::bigint
+                   AS devices_total,
+               coalesce(sum(active), 0)::bigint AS devices_active,
+               coalesce(sum(deactivated + compromised + destroyed), 0)::bigint AS devices_revoked,
+               coalesce(sum(device_keys), 0)::bigint AS device_keys_total
+          FROM qflare.device_count WHERE tenant_id = $1) AS d
  CROSS JOIN (SELECT coalesce(sum(live) FILTER (WHERE last_bucket >= $2), 0)::bigint AS sessions_live,
                     coalesce(sum(total), 0)::bigint AS sessions_total
                FROM qflare.session_count WHERE tenant_id = $1) AS s

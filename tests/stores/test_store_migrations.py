@@ -27,6 +27,23 @@ LOOKED_AT = {
     "session_state_pkey": "0002: the key is wider; version 1 knows epoch 0 alone, whose rows stay unique",
     "server_identity_current_from_range": "0006: of a new column, whose default passes it",
     "server_identity_keys": "0006: notes the keys of a certificate; version 1 inserts one into an empty database alone",
+    "bucket_key_begun": "0007: keeps a record beside the row, refuses nothing",
+    "bucket_key_ended": "0007: keeps a record beside the row, refuses nothing",
+    "bucket_mark_risen": "0007: moves records of buckets' keys, refuses nothing",
+    "device_changed": "0007: notes and tells the change, refuses nothing",
+    "device_key_moved": "0007: keeps the move, refuses nothing",
+    "device_key_state_first": "0007: version 1 begins keys pre-active or active",
+    "device_key_state_move": "0007: the same moves, told with the table's name",
+    "device_state_first": "0007: version 1 begins devices active",
+    "device_state_move": "0007: the same moves, told with the table's name",
+    "enrolment_token_state_first": "0007: version 1 leaves the column to its default",
+    "enrolment_token_state_known": "0007: version 1 leaves the column to its default",
+    "enrolment_token_state_move": "0007: version 1 uses a token by enrol_devices alone, which moves it",
+    "enrolment_token_state_reason_size": "0007: version 1 leaves the column to its default",
+    "enrolment_token_used_of_state": "0007: version 1 uses a token by enrol_devices alone, which sets both",
+    "session_changed": "0007: notes and tells the change, refuses nothing",
+    "session_state_first": "0007: version 1 begins sessions live",
+    "session_state_move": "0007: version 1 ends live sessions alone",
 }
 """
 Constraints and triggers of released tables and domains that a migration added or changed, each with the reason why

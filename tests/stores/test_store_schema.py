@@ -112,6 +112,7 @@ async def test_every_unique_key_holds_the_tenant_or_the_bucket(admin):
         "schema_version",
         "server_identity",
         "server_key",
+        "server_key_move",
         "bucket_mark",
         "log_head",
         "log_node",

@@ -10,6 +10,7 @@ from os import urandom
 import asyncpg
 import pytest
 
+from qflare.model.device import KeyState
 from qflare.model.ids import DEFAULT_TENANT, TenantId
 from qflare.model.rotation import DueKey, RotationPolicy, RotationReason, SessionUse
 from qflare.stores.postgres import PostgresStore
@@ -49,6 +50,8 @@ async def filled(store, admin):
         (key,) = (await store.list_rotatable_keys(tenant_id, after=b"", limit=1)).keys
         due = DueKey(key=key, reason=RotationReason.RECORDS, due_s=0)
         assert await store.mark_rotations(tenant_id, [due], events=[new_event()]) == (True,)
+        (gone,) = await register(store, tenant_id=tenant_id)
+        await store.set_device_state(tenant_id, gone.ref, KeyState.DEACTIVATED, reason="gone", event=new_event())
     stage, _ = await step_turn(store, in_pages=True)
     assert "led" == stage
     return store
@@ -197,11 +200,16 @@ async def test_functions_that_cross_tenants_are_few_and_narrow(admin):
     crossing |= {"list_rotation_policies"}
     crossing |= {"list_reply_keys", "reseal_reply_keys", "drop_reply_keys"}
     crossing |= {"lead_turn", "list_turn_chains", "list_turn_pages", "list_turned", "list_late_chains", "save_turn"}
-    assert definers == {(name, "qflare_maintenance") for name in crossing} | {
-        ("empty_slots", "qflare_owner"),
-        ("empty_session_slots", "qflare_owner"),
-        ("empty_call_slots", "qflare_owner"),
+    crossing |= {"list_changes", "drop_changes"}
+    keeping = {
+        "begin_bucket_key",
+        "turn_bucket_keys",
+        "end_bucket_key",
+        "keep_bucket_record_move",
+        "keep_server_key_move",
     }
+    owning = {"empty_slots", "empty_session_slots", "empty_call_slots", "move_bucket_record"} | keeping
+    assert definers == {(name, "qflare_maintenance") for name in crossing} | {(name, "qflare_owner") for name in owning}
     assert not any(row["is_public"] for row in rows)
 
 

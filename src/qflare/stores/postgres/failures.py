@@ -6,6 +6,7 @@ Every error is raised `from None`: the original would carry the row into traceba
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -41,7 +42,9 @@ _ABSENT: Final = {
     "rotation_policy_of_tenant": "no such tenant; create it first",
     "device_key_of_device": "no such device; register it first",
 }
-_MOVES: Final = ("device_state_move", "device_key_state_move", "server_key_state_move")
+_MOVES: Final = ("_state_move", "_state_first")
+_MOVE_TEXT: Final = re.compile(r"the [a-z ]{1,40} cannot (?:go from [a-z-]{1,20} to|begin as) [a-z-]{1,20}")
+"""What refuse_illegal_move says: states and a table's name, nothing of a row."""
 
 # 08 connection, 53 resources, 57P admin shutdown or crash recovery, 58 system, XX internal; the rest by name.
 _UNAVAILABLE_CLASSES: Final = ("08", "53", "57P", "58", "XX")
@@ -123,22 +126,23 @@ def _from_driver(error: asyncpg.InterfaceError, *, is_sent: bool) -> Exception:
 def _from_server(error: asyncpg.PostgresError, *, is_sent: bool) -> Exception:
     sqlstate = error.sqlstate or ""
     constraint: str | None = getattr(error, "constraint_name", None)
-    failure = _by_constraint(sqlstate, constraint) or _by_sqlstate(sqlstate)
+    failure = _by_constraint(sqlstate, constraint, error.args[0] if error.args else "") or _by_sqlstate(sqlstate)
     if isinstance(failure, StoreUnavailableError):
         # Any other error of the server is its word that it rolled the statement back.
         failure.outcome_unknown = is_sent and sqlstate.startswith(_LOST_BY_SERVER)
     return failure
 
 
-def _by_constraint(sqlstate: str, constraint: str | None) -> QflareError | None:
+def _by_constraint(sqlstate: str, constraint: str | None, text: str) -> QflareError | None:
     if not sqlstate.startswith("23"):
         return None
     if constraint in _EXISTS:
         return AlreadyExistsError(_EXISTS[constraint])
     if constraint in _ABSENT:
         return KeyNotFoundError(_ABSENT[constraint])
-    if constraint in _MOVES:
-        return IllegalTransitionError("the device or key cannot go into that state from its present one")
+    if constraint is not None and constraint.endswith(_MOVES):
+        said = text if _MOVE_TEXT.fullmatch(text) else "that state cannot be reached from the present one"
+        return IllegalTransitionError(f"{said}: the states of NIST SP 800-57 allow no such move")
     return ConflictError(
         f"the database refused the change ({constraint or 'unnamed constraint'})",
         sqlstate=sqlstate,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Statistics(Connected):
-    """Counts; sessions from session_count, the rest from the tables."""
+    """Counts: devices, keys and sessions from the counting tables, handshakes from the live buckets' partitions."""
 
     async def count_keys(self, tenant_id: TenantId, *, bucket: int) -> KeyStatistics:
         """Return the figures of `get_key_statistics` for one tenant; live are sessions that reach *bucket*."""
