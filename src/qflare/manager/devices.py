@@ -46,6 +46,8 @@ _log = logging.getLogger("qflare.manager")
 PSK_BYTES: Final = 64
 REASON_BYTES_MAX: Final = 1000
 _NS: Final = 1_000_000_000
+_REVOKED: Final = frozenset({KeyState.DEACTIVATED, KeyState.COMPROMISED, KeyState.DESTROYED})
+_SEVERITIES: Final = {KeyState.ACTIVE: EventSeverity.INFO, KeyState.COMPROMISED: EventSeverity.CRITICAL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +215,10 @@ class Devices:
         """Drop a remembered row: it changed here."""
         self._cached.pop((tenant_id, ref), None)
 
+    def forget_all(self) -> None:
+        """Drop every remembered row."""
+        self._cached.clear()
+
     # --- the roster -------------------------------------------------------------------------------
 
     async def get(self, tenant_id: TenantId, device_id: DeviceId) -> Device:
@@ -295,10 +301,10 @@ class Devices:
         ref = device_ref(tenant_id, device_id)
         event = self.event(
             tenant_id,
-            SecurityEventType.KEY_REVOCATION if state is KeyState.DEACTIVATED else SecurityEventType.DEVICE_STATE,
+            SecurityEventType.KEY_REVOCATION if state in _REVOKED else SecurityEventType.DEVICE_STATE,
             {"ref": ref.hex(), "state": state.value, "reason": reason},
             device_id=device_id,
-            severity=EventSeverity.WARNING if state is not KeyState.ACTIVE else EventSeverity.INFO,
+            severity=_SEVERITIES.get(state, EventSeverity.WARNING),
         )
         device = await self._deadline.of(
             self._store.set_device_state(tenant_id, ref, state, reason=reason, event=event, call_id=call_id)

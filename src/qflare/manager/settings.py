@@ -59,6 +59,8 @@ class ManagerSettings:
     """Bytes of sealed records one session carries, the same way."""
     turn_page: int = 1024
     """Most chain keys of a page that a bucket turn seals; below 16 each is a row of its own."""
+    change_poll_s: float = 0.5
+    """Time between two looks for devices revoked and sessions ended on other workers; messages are sooner."""
     tick_max_s: float = 5.0
     """Longest time between two looks at the clock."""
     cleanup_every_s: float = 30.0
@@ -105,7 +107,7 @@ class ManagerSettings:
             value: object = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise ConfigError(f"setting {name} must be a whole number from {low} to {high}, got {value!r}")
-        for name in ("store_timeout_s", "close_timeout_s", "tick_max_s", "cleanup_every_s"):
+        for name in ("store_timeout_s", "close_timeout_s", "change_poll_s", "tick_max_s", "cleanup_every_s"):
             seconds: object = getattr(self, name)
             if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds <= _SECONDS_MAX:
                 raise ConfigError(f"setting {name} must be above 0 and at most 3600 seconds, got {seconds!r}")

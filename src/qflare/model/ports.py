@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from qflare.model.bucket import SealedBucket, SealedIdentity
+from qflare.model.change import Change, ChangePage
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
 from qflare.model.ids import CallId, DeviceId, DeviceRef, SessionId, TenantId, TokenId
@@ -381,7 +382,31 @@ class LogStore(Protocol):
         """Return counts by (event type, severity) since a time."""
 
 
-class Store(IdentityStore, DeviceStore, RotationStore, SessionStore, ReplyStore, LogStore, Protocol):
+class ChangeListener(Protocol):
+    """Hears of changes as they are committed."""
+
+    async def listen(self, hear: Callable[[Change | None], None]) -> None:
+        """
+        Call *hear* for each change until cancelled, and with None when it is proven that messages arrive.
+
+        Raises `StoreUnavailableError` when it hears no more: whatever came meanwhile is to be looked for.
+        """
+
+
+class ChangeStore(Protocol):
+    """Devices and sessions that changed, for workers that remember them."""
+
+    async def list_changes(self, since: int | None, *, limit: int) -> ChangePage:
+        """Return what changed since the mark of the last page, some perhaps again; None reads only the mark."""
+
+    async def drop_changes(self) -> int:
+        """Delete changes older than a day; return how many."""
+
+    def listener(self) -> ChangeListener | None:
+        """Return what hears of changes, None where polling alone must do."""
+
+
+class Store(IdentityStore, DeviceStore, RotationStore, SessionStore, ReplyStore, LogStore, ChangeStore, Protocol):
     """All of it; `stores.postgres` does it."""
 
     async def forget_calls(self) -> bool:

@@ -18,6 +18,7 @@ from qflare.errors import MissingExtraError
 from qflare.manager.background import Background
 from qflare.manager.buckets import Buckets
 from qflare.manager.certificates import Certificates
+from qflare.manager.changes import Changes
 from qflare.manager.deadline import Deadline
 from qflare.manager.devices import Devices
 from qflare.manager.enrolments import Enrolments
@@ -99,6 +100,7 @@ class Engine:
     rotations: Rotations
     policies: Policies
     maintenance: Maintenance
+    changes: Changes
 
 
 @asynccontextmanager
@@ -170,6 +172,10 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
         sessions = Sessions(store=store, buckets=buckets, offload=offload, settings=settings)
         stack.callback(sessions.wipe)
         devices = Devices(store=store, kek=kek, offload=offload, clock=clock, settings=settings)
+        changes = Changes(
+            store=store, sessions=sessions, devices=devices, buckets=buckets, clock=clock, settings=settings
+        )
+        await changes.open()
         lookups = Lookups(store=store, settings=settings)
         registrations = Registrations(devices=devices, settings=settings)
         handshakes = Handshakes(
@@ -229,6 +235,9 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
         )
         loop_task = foundation.background.start(maintenance.run(foundation.background), name="maintenance")
         stack.push_async_callback(_stop, loop_task)
+        for name, work in (("polling", changes.poll_on), ("listener", changes.listen)):
+            task = foundation.background.start(work(foundation.background), name=name)
+            stack.push_async_callback(_stop, task)
         # What was accepted is finished before anything under it goes.
         for part in (lookups, registrations, records, offers, enrolments, handshakes):
             stack.push_async_callback(part.close, settings.close_timeout_s)
@@ -255,11 +264,12 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             rotations=rotations,
             policies=policies,
             maintenance=maintenance,
+            changes=changes,
         )
 
 
 async def _stop(task: asyncio.Task[None]) -> None:
-    """End the maintenance loop before the buckets under it are wiped."""
+    """End a loop before the buckets and sessions under it are wiped."""
     task.cancel()
     await asyncio.wait({task})
 
@@ -280,12 +290,13 @@ async def _open_store(place: Place, settings: ManagerSettings, stack: AsyncExitS
         folder = await asyncio.to_thread(make_data_dir) if folder is None else folder
         server = await stack.enter_async_context(await open_embedded(folder))
         database = server.dsn
+    dsn: str | None = None
     limits = PoolSettings(min_size=max(1, settings.pool_size_min), max_size=settings.pool_size_max)
     if isinstance(database, str):
         pool = await open_pool(database, limits)
         stack.push_async_callback(_close_pool, pool, settings.close_timeout_s)
-        database = pool
-    store = await open_store(database, settings=limits)
+        dsn, database = database, pool
+    store = await open_store(database, settings=limits, dsn=dsn)
     if folder is not None:
         return store, folder / _KEEPER_NAME
     # One default folder may serve several databases: each has its own keeper in it.

@@ -214,6 +214,14 @@ class Roster(TenantView):
         """
         return await self._set_state(device_id, KeyState.DEACTIVATED, reason=reason, call_id=call_id)
 
+    async def compromise_device(self, device_id: str, *, reason: str, call_id: bytes | None = None) -> Device:
+        """
+        Say that a device's private keys are known to others: as `revoke_device`, and an alarm in the log.
+
+        All its keys become compromised, those that were rotated out too.  It may be revoked already.
+        """
+        return await self._set_state(device_id, KeyState.COMPROMISED, reason=reason, call_id=call_id)
+
     async def suspend_device(self, device_id: str, *, reason: str, call_id: bytes | None = None) -> Device:
         """Suspend a device until `resume_device`; its sessions end. Errors as `revoke_device`."""
         return await self._set_state(device_id, KeyState.SUSPENDED, reason=reason, call_id=call_id)

@@ -96,9 +96,11 @@ async def open_pool(dsn: str, settings: PoolSettings | None = None) -> asyncpg.P
             raise _unreadable_dsn() from None
 
 
-async def open_connection(dsn: str, settings: PoolSettings | None = None) -> asyncpg.Connection:
+async def open_connection(
+    dsn: str, settings: PoolSettings | None = None, *, name: str = APPLICATION_NAME
+) -> asyncpg.Connection:
     """
-    Open one connection of an operator's command, which sets timeouts of its own; the caller closes it.
+    Open one connection that *name* tells from others, without timeouts on the server's side; the caller closes it.
 
     Nothing of it outlives a transaction, so that it may go through PgBouncer.
 
@@ -116,7 +118,7 @@ async def open_connection(dsn: str, settings: PoolSettings | None = None) -> asy
                 timeout=limits.connect_timeout_s,
                 command_timeout=limits.command_timeout_s,
                 statement_cache_size=0,
-                server_settings={"application_name": APPLICATION_NAME},
+                server_settings={"application_name": name},
             )
         except (ValueError, TypeError):
             raise _unreadable_dsn() from None

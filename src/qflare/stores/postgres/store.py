@@ -11,6 +11,7 @@ from qflare.errors import UsageError
 from qflare.stores.postgres.buckets import Buckets
 from qflare.stores.postgres.calls import Calls
 from qflare.stores.postgres.chains import Chains
+from qflare.stores.postgres.changes import ChangeListener, Changes
 from qflare.stores.postgres.connections import Connections
 from qflare.stores.postgres.devices import Devices, Tenants
 from qflare.stores.postgres.failures import translated
@@ -47,6 +48,7 @@ class PostgresStore(
     Log,
     Calls,
     Statistics,
+    Changes,
 ):
     """
     `model.ports.Store` on a pool of asyncpg.
@@ -55,9 +57,17 @@ class PostgresStore(
         pool: Connections whose login is a member of qflare_app, or a superuser.
         owns_pool: Whether `close` closes the pool.
         settings: Timeouts for calls on the pool.
+        dsn: The same database, for a connection that listens; None has changes polled alone.
     """
 
-    def __init__(self, pool: asyncpg.Pool, *, owns_pool: bool, settings: PoolSettings | None = None) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        *,
+        owns_pool: bool,
+        settings: PoolSettings | None = None,
+        dsn: str | None = None,
+    ) -> None:
         limits = settings or PoolSettings()
         super().__init__(
             Connections(
@@ -70,6 +80,7 @@ class PostgresStore(
         self._pool = pool
         self._owns_pool = owns_pool
         self._limits = limits
+        self._dsn = dsn
         self._is_checked = False
 
     async def check(self) -> None:
@@ -78,6 +89,10 @@ class PostgresStore(
             async with self._pool.acquire(timeout=self._limits.acquire_timeout_s) as connection:
                 await check_schema(connection, timeout_s=self._limits.command_timeout_s, is_running=self._is_checked)
             self._is_checked = True
+
+    def listener(self) -> ChangeListener | None:
+        """Return what hears of changes over a connection of its own, None where only a pool is known."""
+        return None if self._dsn is None else ChangeListener(self._dsn, self._limits)
 
     async def close(self) -> None:
         """Close the pool if the store opened it; connections in use get a few seconds to end."""
@@ -90,13 +105,16 @@ class PostgresStore(
             self._pool.terminate()
 
 
-async def open_store(dsn_or_pool: str | asyncpg.Pool, *, settings: PoolSettings | None = None) -> PostgresStore:
+async def open_store(
+    dsn_or_pool: str | asyncpg.Pool, *, settings: PoolSettings | None = None, dsn: str | None = None
+) -> PostgresStore:
     """
     Open the store and check the schema.
 
     Args:
         dsn_or_pool: ``postgresql://…``, or a pool that the caller opened and closes.
         settings: Limits of the pool and timeouts of calls.
+        dsn: Beside a pool, the same database: for the connection that listens for changes.
 
     Raises:
         ConfigError: the dsn cannot be read.
@@ -104,12 +122,12 @@ async def open_store(dsn_or_pool: str | asyncpg.Pool, *, settings: PoolSettings 
         SchemaMismatchError: the schema is missing, too old or too new.
     """
     if isinstance(dsn_or_pool, str):
-        pool, owns_pool = await open_pool(dsn_or_pool, settings), True
+        pool, owns_pool, dsn = await open_pool(dsn_or_pool, settings), True, dsn_or_pool
     elif isinstance(dsn_or_pool, asyncpg.Pool):
         pool, owns_pool = dsn_or_pool, False
     else:
         raise UsageError("pass a dsn ('postgresql://…') or a pool made by asyncpg.create_pool")
-    store = PostgresStore(pool, owns_pool=owns_pool, settings=settings)
+    store = PostgresStore(pool, owns_pool=owns_pool, settings=settings, dsn=dsn)
     try:
         await store.check()
     except BaseException:
