@@ -258,7 +258,7 @@ async def test_what_stood_before_keys_had_states_is_carried_over(empty_database_
     try:
         steps = migrations()
         await connection.execute(steps[0].text)
-        (before,) = (number for number, step in enumerate(steps) if step.name == "keep_key_states")
+        (before,) = (number for number, step in enumerate(steps) if step.name == "keep key states")
         await apply_migrations(connection, steps[1:before])
         tenant = "00000000-0000-0000-0000-000000000000"
         for number, state in enumerate(("active", "active", "suspended", "compromised")):
