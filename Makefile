@@ -6,10 +6,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard csrc/*.c csrc/*.h csrc/cmake/*) $(wildcard src/qflare/_native/*.py)
 
-.PHONY: demo test lint types check-c bench docs clean help
+.PHONY: demo test lint types check-c bench bench-baseline bench-compare bench-flame docs clean help
 
 help:
-	@echo "make demo | test | lint | types | check-c | bench | clean"
+	@echo "make demo | test | lint | types | check-c | bench | bench-baseline | bench-compare | bench-flame | clean"
 
 # The stamp is newer than what the extension is built from: a second run starts at once.
 $(VENV)/.installed: $(NATIVE)
@@ -41,6 +41,19 @@ check-c: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/qflare bench
+
+# Ratios of this machine now against those it had: `make bench-baseline` keeps a run, `make bench-compare` runs again.
+bench-baseline: bench
+	cp build/bench/benchmarks.json build/bench/baseline.json
+
+bench-compare: $(VENV)/.installed
+	@test -f build/bench/baseline.json || { echo "no baseline yet: run make bench-baseline on the version to compare with"; exit 1; }
+	$(BIN)/qflare bench
+	$(BIN)/qflare bench compare build/bench/baseline.json
+
+# Where the time goes, as build/bench/flame.svg
+bench-flame: $(VENV)/.installed
+	$(BIN)/qflare bench flame
 
 clean:
 	rm -rf build $(VENV)

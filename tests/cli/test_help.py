@@ -33,6 +33,8 @@ COMMANDS = (
     ("audit", "show"),
     ("bench",),
     ("bench", "load"),
+    ("bench", "compare"),
+    ("bench", "flame"),
 )
 GOLDEN = Path(__file__).with_name("help.txt")
 

@@ -8,6 +8,7 @@ import pytest
 from qflare.errors import ConfigError, DecodeError, UsageError
 from qflare.service.bench import run_bench
 from qflare.service.bench.claim import Claim, Goal, Quantity, Relation
+from qflare.service.bench.compare import compare
 from qflare.service.bench.plot import distance, render_plot
 from qflare.service.bench.run import SCHEMA, find_benchmarks, read_results
 from qflare.service.bench.spread import Spread, around, differences, ratios, spread_of
@@ -149,3 +150,72 @@ def test_quick_run_writes_all_files(tmp_path):
     assert written["machine"]["liboqs"]
     assert "quick run" in (tmp_path / "b.md").read_text()
     assert (tmp_path / "b.png").stat().st_size > 1000
+
+
+def kept(folder, name, claims, **machine):
+    """Write a run as `run_bench` does."""
+    path = folder / name
+    facts = {"schema": SCHEMA, "machine": MACHINE | machine, "claims": [claim.to_json() for claim in claims]}
+    path.write_text(json.dumps(facts))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("relation", "unit", "medians", "is_worse"),
+    [
+        (Relation.AT_MOST, "× time", (1.0, 1.2), True),
+        (Relation.AT_MOST, "× time", (1.0, 0.8), False),
+        (Relation.AT_MOST, "× time", (1.0, 1.05), False),
+        (Relation.AT_LEAST, "×", (4.0, 3.0), True),
+        (Relation.AT_LEAST, "×", (4.0, 5.0), False),
+        (Relation.AT_LEAST, "×", (4.0, 3.9), False),
+    ],
+)
+def test_a_worse_ratio_is_a_regression(tmp_path, relation, unit, medians, is_worse):
+    """A ratio counts as worse in its own direction, beyond the tolerance, and not for being better."""
+    runs = [
+        kept(tmp_path, f"{name}.json", [
+            make_claim(goal=Goal(relation, 1), unit=unit, figure=Spread(value, 0.99 * value, 1.01 * value, 31))
+        ])
+        for name, value in zip(("before", "after"), medians, strict=True)
+    ]  # fmt: skip
+    found = compare(*runs)
+    assert (1, int(is_worse)) == (len(found.changes), len(found.regressions))
+    assert 1 + is_worse == len(found.text.splitlines())
+
+
+def test_overlapping_quartiles_are_no_regression(tmp_path):
+    """A median that moved within what the rounds of both runs cover says nothing."""
+    before = kept(tmp_path, "before.json", [make_claim(figure=Spread(1.0, 0.8, 1.3, 31))])
+    after = kept(tmp_path, "after.json", [make_claim(figure=Spread(1.2, 1.1, 1.4, 31))])
+    assert () == compare(before, after).regressions
+
+
+def test_times_are_not_compared_and_what_is_missing_is_named(tmp_path):
+    """Plain times are left out, since machines change their speed; a ratio that nobody measured any more is named."""
+    before = kept(tmp_path, "before.json", [make_claim(unit="ms"), make_claim(what="gone"), make_claim()])
+    after = kept(tmp_path, "after.json", [make_claim(unit="ms", figure=Spread(9, 9, 9, 31)), make_claim()])
+    found = compare(before, after)
+    assert (1, ("gone",), ()) == (len(found.changes), found.missing, found.regressions)
+
+
+@pytest.mark.parametrize("change", [{"cpu": "Another CPU"}, {"cores": 4}, {"liboqs": "0.16.0"}])
+def test_another_machine_is_no_baseline(tmp_path, change):
+    """Runs of different machines or libraries are refused, and what differs is named."""
+    before, after = (
+        kept(tmp_path, "before.json", [make_claim()]),
+        kept(tmp_path, "after.json", [make_claim()], **change),
+    )
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        compare(before, after)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": "qflare-bench-1"}'])
+def test_a_file_that_is_no_run_is_refused(tmp_path, content):
+    """Whatever else a file holds, the error says to run the benchmarks."""
+    good, bad = kept(tmp_path, "good.json", [make_claim()]), tmp_path / "bad.json"
+    bad.write_text(content)
+    with pytest.raises(DecodeError, match="run"):
+        compare(bad, good)
+    with pytest.raises(ConfigError, match="run"):
+        compare(tmp_path / "absent.json", good)

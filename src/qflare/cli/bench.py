@@ -92,3 +92,40 @@ def load(
     if output is not None:
         output.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
     emit(report.to_json(), as_json=as_json, text=report.text)
+
+
+@app.command("compare")
+def compare(
+    baseline: Annotated[Path, typer.Argument(metavar="BASELINE", help="JSON of an earlier run on this machine.")],
+    newer: Annotated[Path, typer.Argument(metavar="NEWER", help="JSON of the run to look at.")] = Path(
+        "build/bench/benchmarks.json"
+    ),
+    *,
+    as_json: options.Json = False,
+) -> None:
+    """Say which ratios became worse since an earlier run on this machine; ends with 1 if any did."""
+    from qflare.cli.exits import ExitCode
+    from qflare.cli.output import emit
+    from qflare.service.bench.compare import compare as compare_runs
+
+    found = compare_runs(baseline, newer)
+    emit(found.to_json(), as_json=as_json, text=found.text)
+    if found.regressions:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command("flame")
+def flame(
+    *,
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="SVG to write.")] = Path(
+        "build/bench/flame.svg"
+    ),
+    only: Annotated[
+        str, typer.Option("--only", metavar="EXPRESSION", help="Which benchmarks, as pytest's -k.")
+    ] = "test_cpu and 256",
+) -> None:
+    """Draw where the time of benchmarks goes, in Python and C, as a flame graph."""
+    from qflare.service.bench.flame import draw_flames
+
+    draw_flames(output, only=only)
+    print(f"written: {output}")
