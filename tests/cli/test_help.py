@@ -20,6 +20,13 @@ COMMANDS = (
     ("policy", "remove"),
     ("policy", "plan"),
     ("policy", "status"),
+    ("identity",),
+    ("identity", "show"),
+    ("identity", "rotate"),
+    ("identity", "export-root"),
+    ("identity", "request"),
+    ("identity", "sign"),
+    ("identity", "import"),
     ("device",),
     ("device", "show"),
     ("device", "connect"),
@@ -74,10 +81,12 @@ def test_the_document_names_every_command():
     """docs/cli.md has a row for each command that does something."""
     text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
     named = {
-        tuple(found.split()[1:]) for found in re.findall(r"^\| `(qflare [a-z ]+[a-z])[ A-Z]*` ", text, re.MULTILINE)
+        tuple(found.split()[1:]) for found in re.findall(r"^\| `(qflare [a-z -]+[a-z])[ A-Z]*` ", text, re.MULTILINE)
     }
     assert named == {
-        command for command in COMMANDS if command and command not in {("token",), ("policy",), ("device",), ("audit",)}
+        command
+        for command in COMMANDS
+        if command and command not in {("token",), ("policy",), ("identity",), ("device",), ("audit",)}
     }
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qflare.cli import audit, bench, demo, devices, doctor, enrol, migrate, policy, serve, tokens
+from qflare.cli import audit, bench, demo, devices, doctor, enrol, identity, migrate, policy, serve, tokens
 
 app = typer.Typer(
     name="qflare",
@@ -41,6 +41,7 @@ app.command("serve")(serve.serve)
 app.command("enrol")(enrol.enrol)
 app.add_typer(tokens.app)
 app.add_typer(policy.app)
+app.add_typer(identity.app)
 app.add_typer(devices.app)
 app.command("demo")(demo.demo)
 app.command("migrate")(migrate.migrate)

@@ -43,7 +43,7 @@ def issue(
             return await manager.issue_enrolment_token(device_id, valid_s=valid_s)
 
     if output is not None:
-        _require_new(output)
+        require_new(output)
     token = asyncio.run(run())
     facts: dict[str, object] = {"device_id": device_id, "valid_s": valid_s}
     if output is None:
@@ -67,8 +67,13 @@ def write_secret(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _require_new(path: Path) -> None:
-    """Refuse before a token is made that could not be kept."""
+def require_new(path: Path) -> None:
+    """
+    Refuse before something is made that could not be kept.
+
+    Raises:
+        ConfigError: *path* exists, or its folder does not.
+    """
     from qflare.errors import ConfigError
 
     if path.exists():
