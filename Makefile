@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-NATIVE := pyproject.toml CMakeLists.txt $(wildcard csrc/*.c csrc/*.h csrc/cmake/*) $(wildcard src/qflare/_native/*.py)
+NATIVE := pyproject.toml CMakeLists.txt $(wildcard csrc/*.c csrc/*.h csrc/lanes/* csrc/cmake/*) $(wildcard src/qflare/_native/*.py)
 
 .PHONY: demo test lint types check-c bench bench-baseline bench-compare bench-flame docs clean help
 

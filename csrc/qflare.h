@@ -92,6 +92,9 @@ void qfl_random_watch(void);
 /* ... and say since then: did drawing fail, and how many bytes were drawn. */
 int qfl_random_failed(void);
 size_t qfl_random_drawn(void);
+/* Draw `count` rows of `size` bytes at once, as if one after the other: returns how many came, from the first on, and
+ * leaves the others zero. */
+size_t qfl_random_rows(uint8_t *out, size_t size, size_t count);
 
 /* ---------------------------------------------------------------------- ML-KEM-1024 (FIPS 203) */
 
@@ -165,14 +168,50 @@ qfl_kem1024_decaps_batch(uint8_t *ss, uint8_t *status, const uint8_t *dk, const 
 QFL_API QFL_MUST_CHECK qfl_status
 qfl_kem1024_decaps_one_key(uint8_t *ss, const uint8_t *dk, const uint8_t *ct, size_t count);
 
-/* ML-KEM-1024 of csrc/lanes: the same results as above for many items at once, on a processor with
- * AVX-512 (F, BW, VNNI) or AVX2.  The key is expanded once into memory of the caller, who wipes it. */
+/* ML-KEM-1024 of csrc/lanes: the same results as above for many items at once, in vectors of AVX-512 (F, BW,
+ * VNNI, VBMI, VBMI2), of AVX2, or of the compiler's own on any little-endian machine.  Scratch memory is the caller's,
+ * at any address, one for each call that runs; all that was used is zero afterwards. */
 #define QFL_KEM1024_CONTEXT_BYTES 24704
-#define QFL_KEM1024_SCRATCH_BYTES 262144
+#define QFL_KEM1024_SCRATCH_BYTES 458752
 
-/* How many items this thread's calls of the engine take together: 32, 16, or 0 where the processor
- * (or qfl_lanes_force) has none. */
+/* How many items this thread's calls of the engine take together: 32, 16, 8 where the processor (or
+ * qfl_lanes_force) has no wide vectors, or 0 where there is no engine. */
 QFL_API size_t qfl_kem1024_lanes_items(void);
+
+/* Generate `count` key pairs with fresh randomness, drawn once for as many rows as go together.
+ *
+ *   out     scratch  QFL_KEM1024_SCRATCH_BYTES
+ *   other arguments and errors as qfl_kem1024_keygen_batch
+ *
+ * QFL_ERR_BACKEND   qfl_kem1024_lanes_items is 0; outputs untouched
+ *
+ * Reentrant. Source: FIPS 203, Algorithms 13, 16 and 19.
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_kem1024_lanes_keygen_batch(uint8_t *ek, uint8_t *dk, uint8_t *status,
+                                                                 uint8_t *scratch, size_t count);
+
+/* Generate `count` key pairs from seeds; arguments and errors as above and of qfl_kem1024_keygen_seeded_batch.
+ *
+ * Reentrant. Source: FIPS 203, Algorithms 13 and 16.
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_kem1024_lanes_keygen_seeded_batch(uint8_t *ek, uint8_t *dk, uint8_t *status,
+                                                                        uint8_t *scratch, const uint8_t *seeds,
+                                                                        size_t count);
+
+/* Encapsulate once to each of `count` keys; arguments and errors as above and of qfl_kem1024_encaps_batch.
+ * Randomness is drawn for good keys alone, once for as many rows as go together.
+ *
+ * Reentrant. Source: FIPS 203, Algorithms 14, 17 and 20, section 7.2.
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_kem1024_lanes_encaps_batch(uint8_t *ct, uint8_t *ss, uint8_t *status,
+                                                                 uint8_t *scratch, const uint8_t *ek, size_t count);
+
+/* Decapsulate row by row, each with its own key; arguments and errors as above and of qfl_kem1024_decaps_batch.
+ *
+ * Reentrant. Source: FIPS 203, Algorithms 15, 18 and 21, section 7.3.
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_kem1024_lanes_decaps_batch(uint8_t *ss, uint8_t *status, uint8_t *scratch,
+                                                                 const uint8_t *dk, const uint8_t *ct, size_t count);
 
 /* Expand a decapsulation key for any number of calls of qfl_kem1024_lanes_decaps.
  *
@@ -189,7 +228,7 @@ QFL_API QFL_MUST_CHECK qfl_status qfl_kem1024_lanes_expand(uint8_t *context, con
 /* Decapsulate `count` ciphertexts under one expanded key.
  *
  *   out     ss       count x QFL_KEM1024_SS_BYTES, row-major                              SECRET
- *   out     scratch  QFL_KEM1024_SCRATCH_BYTES, at any address; all that was used is zero afterwards
+ *   out     scratch  QFL_KEM1024_SCRATCH_BYTES
  *   in      context  as expanded                                                          SECRET
  *   in      ct       count x QFL_KEM1024_CT_BYTES
  *
@@ -197,7 +236,7 @@ QFL_API QFL_MUST_CHECK qfl_status qfl_kem1024_lanes_expand(uint8_t *context, con
  * QFL_ERR_ARGUMENT  a null pointer; outputs untouched
  * QFL_ERR_BACKEND   qfl_kem1024_lanes_items is 0; outputs untouched
  *
- * Reentrant, one scratch memory for each call that runs. Source: FIPS 203, Algorithms 18 and 21.
+ * Reentrant. Source: FIPS 203, Algorithms 18 and 21.
  */
 QFL_API QFL_MUST_CHECK qfl_status qfl_kem1024_lanes_decaps(uint8_t *ss, uint8_t *scratch, const uint8_t *context,
                                                            const uint8_t *ct, size_t count);

@@ -105,6 +105,26 @@ qfl_status qfl_random_bytes(uint8_t *out, size_t size)
     return QFL_OK;
 }
 
+size_t qfl_random_rows(uint8_t *out, size_t size, size_t count)
+{
+    size_t drawn = 0;
+    qfl_random_watch();
+    if (qfl_random_state.has_input) { /* it may end between two rows */
+        while (drawn < count && size <= qfl_random_state.input_left) {
+            qfl_random_draw(out + drawn * size, size);
+            drawn++;
+        }
+        if (drawn < count) {
+            qfl_random_draw(out + drawn * size, size); /* fails, and lets what follows fail */
+        }
+    } else {
+        qfl_random_draw(out, count * size);
+        drawn = qfl_random_failed() ? 0 : count;
+    }
+    qfl_zeroize(out + drawn * size, (count - drawn) * size);
+    return drawn;
+}
+
 qfl_status qfl_random_input_begin(const uint8_t *input, size_t size)
 {
     if ((input == NULL && size > 0) || qfl_random_state.has_input) {

@@ -18,6 +18,13 @@
 #define MLKEM_QINV (-3327) /* q^-1 modulo 2^16 */
 #define MLKEM_RATE_128 168u /* SHAKE128 */
 
+/* R^2 / 128 * 2^d mod q, centred, R = 2^16: what a factor carries (below), times R for the multiplication
+ * that brings it in. */
+#define MLKEM_SCALE_1 (-447)
+#define MLKEM_SCALE_5 (-494)
+#define MLKEM_SCALE_11 (-1655)
+#define MLKEM_SCALE_NONE 1353 /* R^2 mod q: for products that no inverse NTT follows */
+
 /* Layout of dk (FIPS 203, Algorithm 16): dk_PKE || ek || H(ek) || z. */
 #define MLKEM_POLY_BYTES 384 /* ByteEncode_12 */
 #define MLKEM_DK_EK_AT (MLKEM_K * MLKEM_POLY_BYTES)
@@ -46,14 +53,33 @@ typedef struct {
 /* Expand dk; the caller checked its hash. */
 void mlkem_expand_key(mlkem_key *key, const uint8_t *dk);
 
-/* What works on `width` items at once, in scratch memory of `scratch_size` bytes aligned to 64. */
+/* What works on `width` items at once, for 1 to `width` items, in scratch memory aligned to 64 bytes. */
 typedef struct {
     size_t width;
-    size_t scratch_size;
-    /* Algorithm 18 for 1 to `width` ciphertexts under one key. */
-    void (*decapsulate)(uint8_t *ss, void *scratch, const mlkem_key *key, const uint8_t *ct, size_t count);
+    size_t one_key_scratch; /* bytes that `decapsulate_one_key` uses */
+    size_t scratch;         /* bytes that the others use */
+    /* Algorithm 18, ciphertexts under one key. */
+    void (*decapsulate_one_key)(uint8_t *ss, void *scratch, const mlkem_key *key, const uint8_t *ct, size_t count);
+    /* Algorithm 16, seeds d || z. */
+    void (*generate)(uint8_t *ek, uint8_t *dk, void *scratch, const uint8_t *seeds, size_t count);
+    /* Section 7.2: bad[item] is not 0 for a key that fails.  What was read stays in scratch memory ... */
+    void (*open_keys)(uint64_t *bad, void *scratch, const uint8_t *ek, size_t count);
+    /* ... for Algorithm 17 with the same keys. */
+    void (*encapsulate)(uint8_t *ct, uint8_t *ss, void *scratch, const uint8_t *m, const uint8_t *ek, size_t count);
+    /* Algorithm 18, each ciphertext with its own key; bad[item] is not 0 where section 7.3 fails. */
+    void (*decapsulate)(uint8_t *ss, uint64_t *bad, void *scratch, const uint8_t *dk, const uint8_t *ct, size_t count);
 } mlkem_engine;
 
+#define MLKEM_WIDTH_MAX 32u
+
+/* Vectors of the compiler's own, on any machine that is little-endian. */
+#if defined(__BYTE_ORDER__) && defined(__ORDER_LITTLE_ENDIAN__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define MLKEM_HAVE_PORTABLE 1
+extern const keccak_engine keccak_engine_x2;
+extern const mlkem_engine mlkem_engine_x2; /* 8 items */
+#else
+#define MLKEM_HAVE_PORTABLE 0
+#endif
 #if KECCAK_HAVE_WIDE
 extern const mlkem_engine mlkem_engine_x4; /* 16 items: AVX2 */
 extern const mlkem_engine mlkem_engine_x8; /* 32 items: AVX-512 */

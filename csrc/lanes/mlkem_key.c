@@ -7,12 +7,6 @@
 
 #include <string.h>
 
-/* R^2 / 128 * 2^d mod q, centred, R = 2^16: what a factor carries, times R for the multiplication
- * that brings it in. */
-#define SCALE_1 (-447)
-#define SCALE_5 (-494)
-#define SCALE_11 (-1655)
-
 /* a / 2^16 modulo q, in (-q, q) for |a| < q * 2^15. */
 static int16_t montgomery(int32_t a)
 {
@@ -108,7 +102,7 @@ static void expand_matrix(mlkem_factor a[][MLKEM_K], const uint8_t rho[32])
         }
         for (size_t state = 0; state < group.live; state++) {
             const size_t entry = first + state;
-            make_factor(&a[entry / MLKEM_K][entry % MLKEM_K], poly[state], SCALE_11);
+            make_factor(&a[entry / MLKEM_K][entry % MLKEM_K], poly[state], MLKEM_SCALE_11);
         }
         first += group.live;
     }
@@ -120,9 +114,9 @@ void mlkem_expand_key(mlkem_key *key, const uint8_t *dk)
     int16_t poly[MLKEM_N];
     for (size_t i = 0; i < MLKEM_K; i++) {
         decode_12(poly, ek + i * MLKEM_POLY_BYTES);
-        make_factor(&key->a[MLKEM_K][i], poly, SCALE_5);
+        make_factor(&key->a[MLKEM_K][i], poly, MLKEM_SCALE_5);
         decode_12(poly, dk + i * MLKEM_POLY_BYTES);
-        make_factor(&key->s[0][i], poly, SCALE_1);
+        make_factor(&key->s[0][i], poly, MLKEM_SCALE_1);
     }
     qfl_zeroize(poly, sizeof poly);
     expand_matrix(key->a, ek + MLKEM_DK_EK_AT);

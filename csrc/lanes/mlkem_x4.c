@@ -10,9 +10,11 @@
 
 #define WORDS 4u
 #define KECCAK_ENGINE keccak_engine_x4
+#define SAMPLE mlkem_sample_x4
 
 typedef int16_t vec __attribute__((vector_size(32), may_alias));
 typedef uint16_t uvec __attribute__((vector_size(32), may_alias));
+typedef uint32_t uvec32 __attribute__((vector_size(32), may_alias));
 typedef int32_t vec32 __attribute__((vector_size(32), may_alias));
 typedef uint64_t vec64 __attribute__((vector_size(32), may_alias));
 
@@ -69,11 +71,53 @@ static inline void read_words(vec64 out[WORDS], const uint8_t *const *rows, size
     }
 }
 
+static inline vec low_32(vec a, vec b)
+{
+    return (vec)_mm256_unpacklo_epi32((__m256i)a, (__m256i)b);
+}
+
+static inline vec low_64(vec a, vec b)
+{
+    return (vec)_mm256_unpacklo_epi64((__m256i)a, (__m256i)b);
+}
+
+static inline vec high_32(vec a, vec b)
+{
+    return (vec)_mm256_unpackhi_epi32((__m256i)a, (__m256i)b);
+}
+
+static inline vec high_64(vec a, vec b)
+{
+    return (vec)_mm256_unpackhi_epi64((__m256i)a, (__m256i)b);
+}
+
+/* The other way. */
+static inline void write_words(uint8_t *const *rows, size_t at, const vec64 in[WORDS])
+{
+    __m256i x[WORDS];
+    for (size_t j = 0; j < WORDS; j++) {
+        x[j] = (__m256i)in[j];
+    }
+    transpose_x4(x);
+    for (size_t i = 0; i < WORDS; i++) {
+        _mm256_storeu_si256((__m256i *)(void *)(rows[i] + at), x[i]);
+    }
+}
+
+static inline __m128i piece(const void *from)
+{
+    return _mm_loadu_si128((const __m128i *)from);
+}
+
+/* 16 bytes each of two rows that are `stride` bytes apart. */
+static inline vec pieces(const void *first, size_t stride)
+{
+    return (vec)_mm256_set_m128i(piece((const char *)first + stride), piece(first));
+}
+
 #include "lanes/mlkem_lanes.h"
 
-_Static_assert(sizeof(decapsulation) + 64 <= QFL_KEM1024_SCRATCH_BYTES, "scratch size");
-
-const mlkem_engine mlkem_engine_x4 = {ITEMS, sizeof(decapsulation), decapsulate};
+const mlkem_engine mlkem_engine_x4 = MLKEM_ENGINE;
 #else
-typedef int mlkem_x4_is_for_x46_64; /* ISO C wants a declaration in every file */
+typedef int mlkem_x4_is_for_x86_64; /* ISO C wants a declaration in every file */
 #endif

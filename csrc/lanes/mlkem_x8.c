@@ -10,9 +10,11 @@
 
 #define WORDS 8u
 #define KECCAK_ENGINE keccak_engine_x8
+#define SAMPLE mlkem_sample_x8
 
 typedef int16_t vec __attribute__((vector_size(64), may_alias));
 typedef uint16_t uvec __attribute__((vector_size(64), may_alias));
+typedef uint32_t uvec32 __attribute__((vector_size(64), may_alias));
 typedef int32_t vec32 __attribute__((vector_size(64), may_alias));
 typedef uint64_t vec64 __attribute__((vector_size(64), may_alias));
 
@@ -69,11 +71,55 @@ static inline void read_words(vec64 out[WORDS], const uint8_t *const *rows, size
     }
 }
 
+static inline vec low_32(vec a, vec b)
+{
+    return (vec)_mm512_unpacklo_epi32((__m512i)a, (__m512i)b);
+}
+
+static inline vec low_64(vec a, vec b)
+{
+    return (vec)_mm512_unpacklo_epi64((__m512i)a, (__m512i)b);
+}
+
+static inline vec high_32(vec a, vec b)
+{
+    return (vec)_mm512_unpackhi_epi32((__m512i)a, (__m512i)b);
+}
+
+static inline vec high_64(vec a, vec b)
+{
+    return (vec)_mm512_unpackhi_epi64((__m512i)a, (__m512i)b);
+}
+
+/* The other way. */
+static inline void write_words(uint8_t *const *rows, size_t at, const vec64 in[WORDS])
+{
+    __m512i x[WORDS];
+    for (size_t j = 0; j < WORDS; j++) {
+        x[j] = (__m512i)in[j];
+    }
+    transpose_x8(x);
+    for (size_t i = 0; i < WORDS; i++) {
+        _mm512_storeu_si512(rows[i] + at, x[i]);
+    }
+}
+
+static inline __m128i piece(const void *from)
+{
+    return _mm_loadu_si128((const __m128i *)from);
+}
+
+/* 16 bytes each of four rows that are `stride` bytes apart. */
+static inline vec pieces(const void *first, size_t stride)
+{
+    const char *const from = first;
+    const __m512i x = _mm512_inserti32x4(_mm512_castsi128_si512(piece(from)), piece(from + stride), 1);
+    return (vec)_mm512_inserti32x4(_mm512_inserti32x4(x, piece(from + 2 * stride), 2), piece(from + 3 * stride), 3);
+}
+
 #include "lanes/mlkem_lanes.h"
 
-_Static_assert(sizeof(decapsulation) + 64 <= QFL_KEM1024_SCRATCH_BYTES, "scratch size");
-
-const mlkem_engine mlkem_engine_x8 = {ITEMS, sizeof(decapsulation), decapsulate};
+const mlkem_engine mlkem_engine_x8 = MLKEM_ENGINE;
 #else
 typedef int mlkem_x8_is_for_x86_64; /* ISO C wants a declaration in every file */
 #endif

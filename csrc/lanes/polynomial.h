@@ -2,11 +2,12 @@
  * The including file says what a vector is:
  *
  *   vec, uvec            vectors of int16_t, uint16_t (GCC vector types: + - & | ^ >> work)
- *   vec32, vec64         the same bytes as int32_t, uint64_t
+ *   vec32, uvec32, vec64 the same bytes as int32_t, uint32_t, uint64_t
  *   mulhi(a, b)          high half of each product
  *   mulhrs(a, b)         (a * b + 2^14) >> 15 of each product
  *   dot(acc, a, b)       acc + the sum of the two products in each 32-bit place
  *   low_pairs(a, b), high_pairs(a, b)   interleave a and b, per 128 bits
+ *   low_32, high_32, low_64, high_64    the same with elements of 32 and 64 bits
  *   narrow(a, b)         high halves of 32-bit places, in the order that the pairs came from
  *   all16(x), all32(x)   x in every place
  *
@@ -32,6 +33,12 @@ static inline vec up(vec x, unsigned bits)
     return (vec)((uvec)x << bits);
 }
 
+/* Change the places of the two halves of each 32-bit place. */
+static inline vec turn_pairs(vec x)
+{
+    return (vec)((uvec32)x << 16 | (uvec32)x >> 16);
+}
+
 /* b * zeta_k, where the table's zeta carries 2^16. */
 static inline vec by_zeta(vec b, size_t k)
 {
@@ -39,11 +46,25 @@ static inline vec by_zeta(vec b, size_t k)
     return mulhi(b, zeta) - mulhi(mullo(b, times_inverse), all16(MLKEM_Q));
 }
 
+/* b * c / 2^16 modulo q, c centred. */
+static inline vec by_constant(vec b, int c)
+{
+    const int16_t times_inverse = (int16_t)(uint16_t)((uint32_t)c * (uint32_t)MLKEM_QINV);
+    return mulhi(b, all16((int16_t)c)) - mulhi(mullo(b, all16(times_inverse)), all16(MLKEM_Q));
+}
+
 /* The residue in [-1664, 1664], for every x of 16 bits. */
 static inline vec centre(vec x)
 {
     const vec t = (mulhi(x, all16(20159)) + all16(512)) >> 10;
     return (vec)((uvec)x - (uvec)mullo(t, all16(MLKEM_Q)));
+}
+
+/* The residue in [0, q), for every x of 16 bits. */
+static inline vec canonical(vec x)
+{
+    const vec residue = centre(x);
+    return residue + ((residue >> 15) & all16(MLKEM_Q));
 }
 
 static inline void butterfly(vec *a, vec *b, size_t k)

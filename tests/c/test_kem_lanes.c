@@ -34,20 +34,16 @@ static void refuses_bad_arguments(uint8_t *scratch, uint8_t *context, const uint
     EXPECT(qfl_kem1024_lanes_decaps(ss, scratch, NULL, ct, 1) == QFL_ERR_ARGUMENT);
     EXPECT(qfl_kem1024_lanes_decaps(ss, scratch, context, NULL, 1) == QFL_ERR_ARGUMENT);
     EXPECT(all_bytes_are(ss, sizeof ss, 0xa5));
-    /* One wide there is no engine, and nothing stands in for it. */
-    EXPECT(qfl_lanes_force(1) == QFL_OK && qfl_kem1024_lanes_items() == 0);
-    EXPECT(qfl_kem1024_lanes_decaps(ss, scratch, context, ct, 1) == QFL_ERR_BACKEND);
-    EXPECT(all_bytes_are(ss, sizeof ss, 0xa5) && qfl_lanes_force(0) == QFL_OK);
 }
 
-static void one_width(const uint8_t *dk, const uint8_t *ct, const uint8_t *expected)
+static void one_width(const uint8_t *dk, const uint8_t *ct, const uint8_t *expected, size_t step)
 {
     for (size_t shift = 0; shift < 64; shift += 21) {
         uint8_t *const context = rows(1, QFL_KEM1024_CONTEXT_BYTES + shift);
         uint8_t *const scratch = rows(1, QFL_KEM1024_SCRATCH_BYTES + shift);
         memset(scratch, 0, QFL_KEM1024_SCRATCH_BYTES + shift);
         EXPECT(qfl_kem1024_lanes_expand(context + shift, dk) == QFL_OK);
-        for (size_t count = 0; count <= COUNT; count++) {
+        for (size_t count = 0; count <= COUNT; count += step) {
             uint8_t *const some = rows(count, QFL_KEM1024_CT_BYTES);
             uint8_t *const ss = rows(count, QFL_KEM1024_SS_BYTES);
             memcpy(some, ct + (COUNT - count) * QFL_KEM1024_CT_BYTES, count * QFL_KEM1024_CT_BYTES);
@@ -89,11 +85,11 @@ int main(void)
             }
         }
         EXPECT(qfl_kem1024_decaps_one_key(ss, dk, ct, COUNT) == QFL_OK);
-        static const unsigned widths[2] = {4, 8};
-        for (size_t i = 0; i < 2; i++) {
+        static const unsigned widths[3] = {1, 4, 8};
+        for (size_t i = 0; i < 3; i++) {
             if (qfl_lanes_force(widths[i]) == QFL_OK) {
-                EXPECT(qfl_kem1024_lanes_items() >= 16);
-                one_width(dk, ct, ss);
+                EXPECT(widths[i] == 1 ? qfl_kem1024_lanes_items() == 8 : qfl_kem1024_lanes_items() >= 16);
+                one_width(dk, ct, ss, widths[i] == 1 ? 9 : 1); /* portable vectors are slow under sanitizers */
             } else {
                 printf("test_kem_lanes: no %u wide on this machine\n", widths[i]);
             }

@@ -14,7 +14,7 @@ from qflare.primitives.random import drawing_from
 
 unhex = bytes.fromhex
 
-LANES = tuple(width for width in (4, 8) if width <= about.keccak_width())
+LANES = tuple(width for width in (1, 4, 8) if width <= about.keccak_width())
 RELEASES = ("1.1.0.36", "1.1.0.38")
 
 
@@ -35,6 +35,14 @@ def acvp_cases(release, mode, function=None):
     ]
 
 
+def every_engine():
+    """Go through liboqs and the lanes at each width of this machine; what the loop's body computes is that engine's."""
+    yield Engine.LIBOQS
+    for width in LANES:
+        with forced_width(width):
+            yield Engine.LANES
+
+
 def assert_keys(seeds, eks, dks):
     """Check keys from seeds by the single and the batch form."""
     for seed, ek, dk in zip(seeds, eks, dks, strict=True):
@@ -43,10 +51,11 @@ def assert_keys(seeds, eks, dks):
         assert pair.decapsulation_key.equals(dk)
         kem.check_encapsulation_key(ek)
         kem.check_decapsulation_key(dk)
-    many = kem.generate_from_seeds_many(b"".join(seeds))
-    assert bytes(len(seeds)) == many.status
-    assert b"".join(eks) == bytes(many.encapsulation_keys)
-    assert many.decapsulation_keys.equals(b"".join(dks))
+    for engine in every_engine():
+        many = kem.generate_from_seeds_many(b"".join(seeds), engine=engine)
+        assert bytes(len(seeds)) == many.status
+        assert b"".join(eks) == bytes(many.encapsulation_keys)
+        assert many.decapsulation_keys.equals(b"".join(dks))
 
 
 def assert_encapsulations(eks, ms, cts, secrets):
@@ -56,11 +65,12 @@ def assert_encapsulations(eks, ms, cts, secrets):
             one = kem.encapsulate(ek)
         assert ct == one.ciphertext
         assert one.shared_secret.equals(secret)
-    with drawing_from(b"".join(ms)):
-        many = kem.encapsulate_many(eks)
-    assert bytes(len(eks)) == many.status
-    assert b"".join(cts) == bytes(many.ciphertexts)
-    assert many.shared_secrets.equals(b"".join(secrets))
+    for engine in every_engine():
+        with drawing_from(b"".join(ms)):
+            many = kem.encapsulate_many(eks, engine=engine)
+        assert bytes(len(eks)) == many.status
+        assert b"".join(cts) == bytes(many.ciphertexts)
+        assert many.shared_secrets.equals(b"".join(secrets))
 
 
 def assert_decapsulations(dks, cts, secrets):
@@ -68,12 +78,12 @@ def assert_decapsulations(dks, cts, secrets):
     for dk, ct, secret in zip(dks, cts, secrets, strict=True):
         assert kem.decapsulate(dk, ct).equals(secret)
         assert kem.decapsulate_one_key(dk, ct).equals(secret)
-        for width in LANES:
-            with forced_width(width):
-                assert kem.decapsulate_one_key(dk, ct, engine=Engine.LANES).equals(secret)
-    many = kem.decapsulate_many(dks, cts)
-    assert bytes(len(dks)) == many.status
-    assert many.shared_secrets.equals(b"".join(secrets))
+        for engine in every_engine():
+            assert kem.decapsulate_one_key(dk, ct, engine=engine).equals(secret)
+    for engine in every_engine():
+        many = kem.decapsulate_many(dks, cts, engine=engine)
+        assert bytes(len(dks)) == many.status
+        assert many.shared_secrets.equals(b"".join(secrets))
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -10,7 +10,7 @@ from qflare.primitives import engine as engines
 from qflare.service.config import read_settings
 from qflare.service.key_manager import QuantumKeyManager
 
-WIDEST = "lanes" if engines.lanes_items() else "liboqs"
+WIDEST = "lanes" if engines.lanes_items() >= engines.WIDE_ITEMS_MIN else "liboqs"
 
 
 @pytest.fixture

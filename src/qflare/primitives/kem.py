@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare._native import kem as native
 from qflare._native import kem_lanes
-from qflare._native.border import check
+from qflare._native.border import check, require_count
 from qflare.primitives import engine as engines
-from qflare.primitives.engine import Engine
 from qflare.primitives.rows import as_buffer, as_rows, as_view, lent_rows, one_row
 
 if TYPE_CHECKING:
+    from qflare.primitives.engine import Engine
     from qflare.primitives.rows import Readable, RowsLike
     from qflare.secret import SecretBytes
 
@@ -151,55 +151,72 @@ def check_decapsulation_key(decapsulation_key: Readable) -> None:
     check(status[0], "ML-KEM key check")
 
 
-def generate_many(count: int) -> KemKeyPairs:
+def generate_many(count: int, *, engine: Engine | None = None) -> KemKeyPairs:
     """
     Generate *count* key pairs in one call, without the GIL.
 
+    Args:
+        count: Rows, 0 to 65,536.
+        engine: What computes, here and below; None for what the process chose, and liboqs for too few rows to gain.
+
     Raises:
         BatchError: *count* is not 0 to 65,536; nothing was allocated.
+        UsageError: *engine* is the lanes, and this machine has none.
     """
-    ek, dk, status = native.keygen_batch(count)
+    require_count(count)
+    compute = kem_lanes.keygen_batch if engines.is_for_lanes(count, engine) else native.keygen_batch
+    ek, dk, status = compute(count)
     return KemKeyPairs(ek, dk, status)
 
 
-def generate_from_seeds_many(seeds: RowsLike) -> KemKeyPairs:
+def generate_from_seeds_many(seeds: RowsLike, *, engine: Engine | None = None) -> KemKeyPairs:
     """
-    Derive a key pair from each seed of 64 bytes.
+    Derive a key pair from each seed of 64 bytes, the same from every engine.
 
     Raises:
         LengthError: *seeds* are no whole rows.
         BatchError: too many rows.
+        UsageError: *engine* is the lanes, and this machine has none.
     """
     with lent_rows(seeds, SEED_BYTES, name="seeds") as rows:
-        ek, dk, status = native.keygen_seeded_batch(rows, len(rows) // SEED_BYTES)
+        count = len(rows) // SEED_BYTES
+        compute = kem_lanes.keygen_seeded_batch if engines.is_for_lanes(count, engine) else native.keygen_seeded_batch
+        ek, dk, status = compute(rows, count)
     return KemKeyPairs(ek, dk, status)
 
 
-def encapsulate_many(encapsulation_keys: RowsLike) -> EncapsulatedMany:
+def encapsulate_many(encapsulation_keys: RowsLike, *, engine: Engine | None = None) -> EncapsulatedMany:
     """
     Encapsulate to each key; a key that fails the modulus check of section 7.2 fails alone.
 
     Raises:
         LengthError: *encapsulation_keys* are no whole rows.
         BatchError: too many rows.
+        UsageError: *engine* is the lanes, and this machine has none.
     """
     rows = as_rows(encapsulation_keys, EK_BYTES, name="encapsulation keys")
-    ct, ss, status = native.encaps_batch(rows, len(rows) // EK_BYTES)
+    count = len(rows) // EK_BYTES
+    compute = kem_lanes.encaps_batch if engines.is_for_lanes(count, engine) else native.encaps_batch
+    ct, ss, status = compute(rows, count)
     return EncapsulatedMany(ct, ss, status)
 
 
-def decapsulate_many(decapsulation_keys: RowsLike, ciphertexts: RowsLike) -> DecapsulatedMany:
+def decapsulate_many(
+    decapsulation_keys: RowsLike, ciphertexts: RowsLike, *, engine: Engine | None = None
+) -> DecapsulatedMany:
     """
     Decapsulate row by row; a key that fails the hash check of section 7.3 fails alone.
 
     Raises:
         LengthError: *decapsulation_keys* or *ciphertexts* are no whole rows.
         BatchError: too many rows, or not as many keys as ciphertexts.
+        UsageError: *engine* is the lanes, and this machine has none.
     """
     cts = as_rows(ciphertexts, CT_BYTES, name="ciphertexts")
     count = len(cts) // CT_BYTES
     with lent_rows(decapsulation_keys, DK_BYTES, name="decapsulation keys", count=count) as dks:
-        ss, status = native.decaps_batch(dks, cts, count)
+        compute = kem_lanes.decaps_batch if engines.is_for_lanes(count, engine) else native.decaps_batch
+        ss, status = compute(dks, cts, count)
     return DecapsulatedMany(ss, status)
 
 
@@ -218,14 +235,12 @@ def decapsulate_one_key(
         LengthError: the key is not 3168 bytes, or *ciphertexts* are no whole rows.
         BatchError: too many rows.
         KeyCheckError: the key fails the hash check of FIPS 203, section 7.3.
-        UsageError: *engine* is the lanes, and this processor has none.
+        UsageError: *engine* is the lanes, and this machine has none.
     """
     dk = one_row(decapsulation_key, DK_BYTES, name="decapsulation key")
     cts = as_rows(ciphertexts, CT_BYTES, name="ciphertexts")
     count = len(cts) // CT_BYTES
-    if engine is None:
-        engine = engines.engine() if count >= engines.LANES_COUNT_MIN else Engine.LIBOQS
-    if engine is Engine.LIBOQS:
+    if not engines.is_for_lanes(count, engine):
         return native.decaps_one_key(dk, cts, count)
     with kem_lanes.expand(dk) as context:
         return kem_lanes.decaps(context, cts, count)
