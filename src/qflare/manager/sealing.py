@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Final
 from qflare.errors import AuthenticationError, KeeperError
 from qflare.primitives import aead
 from qflare.primitives.random import random_bytes
+from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from qflare.secret import SecretBytes
 
 FORMAT: Final = 1
 NONCE_BYTES: Final = 12
@@ -111,6 +110,31 @@ def unseal_rows(key: SecretBytes, sealed: Sequence[bytes], places: Sequence[Plac
         except AuthenticationError:
             opened.append(None)
     return opened
+
+
+def unseal_block(
+    key: SecretBytes, sealed: Sequence[bytes], places: Sequence[Place], size: int
+) -> tuple[SecretBytes, list[bool]]:
+    """
+    Open ``sealed[i]`` of ``places[i]`` into row i of one secret: for thousands of values of one *size*.
+
+    Returns:
+        ``n × size`` bytes, owned by the caller, and which rows opened; the others are zero.
+    """
+    cipher = aead.AeadKey(key)
+    block = SecretBytes.zeros(len(sealed) * size)
+    has_opened: list[bool] = []
+    with block.view() as rows:
+        for at, (value, place) in enumerate(zip(sealed, places, strict=True)):
+            nonce, body = _split(value)
+            is_good = len(body) == size + aead.TAG_BYTES
+            if is_good:
+                try:
+                    cipher.open_into(nonce, body, place.encode(), rows[at * size : (at + 1) * size])
+                except AuthenticationError:
+                    is_good = False
+            has_opened.append(is_good)
+    return block, has_opened
 
 
 def _split(sealed: bytes) -> tuple[bytes, bytes]:

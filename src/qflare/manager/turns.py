@@ -14,9 +14,10 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qflare.manager.chains import CHAIN_KEY_BYTES, unseal_chains
+from qflare.manager.chains import CHAIN_KEY_BYTES, chain_place
 from qflare.manager.deadline import Deadline
 from qflare.manager.pages import seal_owners, unseal_page
+from qflare.manager.sealing import unseal_block
 from qflare.model.turn import TurnedRange, TurnStage
 from qflare.primitives.kdf import chain_step_many
 from qflare.secret import SecretBytes
@@ -103,7 +104,7 @@ def step_range(ring: Ring, bucket: int, found: TurnRange, *, page_max: int) -> T
         page_max: Most chain keys of a page.
     """
     with ExitStack() as opened:
-        rows = _open_range(ring, found, opened)
+        rows = _open_range(ring, bucket, found, opened)
         for owner in found.turned:
             rows.pop(owner, None)
         if not rows:
@@ -117,23 +118,31 @@ def step_range(ring: Ring, bucket: int, found: TurnRange, *, page_max: int) -> T
             return seal_owners(ring, bucket, owners, keys, page_max=page_max)
 
 
-def _open_range(ring: Ring, found: TurnRange, opened: ExitStack) -> dict[ChainOwner, memoryview]:
+def _open_range(ring: Ring, bucket: int, found: TurnRange, opened: ExitStack) -> dict[ChainOwner, memoryview]:
     """Open what a range holds; *opened* wipes it. A key that stands twice is the same one, and is taken once."""
     rows: dict[ChainOwner, memoryview] = {}
     lost = 0
-    for chain, key in zip(found.chains, unseal_chains(ring, found.chains), strict=True):
-        if key is None:
-            lost += 1
-            continue
-        opened.callback(key.wipe)
-        rows[chain.tenant_id, chain.sid, chain.epoch] = key.view()
-    for page, places in found.pages:
-        keys = unseal_page(ring, page)
-        if keys is None:
-            lost += len(places)
-            continue
+    if found.chains:
+        keys, has_opened = unseal_block(
+            ring.kek(bucket - 1),
+            [chain.sealed_chain_key for chain in found.chains],
+            [chain_place(chain.tenant_id, chain.sid, bucket - 1) for chain in found.chains],
+            CHAIN_KEY_BYTES,
+        )
         opened.callback(keys.wipe)
         view = keys.view()
+        lost += has_opened.count(False)
+        for place, chain in enumerate(found.chains):
+            if has_opened[place]:
+                row = view[place * CHAIN_KEY_BYTES : (place + 1) * CHAIN_KEY_BYTES]
+                rows[chain.tenant_id, chain.sid, chain.epoch] = row
+    for page, places in found.pages:
+        page_keys = unseal_page(ring, page)
+        if page_keys is None:
+            lost += len(places)
+            continue
+        opened.callback(page_keys.wipe)
+        view = page_keys.view()
         for place in places:
             row = view[place * CHAIN_KEY_BYTES : (place + 1) * CHAIN_KEY_BYTES]
             rows.setdefault((page.tenant_id, page.sids[place], page.epochs[place]), row)
