@@ -17,6 +17,7 @@ def pytest_addoption(parser) -> None:
     """Add the options of the suite."""
     group = parser.getgroup("qflare")
     group.addoption("--quick", action="store_true", help="few, short rounds: shows that everything runs")
+    group.addoption("--million", action="store_true", help="turn a million live sessions, not 100,000 (5 minutes more)")
     group.addoption("--gigabyte", action="store_true", help="seal and open 1 GB too (needs 4 GB of memory)")
 
 
@@ -28,6 +29,7 @@ ORDER = (
     "test_kdf",
     "test_sealing",
     "test_database",
+    "test_turn",
     "test_handshakes",
     "test_audit",
     "test_footprint",

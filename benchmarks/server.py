@@ -16,7 +16,7 @@ import asyncpg
 import uvloop
 from raw import FOLDER
 
-from qflare.clock import SystemClock
+from qflare.clock import Clock, SystemClock
 from qflare.errors import QflareError
 from qflare.manager.settings import ManagerSettings
 from qflare.protocol.announcement import Announcement, verify_announcement
@@ -48,12 +48,14 @@ class Cost:
 class Server:
     """The manager under measurement; synchronous on the outside, on uvloop inside, as the workers are."""
 
-    def __init__(self, *, devices: int) -> None:
-        """Open PostgreSQL and the manager, and register the fleet."""
+    def __init__(self, *, devices: int, clock: Clock | None = None, **changes: int) -> None:
+        """Open PostgreSQL and the manager, by a *clock* and with *changes* of its settings, and register the fleet."""
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         FOLDER.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix="data-", dir=FOLDER))
         self._stack = AsyncExitStack()
+        self._clock = clock
+        self._changes = changes
         self.run(self._open(devices))
 
     def run(self, work: Coroutine):
@@ -103,9 +105,10 @@ class Server:
         now_s = SystemClock().now_s()
         # Both ends of a width never come within the same hour: their distance is checked, not hoped for.
         width_s = max(BUCKET_WIDTHS_S, key=lambda width_s: width_s - now_s % width_s)
-        settings = ManagerSettings(bucket_width_s=width_s)
+        settings = ManagerSettings(bucket_width_s=width_s, **self._changes)
+        self.width_s = width_s
         self.manager = await self._stack.enter_async_context(
-            QuantumKeyManager(self.dsn, data_dir=self._folder, config=settings)
+            QuantumKeyManager(self.dsn, data_dir=self._folder, config=settings, clock=self._clock)
         )
         self.admin = await asyncpg.connect(self.dsn)
         self._stack.push_async_callback(self.admin.close)
