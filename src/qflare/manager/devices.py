@@ -32,7 +32,7 @@ from qflare.protocol.leaf import JsonValue, new_event
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from qflare.clock import Clock
     from qflare.manager.offload import Offload
@@ -153,6 +153,8 @@ class Devices:
         self._capacity = settings.devices_cached_max
         self._age_ns = settings.device_cached_s * _NS
         self._cached: OrderedDict[tuple[TenantId, DeviceRef], tuple[Device, int]] = OrderedDict()
+        self.listeners: list[Callable[[TenantId, DeviceRef], None]] = []
+        """Called when a device's keys or state have changed here: whoever holds something made for them wipes it."""
 
     # --- what handshakes ask ----------------------------------------------------------------------
 
@@ -214,6 +216,8 @@ class Devices:
     def forget(self, tenant_id: TenantId, ref: DeviceRef) -> None:
         """Drop a remembered row: it changed here."""
         self._cached.pop((tenant_id, ref), None)
+        for listener in self.listeners:
+            listener(tenant_id, ref)
 
     def forget_all(self) -> None:
         """Drop every remembered row."""

@@ -12,7 +12,7 @@ import logging
 import secrets
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from qflare.manager.deadline import Deadline
 from qflare.model.event import EventSeverity, SecurityEventType
@@ -20,6 +20,8 @@ from qflare.model.ids import DEFAULT_TENANT
 from qflare.protocol.leaf import new_event
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qflare.clock import Clock
     from qflare.manager.background import Background
     from qflare.manager.buckets import Buckets
@@ -53,6 +55,13 @@ class CleanupReport:
     sessions_expired: int
 
 
+class MadeAhead(Protocol):
+    """A reserve, as far as maintenance is concerned."""
+
+    def discard_old(self) -> None:
+        """Wipe what is too old."""
+
+
 class Maintenance:
     """The worker's own loop, and the same steps for callers who want them now."""
 
@@ -67,6 +76,7 @@ class Maintenance:
         log: Log,
         policies: Policies,
         uses: Uses,
+        made_ahead: Sequence[MadeAhead],
         offload: Offload,
         clock: Clock,
         settings: ManagerSettings,
@@ -81,6 +91,7 @@ class Maintenance:
         self._log = log
         self._policies = policies
         self._uses = uses
+        self._made_ahead = made_ahead
         self._offload = offload
         self._clock = clock
         self._settings = settings
@@ -107,6 +118,8 @@ class Maintenance:
 
     async def step(self) -> int:
         """Look at the clock, do what is due, and return the server's bucket."""
+        for reserve in self._made_ahead:
+            reserve.discard_old()
         bucket = await self._buckets.refresh()
         await self._buckets.follow()
         async with self._turning:

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
     from qflare.manager.buckets import Buckets
     from qflare.manager.devices import Devices
+    from qflare.manager.encapsulations import Encapsulations
     from qflare.manager.offload import Offload
     from qflare.manager.refusals import Refusals
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId
+    from qflare.protocol.bucket import BucketKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Offers:
         devices: Devices,
         refusals: Refusals,
         offload: Offload,
+        encapsulations: Encapsulations,
         settings: ManagerSettings,
     ) -> None:
         """Draw the key of which nobody keeps the private half."""
@@ -69,6 +72,7 @@ class Offers:
         self._devices = devices
         self._refusals = refusals
         self._offload = offload
+        self._encapsulations = encapsulations
         self._lifetime = settings.lifetime
         self._width_s = settings.bucket_width_s
         pair = kem.generate()
@@ -89,8 +93,11 @@ class Offers:
             targets = [self._target(request, row) for request, row in zip(batch, rows, strict=True)]
             places = [place for place, target in enumerate(targets) if isinstance(target, OfferTarget)]
             good = [target for target in targets if isinstance(target, OfferTarget)]
+            ahead = [
+                self._encapsulations.take(target.tenant_id, target.ref, target.encapsulation_key) for target in good
+            ]
             made = await self._offload.run(
-                partial(make_offers, good, ring.keyring[ring.current], lifetime=self._lifetime)
+                partial(_make, good, ahead, ring.keyring[ring.current], lifetime=self._lifetime)
             )
             results: list[MadeOffer | QflareError] = [
                 KeyNotFoundError("no offer was made") if isinstance(target, OfferTarget) else target
@@ -127,3 +134,15 @@ class Offers:
                 "with a hello (answer_hello)"
             )
         return OfferTarget(request.tenant_id, request.ref, device.key_version, device.encapsulation_key)
+
+
+def _make(
+    targets: Sequence[OfferTarget], ahead: Sequence[kem.Encapsulated | None], keys: BucketKeys, *, lifetime: int
+) -> list[Offer | Refusal]:
+    """Make offers, and wipe what was made ahead of them: it has served."""
+    try:
+        return make_offers(targets, keys, lifetime=lifetime, made_ahead=ahead if any(ahead) else None)
+    finally:
+        for made in ahead:
+            if made is not None:
+                made.shared_secret.wipe()

@@ -29,6 +29,11 @@ class Offload:
         self._jobs_max = jobs_max
         self._jobs = 0
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job runs or waits: what can be done later may be done now."""
+        return self._jobs == 0
+
     async def run(self, work: Callable[[], T], *, wipe: Callable[[T], None] | None = None) -> T:
         """
         Run *work* in a thread and return its result.

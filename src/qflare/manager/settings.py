@@ -57,6 +57,14 @@ class ManagerSettings:
     """Records one session carries, both ways; then a new handshake is asked for (R9)."""
     session_bytes_max: int = 2**44
     """Bytes of sealed records one session carries, the same way."""
+    reserve_keys_low: int = 0
+    """Device key pairs made ahead below which the reserve is filled again."""
+    reserve_keys_high: int = 0
+    """Device key pairs up to which it is filled while nothing else runs; 0 keeps none."""
+    reserve_offers_max: int = 4096
+    """Most encapsulations made ahead for the devices of the next round, about 2 KB each."""
+    reserve_max_age_s: int = 3600
+    """Age at which what was made ahead is wiped unused."""
     turn_page: int = 1024
     """Most chain keys of a page that a bucket turn seals; below 16 each is a row of its own."""
     change_poll_s: float = 0.5
@@ -98,6 +106,10 @@ class ManagerSettings:
             ("sessions_cached_max", 1, 10_000_000),
             ("session_records_max", 1, 2**32),
             ("session_bytes_max", 64, 2**44),
+            ("reserve_keys_low", 0, 65_536),
+            ("reserve_keys_high", 0, 65_536),
+            ("reserve_offers_max", 0, 1_000_000),
+            ("reserve_max_age_s", 1, 86_400),
             ("turn_page", 1, 4096),
             ("refusal_events_per_minute", 0, 100_000),
             ("certificate_years", 1, 100),
@@ -113,6 +125,8 @@ class ManagerSettings:
                 raise ConfigError(f"setting {name} must be above 0 and at most 3600 seconds, got {seconds!r}")
         if self.pool_size_min > self.pool_size_max:
             raise ConfigError("setting pool_size_min must not be above pool_size_max")
+        if self.reserve_keys_low > self.reserve_keys_high:
+            raise ConfigError("setting reserve_keys_low must not be above reserve_keys_high")
         origin = self.log_origin
         if origin is not None and not (
             0 < len(origin.encode()) <= _ORIGIN_BYTES_MAX

@@ -26,11 +26,10 @@ from qflare.protocol.credential import require_size
 from qflare.protocol.hello import require_terms
 from qflare.protocol.schedule import derive_ck2
 from qflare.protocol.ticket import OpenedTickets, TicketTerms, offer_expiry_s, open_tickets, seal_tickets
+from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from qflare.secret import SecretBytes
 
 _OFFER_HEAD: Final = struct.Struct(">BBHQQHI")
 _TARGET: Final = struct.Struct(">16s32sI")
@@ -103,6 +102,7 @@ def make_offers(
     *,
     lifetime: int = wire.LIFETIME_MAX,
     policy: int = wire.POLICY_KNOWN,
+    made_ahead: Sequence[kem.Encapsulated | None] | None = None,
 ) -> list[Offer | Refusal]:
     """
     Make an OFFER for each device.
@@ -112,11 +112,13 @@ def make_offers(
         bucket_keys: The server's current bucket: b, start and the ticket's key are its.
         lifetime: Buckets the sessions live, 1 to 288.
         policy: Flags; none is defined.
+        made_ahead: For each device an encapsulation to its key that serves no other offer, or None; stay the caller's.
 
     Returns:
         One offer a device, or `Refusal.ENCAPSULATION_KEY` where a key fails FIPS 203, section 7.2.
 
     Raises:
+        BatchError: *made_ahead* has another number of items than *devices*.
         EntropyError: the random source failed; nothing was offered.
         KeyNotFoundError: the bucket's keys were destroyed.
         LengthError: a tenant_id, ref or encapsulation key has the wrong size.
@@ -137,7 +139,7 @@ def make_offers(
     count = len(targets)
     bucket = bucket_keys.bucket
     ek_rows = b"".join([target.encapsulation_key for target in targets])
-    encapsulated = kem.encapsulate_many(ek_rows)
+    encapsulated = kem.encapsulate_many(ek_rows) if made_ahead is None else _encapsulated(targets, made_ahead)
     with encapsulated.shared_secrets as ss_d:
         sids = split_rows(random_bytes(count * wire.SID_BYTES), wire.SID_BYTES)
         head = _OFFER_HEAD.pack(wire.TYPE_OFFER, wire.VERSION, wire.SUITE, bucket, bucket, lifetime, policy)
@@ -169,6 +171,29 @@ def make_offers(
         if status != 0:
             offers[row] = encapsulation_refusal(targets[row].encapsulation_key)
     return offers
+
+
+def _encapsulated(
+    targets: Sequence[OfferTarget], made_ahead: Sequence[kem.Encapsulated | None]
+) -> kem.EncapsulatedMany:
+    """Put together what was made ahead and what is made now, row by row."""
+    require_same_count("made_ahead", len(made_ahead), len(targets))
+    missing = [row for row, made in enumerate(made_ahead) if made is None]
+    fresh = kem.encapsulate_many(b"".join([targets[row].encapsulation_key for row in missing]))
+    ciphertexts, status = bytearray(len(targets) * kem.CT_BYTES), bytearray(len(targets))
+    secrets = SecretBytes.zeros(len(targets) * kem.SS_BYTES)
+    with fresh.shared_secrets as fresh_secrets:
+        for number, row in enumerate(missing):
+            at, source = row * kem.CT_BYTES, number * kem.CT_BYTES
+            ciphertexts[at : at + kem.CT_BYTES] = fresh.ciphertexts[source : source + kem.CT_BYTES]
+            secrets.row(row, kem.SS_BYTES)[:] = fresh_secrets.row(number, kem.SS_BYTES)
+            status[row] = fresh.status[number]
+    for row, made in enumerate(made_ahead):
+        if made is not None:
+            ciphertexts[row * kem.CT_BYTES : (row + 1) * kem.CT_BYTES] = made.ciphertext
+            with made.shared_secret.view() as secret:
+                secrets.row(row, kem.SS_BYTES)[:] = secret
+    return kem.EncapsulatedMany(ciphertexts, secrets, bytes(status))
 
 
 def open_answers(messages: Sequence[bytes], keyring: Keyring, *, now_s: int) -> OpenedAnswers:

@@ -21,6 +21,7 @@ from qflare.manager.certificates import Certificates
 from qflare.manager.changes import Changes
 from qflare.manager.deadline import Deadline
 from qflare.manager.devices import Devices
+from qflare.manager.encapsulations import Encapsulations
 from qflare.manager.enrolments import Enrolments
 from qflare.manager.handshakes import Handshakes
 from qflare.manager.identity import Identity, open_identity
@@ -33,6 +34,7 @@ from qflare.manager.policies import Policies
 from qflare.manager.records import Records
 from qflare.manager.refusals import Refusals
 from qflare.manager.registrations import Registrations
+from qflare.manager.reserve import Reserve
 from qflare.manager.rotations import Rotations
 from qflare.manager.sessions import Sessions
 from qflare.manager.turns import Turns
@@ -99,6 +101,8 @@ class Engine:
     records: Records
     rotations: Rotations
     policies: Policies
+    reserve: Reserve
+    encapsulations: Encapsulations
     maintenance: Maintenance
     changes: Changes
 
@@ -188,7 +192,19 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             server_id=server_id,
             settings=settings,
         )
-        offers = Offers(buckets=buckets, devices=devices, refusals=refusals, offload=offload, settings=settings)
+        reserve = Reserve(offload=offload, clock=clock, settings=settings)
+        stack.callback(reserve.close)
+        encapsulations = Encapsulations(offload=offload, clock=clock, settings=settings)
+        stack.callback(encapsulations.close)
+        devices.listeners.append(encapsulations.forget)
+        offers = Offers(
+            buckets=buckets,
+            devices=devices,
+            refusals=refusals,
+            offload=offload,
+            encapsulations=encapsulations,
+            settings=settings,
+        )
         enrolments = Enrolments(
             store=store,
             buckets=buckets,
@@ -229,13 +245,14 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             log=foundation.log,
             policies=policies,
             uses=uses,
+            made_ahead=(reserve, encapsulations),
             offload=offload,
             clock=clock,
             settings=settings,
         )
         loop_task = foundation.background.start(maintenance.run(foundation.background), name="maintenance")
         stack.push_async_callback(_stop, loop_task)
-        for name, work in (("polling", changes.poll_on), ("listener", changes.listen)):
+        for name, work in (("polling", changes.poll_on), ("listener", changes.listen), ("reserve", reserve.run)):
             task = foundation.background.start(work(foundation.background), name=name)
             stack.push_async_callback(_stop, task)
         # What was accepted is finished before anything under it goes.
@@ -263,6 +280,8 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             records=records,
             rotations=rotations,
             policies=policies,
+            reserve=reserve,
+            encapsulations=encapsulations,
             maintenance=maintenance,
             changes=changes,
         )

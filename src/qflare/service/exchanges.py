@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qflare.clock import utc
 from qflare.errors import LengthError, QflareError, RefusedError, UsageError
@@ -10,6 +10,7 @@ from qflare.manager.algorithm import KEM_STANDARD
 from qflare.manager.handshakes import Confirmed, Finish
 from qflare.manager.offers import MadeOffer, OfferRequest
 from qflare.manager.records import OpenedRecord, SealedRecord
+from qflare.model.device import KeyState
 from qflare.model.ids import ID_BYTES, REF_BYTES, DeviceId, DeviceRef, SessionId, TenantId
 from qflare.model.refusal import Refusal
 from qflare.primitives import kem
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qflare.service.assembly import Engine
+
+
+_PREPARED_AT_ONCE: Final = 1024
+"""Devices read in one statement."""
 
 
 class Exchanges(TenantView):
@@ -82,6 +87,35 @@ class Exchanges(TenantView):
         return tuple(
             _exchange(offer, request.device_id) if isinstance(offer, MadeOffer) and request.device_id else _error(offer)
             for offer, request in zip(made, requests, strict=True)
+        )
+
+    async def prepare_offers(self, device_ids: Sequence[str]) -> int:
+        """
+        Encapsulate ahead for devices, such as those of the next round, so that their offers cost no KEM (O1).
+
+        Each serves one offer; rotation and revocation void it, and it is wiped unused after `reserve_max_age_s`.
+
+        Args:
+            device_ids: Registered devices; beyond `reserve_offers_max` of them the rest is left out.
+
+        Returns:
+            How many of them have one now; devices that are not active get none.
+
+        Raises:
+            KeyNotFoundError: names the first that is not registered.
+        """
+        if isinstance(device_ids, str | bytes):
+            raise UsageError("pass a list of device ids, not one of them")
+        names = [require_name(device_id) for device_id in device_ids]
+        engine = await self._engine()
+        devices = [
+            device
+            for at in range(0, len(names), _PREPARED_AT_ONCE)
+            for device in await engine.devices.get_many(self.tenant, names[at : at + _PREPARED_AT_ONCE])
+        ]
+        return await engine.encapsulations.prepare(
+            self.tenant,
+            [(device.ref, device.encapsulation_key) for device in devices if device.state is KeyState.ACTIVE],
         )
 
     async def offer_for(self, ref: DeviceRef | bytes, *, tenant_id: TenantId | None = None) -> bytes:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from qflare.clock import Clock
     from qflare.manager.maintenance import CleanupReport
+    from qflare.manager.reserve import ReserveStatistics
     from qflare.model.ports import Keeper
     from qflare.model.refusal import Refusal
     from qflare.model.statistics import KeyStatistics
@@ -172,6 +173,11 @@ class QuantumKeyManager(Roster, PolicyCalls, Exchanges, SessionCalls, IdentityCa
         bucket = await engine.buckets.refresh()
         foundation = engine.foundation
         return await foundation.deadline.of(foundation.store.count_keys(self._tenant, bucket=bucket))
+
+    async def reserve_statistics(self) -> dict[str, ReserveStatistics]:
+        """Return what was made ahead by this worker: "keys" of devices, and "offers" of the next round."""
+        engine = await self._engine()
+        return {"keys": engine.reserve.statistics, "offers": engine.encapsulations.statistics}
 
     async def turn(self) -> int:
         """Look at the clock now, do what a new bucket asks for, and return the server's bucket."""

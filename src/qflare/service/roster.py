@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import IllegalTransitionError, LengthError, QflareError, UsageError
@@ -62,7 +61,7 @@ class Roster(TenantView):
         names = _names(device_ids)
         engine = await self._engine()
         foundation = engine.foundation
-        made = await foundation.offload.run(partial(DeviceKeys.generate_many, len(names)), wipe=_wipe_keys)
+        made = await engine.reserve.take(len(names))
         try:
             registered = await engine.registrations.queue.submit_many(
                 [
@@ -134,8 +133,7 @@ class Roster(TenantView):
         names = _names(device_ids)
         engine = await self._engine()
         devices = await engine.devices.get_many(self.tenant, names)
-        foundation = engine.foundation
-        made = await foundation.offload.run(partial(DeviceKeys.generate_many, len(names)), wipe=_wipe_keys)
+        made = await engine.reserve.take(len(names))
         results: list[DeviceKeypair | QflareError] = []
         try:
             for device, keys in zip(devices, made, strict=True):

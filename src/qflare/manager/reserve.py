@@ -1,0 +1,205 @@
+"""
+Key pairs made ahead, so that whoever needs them does not wait for their making.
+
+The reserve is filled in the background while no other batch runs, from its low water mark up to its high one.  It lives
+in memory alone, is wiped when it grows old, at closing, and in a child process after a fork; what was taken is the
+taker's and never comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import weakref
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
+
+from qflare.errors import QflareError
+from qflare.protocol.device_keys import DeviceKeys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.clock import Clock
+    from qflare.manager.background import Background
+    from qflare.manager.offload import Offload
+    from qflare.manager.settings import ManagerSettings
+
+_log = logging.getLogger("qflare.manager")
+
+CHUNK: Final = 16
+"""Pairs made in one job, about 2 ms: whoever comes meanwhile waits no longer."""
+_BUSY_PAUSE_S: Final = 0.01
+_FAILURE_PAUSE_S: Final = 5.0
+_NS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReserveStatistics:
+    """What a reserve did since the manager was opened."""
+
+    ready: int
+    """In the reserve now."""
+    made: int
+    taken: int
+    missed: int
+    """Asked for and not there: they were made while the caller waited."""
+    discarded: int
+    """Wiped unused: too old, bound to keys that are not current any more, or at closing."""
+
+
+class _Forkable(Protocol):
+    def close(self) -> None:
+        """Wipe everything, and hold nothing from then on."""
+
+
+class _Forks:
+    """Closes, in a child process, what only its parent may use."""
+
+    def __init__(self) -> None:
+        self._owned: weakref.WeakSet[_Forkable] = weakref.WeakSet()
+        self._is_registered = False
+
+    def add(self, owned: _Forkable) -> None:
+        if not self._is_registered:
+            # Once a process: a hook cannot be taken back.
+            self._is_registered = True
+            os.register_at_fork(after_in_child=self._close)
+        self._owned.add(owned)
+
+    def _close(self) -> None:
+        for owned in list(self._owned):
+            owned.close()
+
+
+_forks = _Forks()
+
+
+def close_after_fork(owned: _Forkable) -> None:
+    """Have *owned* closed in every child process that is forked from this one; the parent's stays as it is."""
+    _forks.add(owned)
+
+
+class Reserve:
+    """Both key pairs of devices to come: what `generate_device_keypair` and `rotate_device_keys` take."""
+
+    def __init__(self, *, offload: Offload, clock: Clock, settings: ManagerSettings) -> None:
+        """Hold nothing yet; `run` fills it."""
+        self._offload = offload
+        self._clock = clock
+        self._low = settings.reserve_keys_low
+        self._high = settings.reserve_keys_high
+        self._age_ns = settings.reserve_max_age_s * _NS
+        self._ready: deque[tuple[int, DeviceKeys]] = deque()
+        """Oldest first, with the monotonic nanoseconds of their making."""
+        self._is_low = asyncio.Event()
+        self._is_closed = False
+        self._made = self._taken = self._missed = self._discarded = 0
+        close_after_fork(self)
+
+    def __len__(self) -> int:
+        """Return how many pairs are ready."""
+        return len(self._ready)
+
+    def __repr__(self) -> str:
+        """Say how much there is, no secret."""
+        return f"<Reserve of {len(self._ready)} key pairs>"
+
+    @property
+    def statistics(self) -> ReserveStatistics:
+        """What it did since it was made."""
+        return ReserveStatistics(
+            ready=len(self._ready),
+            made=self._made,
+            taken=self._taken,
+            missed=self._missed,
+            discarded=self._discarded,
+        )
+
+    async def take(self, count: int) -> list[DeviceKeys]:
+        """
+        Return *count* pairs that nobody else has or gets; the caller wipes them.
+
+        What the reserve does not have is made now.  A caller that is cancelled loses what it took: that is wiped.
+        """
+        taken = self._take(count)
+        missing = count - len(taken)
+        if not missing:
+            return taken
+        self._missed += missing
+        try:
+            return taken + await self._offload.run(partial(DeviceKeys.generate_many, missing), wipe=_wipe)
+        except BaseException:
+            _wipe(taken)
+            raise
+
+    def _take(self, count: int) -> list[DeviceKeys]:
+        self.discard_old()
+        taken = [self._ready.popleft()[1] for _ in range(min(count, len(self._ready)))]
+        self._taken += len(taken)
+        if len(self._ready) < self._low:
+            self._is_low.set()
+        return taken
+
+    def discard_old(self) -> None:
+        """Wipe what is older than the settings' age; the maintenance step does it too, every few seconds."""
+        oldest_ns = self._clock.monotonic_ns() - self._age_ns
+        while self._ready and self._ready[0][0] <= oldest_ns:
+            self._ready.popleft()[1].wipe()
+            self._discarded += 1
+        if len(self._ready) < self._low:
+            self._is_low.set()
+
+    async def run(self, background: Background) -> None:
+        """Fill the reserve whenever it is low and no other batch runs, until the manager closes."""
+        if not self._high:
+            return
+        self._is_low.set()
+        while not background.stop.is_set() and not self._is_closed:
+            self.discard_old()
+            if not self._is_low.is_set():
+                await background.pause_until(self._is_low)
+            elif not self._offload.is_idle:
+                await background.pause(_BUSY_PAUSE_S)
+            else:
+                try:
+                    await self._make_chunk()
+                except QflareError as failure:
+                    _log.warning("the reserve was not filled (%s)", type(failure).__name__)
+                    await background.pause(_FAILURE_PAUSE_S)
+
+    async def fill(self) -> None:
+        """Fill the reserve up to its high mark now, whatever else runs."""
+        while len(self._ready) < self._high and not self._is_closed:
+            await self._make_chunk()
+
+    async def _make_chunk(self) -> None:
+        count = min(CHUNK, self._high - len(self._ready))
+        if count <= 0:
+            self._is_low.clear()
+            return
+        self._add(await self._offload.run(partial(DeviceKeys.generate_many, count), wipe=_wipe))
+
+    def _add(self, made: Sequence[DeviceKeys]) -> None:
+        self._made += len(made)
+        if self._is_closed:
+            self._discarded += len(made)
+            _wipe(made)
+            return
+        now_ns = self._clock.monotonic_ns()
+        self._ready.extend((now_ns, keys) for keys in made)
+
+    def close(self) -> None:
+        """Wipe everything, and hold nothing from then on. Safe to call twice."""
+        self._is_closed = True
+        while self._ready:
+            self._ready.popleft()[1].wipe()
+            self._discarded += 1
+
+
+def _wipe(made: Sequence[DeviceKeys]) -> None:
+    for keys in made:
+        keys.wipe()
