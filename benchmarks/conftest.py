@@ -31,6 +31,7 @@ ORDER = (
     "test_database",
     "test_turn",
     "test_handshakes",
+    "test_reserve",
     "test_audit",
     "test_footprint",
 )

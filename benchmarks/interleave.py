@@ -103,6 +103,12 @@ class Bench:
         self._benchmark.pedantic(one, rounds=rounds or self.rounds, iterations=1, warmup_rounds=0)
         return Rounds(measured, reference)
 
+    def warm_up(self, make: Callable[[], tuple[float, float]]) -> None:
+        """Run rounds that count for nothing, for as long as the figures' warm-up is."""
+        end = time.perf_counter() + self.warm_up_s
+        while time.perf_counter() < end:
+            make()
+
     def once(self, call: Callable[[], None]) -> None:
         """Run what measures something else than time."""
         self._benchmark.pedantic(call, rounds=1, iterations=1, warmup_rounds=0)

@@ -7,7 +7,6 @@ import time
 
 import pytest
 from inputs import CONTEXT, MESSAGE_BYTES, kem_rows, sig_rows
-from interleave import Bench
 from server import Cost, Server, good
 
 from qflare.service.bench.spread import spread_of
@@ -61,7 +60,7 @@ def test_cpu(bench, raw, server, form, count):
         postgres.append((first.postgres_s + second.postgres_s) / count)
         return worker[-1] + postgres[-1], (before + raw_s(raw, form)) / 2
 
-    _warm_up(bench, one_round)
+    bench.warm_up(one_round)
     del worker[:], postgres[:]
     rounds = bench.rounds_of(one_round)
     share = f"worker {spread_of(worker).median * 1e6:,.0f} µs, PostgreSQL {spread_of(postgres).median * 1e6:,.0f} µs"
@@ -121,9 +120,3 @@ def test_latency(bench, server):
     milliseconds = [value * 1e3 for value in results]
     bench.at_most("M3 to M4 at 100/s, median", [milliseconds[len(milliseconds) // 2]], "ms", 4)
     bench.at_most("M3 to M4 at 100/s, 99th percentile", [milliseconds[len(milliseconds) * 99 // 100]], "ms", 20)
-
-
-def _warm_up(bench: Bench, one_round) -> None:
-    end = time.perf_counter() + bench.warm_up_s
-    while time.perf_counter() < end:
-        one_round()
