@@ -53,3 +53,23 @@ SELECT qflare.empty_session_slots() AS slots;
 -- $1 tenant_id uuid, $2 sid uuid, $3 epoch bigint, $4 body hash bytea, $5 first bucket of the new chain bigint,
 -- $6 buckets bigint[], $7 epochs bigint[], $8 sealed chain keys bytea[], $9 to $14 events
 SELECT qflare.rekey_session($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS result;
+
+-- name: list_session_ids :many
+-- A page of a tenant's sessions in order of id; inside its transaction.
+-- $1 tenant_id uuid, $2 after uuid, $3 limit bigint
+SELECT s.sid
+  FROM qflare.session AS s
+ WHERE s.tenant_id = $1
+   AND s.sid > $2
+ ORDER BY s.sid
+ LIMIT $3;
+
+-- name: list_live_session_ids :many
+-- A device's live sessions; inside its tenant's transaction.
+-- $1 tenant_id uuid, $2 ref bytea, $3 limit bigint
+SELECT s.sid
+  FROM qflare.session AS s
+ WHERE s.tenant_id = $1
+   AND s.ref = $2
+   AND s.state = 'live'
+ LIMIT $3;

@@ -18,3 +18,28 @@ SELECT t.token_id, t.device_id, t.secret_hash, t.expires_at, t.used_at, t.used_k
 -- $10 KEM key states text[], $11 to $16 events, $17 now timestamptz
 SELECT r.results, r.key_versions, r.first_index, r.old_frontier
   FROM qflare.enrol_devices($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) AS r;
+
+-- name: list_tokens :many
+-- A page of a tenant's tokens in order of id, without what opens them; inside its transaction.
+-- $1 tenant_id uuid, $2 after uuid, $3 limit bigint
+SELECT t.token_id, t.device_id, t.created_at, t.expires_at, t.state_reason, t.state_changed_at,
+       CASE WHEN t.state = 'active' AND t.expires_at <= clock_timestamp() THEN 'expired' ELSE t.state END AS state
+  FROM qflare.enrolment_token AS t
+ WHERE t.tenant_id = $1
+   AND t.token_id > $2
+ ORDER BY t.token_id
+ LIMIT $3;
+
+-- name: get_token :one
+-- One token as list_tokens has it; inside its tenant's transaction.
+-- $1 tenant_id uuid, $2 token_id uuid
+SELECT t.token_id, t.device_id, t.created_at, t.expires_at, t.state_reason, t.state_changed_at,
+       CASE WHEN t.state = 'active' AND t.expires_at <= clock_timestamp() THEN 'expired' ELSE t.state END AS state
+  FROM qflare.enrolment_token AS t
+ WHERE t.tenant_id = $1
+   AND t.token_id = $2;
+
+-- name: revoke_token :one
+-- Take a token back before it is used, with its event; false if there is no such token.
+-- $1 tenant_id uuid, $2 token_id uuid, $3 reason text, $4 to $9 events
+SELECT qflare.revoke_token($1, $2, $3, $4, $5, $6, $7, $8, $9) AS is_known;

@@ -3,10 +3,11 @@ import asyncio
 import pytest
 
 from manager_world import Edge, TurnedClock, managers, settle
-from qflare.errors import AlreadyExistsError, RefusedError, UsageError
+from qflare.errors import AlreadyExistsError, IllegalTransitionError, KeyNotFoundError, RefusedError, UsageError
 from qflare.model.device import KeyState
 from qflare.model.event import SecurityEventType
 from qflare.model.refusal import Refusal
+from qflare.model.token import TokenState
 from qflare.protocol.announcement import verify_announcement
 from qflare.protocol.device_keys import DeviceKeys
 from qflare.protocol.enrolment_device import accept_enrolled, start_enrolment
@@ -50,6 +51,29 @@ async def test_token_lets_one_device_in(database_dsn, tmp_path):
             pending = await edge.answer(manager, await manager.offer_for(edge.device.ref))
             edge.accept(pending, (await manager.confirm(pending.message)).confirmation)
             assert KeyState.ACTIVE is (await manager.find_device("edge-1")).kem_state
+
+
+async def test_revoked_token_lets_nobody_in(database_dsn, tmp_path):
+    """A token that was taken back is refused as an unknown one is; used or taken back it is not taken back again."""
+    async with managers(database_dsn, tmp_path) as (manager,):
+        text = await manager.issue_enrolment_token("edge-1")
+        (token,) = await manager.list_enrolment_tokens()
+        revoked = await manager.revoke_enrolment_token(token.token_id, reason="astray")
+        assert (TokenState.REVOKED, "astray") == (revoked.state, revoked.reason)
+        with DeviceKeys.generate() as keys:
+            pending = await enrol(manager, text, "edge-1", keys)
+            assert Refusal.TOKEN == await refusal_of(manager.answer_enrolment(pending.message))
+        with pytest.raises(IllegalTransitionError, match="used or revoked"):
+            await manager.revoke_enrolment_token(token.token_id, reason="again")
+        with pytest.raises(KeyNotFoundError):
+            await manager.revoke_enrolment_token(bytes(16), reason="none")
+        text = await manager.issue_enrolment_token("edge-2")
+        with DeviceKeys.generate() as keys:
+            await manager.answer_enrolment((await enrol(manager, text, "edge-2", keys)).message)
+        (used,) = [each for each in await manager.list_enrolment_tokens() if each.device_id == "edge-2"]
+        assert TokenState.USED is used.state
+        with pytest.raises(IllegalTransitionError, match="revoke_device"):
+            await manager.revoke_enrolment_token(used.token_id, reason="late")
 
 
 async def test_same_enrolment_again_is_answered_afresh_and_another_is_refused(database_dsn, tmp_path):

@@ -6,7 +6,25 @@ from typing import Annotated
 
 import typer
 
-from qflare.cli import audit, bench, demo, devices, doctor, enrol, identity, migrate, policy, serve, tokens
+from qflare.cli import (
+    audit,
+    bench,
+    completion,
+    demo,
+    devices,
+    doctor,
+    enrol,
+    identity,
+    issued,
+    keys,
+    migrate,
+    policy,
+    roster,
+    serve,
+    sessions,
+    tenants,
+    tokens,
+)
 
 app = typer.Typer(
     name="qflare",
@@ -40,6 +58,11 @@ def _root(
 app.command("serve")(serve.serve)
 app.command("enrol")(enrol.enrol)
 app.add_typer(tokens.app)
+app.add_typer(issued.app)
+app.add_typer(roster.app)
+app.add_typer(sessions.app)
+app.add_typer(keys.app)
+app.add_typer(tenants.app)
 app.add_typer(policy.app)
 app.add_typer(identity.app)
 app.add_typer(devices.app)
@@ -48,3 +71,4 @@ app.command("migrate")(migrate.migrate)
 app.command("doctor")(doctor.doctor)
 app.add_typer(audit.app)
 app.add_typer(bench.app)
+app.command("completion")(completion.completion)

@@ -17,6 +17,7 @@ from qflare.model.change import Change, ChangePage
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
 from qflare.model.ids import CallId, DeviceId, DeviceRef, SessionId, TenantId, TokenId
+from qflare.model.key_record import KeyRecord
 from qflare.model.reply import ReplyKeyResult, RequestId, SealedReplyKey
 from qflare.model.rotation import (
     DueKey,
@@ -40,7 +41,7 @@ from qflare.model.session import (
     StreamClaim,
 )
 from qflare.model.statistics import KeyStatistics
-from qflare.model.token import EnrolmentClaim, EnrolmentOutcome, TokenRecord
+from qflare.model.token import EnrolmentClaim, EnrolmentOutcome, IssuedToken, TokenRecord
 from qflare.model.turn import SealedPage, TurnedRange, TurnProgress, TurnRange, TurnStage
 from qflare.secret import SecretBytes
 
@@ -173,6 +174,17 @@ class DeviceStore(Protocol):
     async def find_tokens(self, tenant_id: TenantId, token_ids: Sequence[TokenId]) -> dict[TokenId, TokenRecord]:
         """Return the tokens found among *token_ids*."""
 
+    async def list_tokens(
+        self, tenant_id: TenantId, *, limit: int, after: TokenId | None = None
+    ) -> tuple[IssuedToken, ...]:
+        """Return up to *limit* tokens in order of id."""
+
+    async def get_token(self, tenant_id: TenantId, token_id: TokenId) -> IssuedToken:
+        """Return one token; `KeyNotFoundError` if there is none."""
+
+    async def revoke_token(self, tenant_id: TenantId, token_id: TokenId, *, reason: str, event: NewEvent) -> None:
+        """Take a token back; `IllegalTransitionError` if it was used or revoked, `KeyNotFoundError` if absent."""
+
     async def enrol_devices(
         self, tenant_id: TenantId, claims: Sequence[EnrolmentClaim], *, events: Sequence[NewEvent], now_s: int
     ) -> tuple[tuple[EnrolmentOutcome, ...], LogAppend | None]:
@@ -284,6 +296,11 @@ class SessionStore(Protocol):
     async def rekey_session(self, tenant_id: TenantId, claim: RekeyClaim, *, event: NewEvent) -> RekeyResult:
         """Make the claim's epoch the session's by compare-and-swap, with chain keys and event (R7)."""
 
+    async def list_sessions(
+        self, tenant_id: TenantId, *, limit: int, after: SessionId | None = None, ref: DeviceRef | None = None
+    ) -> tuple[Session, ...]:
+        """Return up to *limit* sessions in order of id; with *ref* that device's live ones."""
+
     async def end_sessions(
         self,
         tenant_id: TenantId,
@@ -382,6 +399,21 @@ class LogStore(Protocol):
         """Return counts by (event type, severity) since a time."""
 
 
+class KeyRecordStore(Protocol):
+    """Lives of keys: states, times and reasons."""
+
+    async def list_device_records(
+        self, tenant_id: TenantId, ref: DeviceRef, *, limit: int, before: int | None = None
+    ) -> tuple[KeyRecord, ...]:
+        """Return a device's keys of versions below *before*, newest first."""
+
+    async def list_bucket_records(self, *, limit: int, before: int | None = None) -> tuple[KeyRecord, ...]:
+        """Return keys of buckets below *before*, newest first."""
+
+    async def list_server_records(self, *, limit: int) -> tuple[KeyRecord, ...]:
+        """Return the keys of the server's identity, newest first."""
+
+
 class ChangeListener(Protocol):
     """Hears of changes as they are committed."""
 
@@ -406,7 +438,9 @@ class ChangeStore(Protocol):
         """Return what hears of changes, None where polling alone must do."""
 
 
-class Store(IdentityStore, DeviceStore, RotationStore, SessionStore, ReplyStore, LogStore, ChangeStore, Protocol):
+class Store(
+    IdentityStore, DeviceStore, RotationStore, SessionStore, ReplyStore, LogStore, KeyRecordStore, ChangeStore, Protocol
+):
     """All of it; `stores.postgres` does it."""
 
     async def forget_calls(self) -> bool:

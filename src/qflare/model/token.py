@@ -25,6 +25,31 @@ class TokenRecord:
     """H(vk_D, ek_D) of the enrolment that used it; the same again is answered afresh (E3)."""
 
 
+class TokenState(StrEnum):
+    """What became of a token."""
+
+    ACTIVE = "active"
+    USED = "used"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    """Its time was over before it was used; told from `expires_at`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedToken:
+    """A token as operators see it: nothing that opens it."""
+
+    token_id: TokenId
+    tenant_id: TenantId
+    device_id: DeviceId
+    state: TokenState
+    reason: str
+    created_at: datetime
+    expires_at: datetime
+    changed_at: datetime | None
+    """When it was used or revoked."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentClaim:
     """One enrolment whose signature holds, on its way into the database."""

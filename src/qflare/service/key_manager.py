@@ -13,6 +13,7 @@ from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, TenantId
 from qflare.service.assembly import Engine, Place, open_engine, open_foundation
 from qflare.service.exchanges import Exchanges
 from qflare.service.identity_calls import IdentityCalls
+from qflare.service.listing_calls import Listings
 from qflare.service.opening import Opening
 from qflare.service.policy_calls import PolicyCalls
 from qflare.service.readiness import look_ready
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from qflare.service.exchange import Readiness
 
 
-class QuantumKeyManager(Roster, PolicyCalls, Exchanges, SessionCalls, IdentityCalls):
+class QuantumKeyManager(Roster, PolicyCalls, Exchanges, SessionCalls, Listings, IdentityCalls):
     """
     The server's side of QFX-1 over one database; any number of managers may share it.
 

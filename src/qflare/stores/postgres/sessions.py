@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from qflare.errors import StoreUnavailableError, UsageError
-from qflare.model.ids import CallId, DeviceId, DeviceRef, SessionId, TenantId
+from qflare.model.ids import ID_BYTES, CallId, DeviceId, DeviceRef, SessionId, TenantId
 from qflare.model.session import (
     ClaimOutcome,
     ClaimResult,
@@ -86,6 +86,19 @@ class Sessions(Connected):
             return {}
         rows = await self._connections.fetch("find_sessions", as_uuid(tenant_id), as_uuids(sids))
         return {SessionId(row["sid"].bytes): _session(row, tenant_id) for row in rows}
+
+    async def list_sessions(
+        self, tenant_id: TenantId, *, limit: int, after: SessionId | None = None, ref: DeviceRef | None = None
+    ) -> tuple[Session, ...]:
+        """Return up to *limit* sessions in order of id; with *ref* that device's live ones."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            if ref is None:
+                first = as_uuid(bytes(ID_BYTES) if after is None else after)
+                page = await transaction.fetch("list_session_ids", transaction.tenant_id, first, limit)
+            else:
+                page = await transaction.fetch("list_live_session_ids", transaction.tenant_id, ref, limit)
+            rows = await transaction.fetch("find_sessions", transaction.tenant_id, [row["sid"] for row in page])
+        return tuple(sorted((_session(row, tenant_id) for row in rows), key=lambda session: session.sid))
 
     async def end_sessions(
         self,

@@ -16,6 +16,7 @@ from qflare.stores.postgres.connections import Connections
 from qflare.stores.postgres.devices import Devices, Tenants
 from qflare.stores.postgres.failures import translated
 from qflare.stores.postgres.identity import Identities
+from qflare.stores.postgres.key_records import KeyRecords
 from qflare.stores.postgres.log import Log
 from qflare.stores.postgres.pool import PoolSettings, open_pool
 from qflare.stores.postgres.reply_keys import ReplyKeys
@@ -48,6 +49,7 @@ class PostgresStore(
     Log,
     Calls,
     Statistics,
+    KeyRecords,
     Changes,
 ):
     """

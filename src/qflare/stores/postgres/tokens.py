@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qflare.errors import BatchError
-from qflare.model.ids import DeviceId, TenantId, TokenId
-from qflare.model.token import EnrolmentClaim, EnrolmentOutcome, EnrolmentResult, TokenRecord
+from qflare.errors import BatchError, KeyNotFoundError
+from qflare.model.ids import ID_BYTES, DeviceId, TenantId, TokenId
+from qflare.model.token import (
+    EnrolmentClaim,
+    EnrolmentOutcome,
+    EnrolmentResult,
+    IssuedToken,
+    TokenRecord,
+    TokenState,
+)
 from qflare.protocol.log import hash_leaf
 from qflare.stores.postgres.calls import carried_out, fresh_call
 from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, hashed_append
@@ -15,6 +22,8 @@ from qflare.stores.postgres.devices import kem_state_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import asyncpg
 
     from qflare.model.event import LogAppend, NewEvent
 
@@ -61,6 +70,31 @@ class Tokens(Connected):
             for row in rows
         }
 
+    async def list_tokens(
+        self, tenant_id: TenantId, *, limit: int, after: TokenId | None = None
+    ) -> tuple[IssuedToken, ...]:
+        """Return up to *limit* tokens in order of id."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            first = as_uuid(bytes(ID_BYTES) if after is None else after)
+            rows = await transaction.fetch("list_tokens", transaction.tenant_id, first, limit)
+        return tuple(_issued(row, tenant_id) for row in rows)
+
+    async def get_token(self, tenant_id: TenantId, token_id: TokenId) -> IssuedToken:
+        """Return one token; `KeyNotFoundError` if there is none."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            row = await transaction.fetch_row("get_token", transaction.tenant_id, as_uuid(token_id))
+        if row is None:
+            raise KeyNotFoundError(f"no token {token_id.hex()} in this tenant; list them")
+        return _issued(row, tenant_id)
+
+    async def revoke_token(self, tenant_id: TenantId, token_id: TokenId, *, reason: str, event: NewEvent) -> None:
+        """Take a token back; `IllegalTransitionError` if it was used or revoked, `KeyNotFoundError` if absent."""
+        row = await self._connections.get_row(
+            "revoke_token", as_uuid(tenant_id), as_uuid(token_id), reason, *event_columns([event])
+        )
+        if not row["is_known"]:
+            raise KeyNotFoundError(f"no token {token_id.hex()} in this tenant; list them")
+
     async def enrol_devices(
         self, tenant_id: TenantId, claims: Sequence[EnrolmentClaim], *, events: Sequence[NewEvent], now_s: int
     ) -> tuple[tuple[EnrolmentOutcome, ...], LogAppend | None]:
@@ -94,3 +128,16 @@ class Tokens(Connected):
             if outcome.result is EnrolmentResult.ENROLLED
         ]
         return outcomes, hashed_append(row, hashes)
+
+
+def _issued(row: asyncpg.Record, tenant_id: TenantId) -> IssuedToken:
+    return IssuedToken(
+        token_id=TokenId(row["token_id"].bytes),
+        tenant_id=tenant_id,
+        device_id=DeviceId(row["device_id"]),
+        state=TokenState(row["state"]),
+        reason=row["state_reason"],
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        changed_at=row["state_changed_at"],
+    )

@@ -1,0 +1,165 @@
+"""Listing and revoking by command, and completing the commands themselves."""
+
+import asyncio
+import json
+import subprocess
+
+import pytest
+
+from cli.commands import qflare
+from manager_world import Edge, make_manager
+from qflare.cli.exits import ExitCode
+from qflare.cli.main import run
+
+COLUMNS = 80
+SECRET_WORDS = ("secret", "private", "hash", "sealed", "chain_key", "psk")
+
+
+@pytest.fixture
+async def command(database_dsn, tmp_path, monkeypatch, capsys):
+    """Runs one command over the test's database; the value is its exit code, its output and its error."""
+    monkeypatch.setenv("QFLARE_DSN", database_dsn)
+    monkeypatch.setenv("QFLARE_KEEPER_DIR", str(tmp_path / "volatile"))
+
+    async def call(*arguments, code=ExitCode.OK):
+        ended = await asyncio.to_thread(run, [*map(str, arguments), "--data-dir", str(tmp_path / "data")])
+        told = capsys.readouterr()
+        assert (code, "") == (ended, told.err if code is ExitCode.OK else ""), told.err
+        for line in told.out.splitlines():
+            assert len(line) <= COLUMNS or "--json" in arguments or "show" in arguments, line
+        if "--json" not in arguments:
+            return told.out if code is ExitCode.OK else told.err
+        assert not [word for word in SECRET_WORDS if f'"{word}' in told.out.lower()], told.out
+        return json.loads(told.out if code is ExitCode.OK else told.err)
+
+    return call
+
+
+async def test_devices_are_listed_moved_and_shown(command, database_dsn, tmp_path):
+    """Pages of bounded size, states that move with reasons, and an exit code where a move is not allowed."""
+    async with make_manager(database_dsn, tmp_path) as manager:
+        edges = [await Edge.provision(manager, name) for name in ("a", "b", "ü" * 100 + "\nx")]
+        established = await edges[0].connect(manager)
+    first = await command("devices", "list", "--limit", 2, "--json")
+    assert (["a", "b"], "b") == ([each["device_id"] for each in first["devices"]], first["after"])
+    rest = await command("devices", "list", "--limit", 2, "--after", "b", "--json")
+    assert ([edges[2].name], None) == ([each["device_id"] for each in rest["devices"]], rest["after"])
+    text = await command("devices", "list", "--limit", 2)
+    assert text.endswith("more: --after b\n")
+    assert "ü…" in await command("devices", "list", "--after", "b")
+    shown = await command("devices", "show", "a", "--json")
+    assert [established.sid.hex()] == shown["live_sessions"]
+    assert "device a is suspended" in await command("devices", "suspend", "a", "--reason", "away")
+    assert [] == (await command("devices", "show", "a", "--json"))["live_sessions"]
+    assert "active" == (await command("devices", "resume", "a", "--json"))["state"]
+    assert "deactivated" == (await command("devices", "revoke", "a", "--reason", "lost", "--json"))["state"]
+    assert "compromised" == (await command("devices", "compromise", "a", "--reason", "stolen", "--json"))["state"]
+    refused = await command("devices", "resume", "a", "--json", code=ExitCode.FAILED)
+    assert "IllegalTransitionError" == refused["error"]
+    assert "no device" in await command("devices", "show", "nobody", code=ExitCode.FAILED)
+    keys = (await command("keys", "list", "--device", "a", "--json"))["keys"]
+    assert {("kem", "compromised", "stolen"), ("signature", "compromised", "stolen")} == {
+        (key["kind"], key["state"], key["reason"]) for key in keys
+    }
+    moves = (await command("keys", "show", "signature", 1, "--device", "a", "--json"))["keys"][0]["moves"]
+    assert [("suspended", "away"), ("active", "resumed by the operator"), ("deactivated", "lost"),
+            ("compromised", "stolen")] == [(move["to"], move["reason"]) for move in moves]  # fmt: skip
+    assert "stolen" in await command("keys", "show", "signature", 1, "--device", "a")
+
+
+async def test_sessions_are_listed_and_revoked(command, database_dsn, tmp_path):
+    """Sessions of a tenant or a device, one of them ended for good, and no second time."""
+    async with make_manager(database_dsn, tmp_path) as manager:
+        edge = await Edge.provision(manager, "a")
+        sids = sorted([(await edge.connect(manager)).sid.hex() for _ in range(3)])
+    page = await command("sessions", "list", "--limit", 2, "--json")
+    assert (sids[:2], sids[1]) == ([each["session_id"] for each in page["sessions"]], page["after"])
+    page = await command("sessions", "list", "--after", sids[1], "--json")
+    assert sids[2:] == [each["session_id"] for each in page["sessions"]]
+    assert sids[0] in await command("sessions", "list")
+    assert f"session {sids[0]} is revoked\n" == await command("sessions", "revoke", sids[0], "--reason", "test")
+    assert "revoked" == (await command("sessions", "show", sids[0], "--json"))["state"]
+    assert "not live" in await command("sessions", "revoke", sids[0], "--reason", "test", code=ExitCode.FAILED)
+    live = await command("sessions", "list", "--device", "a", "--json")
+    assert sids[1:] == [each["session_id"] for each in live["sessions"]]
+    assert "32 hex digits" in await command("sessions", "show", "xyz", code=ExitCode.USAGE)
+
+
+async def test_tokens_are_issued_listed_and_revoked(command):
+    """A token's id and state are told, what opens it only once; it is taken back once."""
+    issued = await command("tokens", "issue", "pump", "--json")
+    (listed,) = (await command("tokens", "list", "--json"))["tokens"]
+    assert ("pump", "active") == (listed["device_id"], listed["state"])
+    assert issued["token"] not in json.dumps(listed)
+    revoked = await command("tokens", "revoke", listed["token_id"], "--reason", "astray", "--json")
+    assert ("revoked", "astray") == (revoked["state"], revoked["reason"])
+    assert "used or revoked" in await command(
+        "tokens", "revoke", listed["token_id"], "--reason", "again", code=ExitCode.FAILED
+    )
+    assert "revoked" in await command("tokens", "show", listed["token_id"])
+    assert "revoked" in await command("tokens", "list")
+
+
+async def test_tenants_are_added_listed_and_shown(command):
+    """A tenant has an id and a name, either of which shows its figures."""
+    made = (await command("tenants", "add", "plant", "--json"))["tenant_id"]
+    listed = (await command("tenants", "list", "--json"))["tenants"]
+    assert ["default", "plant"] == [each["name"] for each in listed]
+    assert made in await command("tenants", "list")
+    for name in (made, "plant"):
+        assert (made, 0) == (
+            (shown := await command("tenants", "show", name, "--json"))["tenant_id"],
+            shown["devices_total"],
+        )
+    assert "no tenant" in await command("tenants", "show", "nobody", code=ExitCode.FAILED)
+
+
+async def test_the_servers_keys_are_listed_with_states_and_times(command, database_dsn, tmp_path):
+    """The identity's keys and buckets' keys, and one bucket's moves; never a key."""
+    async with make_manager(database_dsn, tmp_path) as manager:
+        bucket = await manager.current_bucket()
+    keys = (await command("keys", "list", "--json"))["keys"]
+    assert {"root", "announce", "log", "bucket"} == {key["kind"] for key in keys}
+    states = {key["number"]: key["state"] for key in keys if key["kind"] == "bucket"}
+    assert "active" in (states[bucket], states.get(bucket + 1))
+    assert "bucket" in await command("keys", "list", "--limit", 9)
+    (shown,) = (await command("keys", "show", "bucket", bucket, "--json"))["keys"]
+    assert "its bucket is current" in [move["reason"] for move in shown["moves"]]
+    serial = next(key["number"] for key in keys if key["kind"] == "root")
+    assert "in its first state" in await command("keys", "show", "root", serial)
+    assert "no bucket key" in await command("keys", "show", "bucket", 1, code=ExitCode.FAILED)
+    assert "--device" in await command("keys", "show", "kem", 1, code=ExitCode.USAGE)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("ses",), {"sessions"}),
+        (("sessions", ""), {"list", "show", "revoke", "--help"}),
+        (("sessions", "list", "--de"), {"--device"}),
+        (("devices", "sus"), {"suspend"}),
+        (("--json", "keys", "s"), {"show"}),
+        (("nonsense", "re"), set()),
+    ],
+)
+def test_bash_completes_commands_and_options(tmp_path, words, expected):
+    """The script is valid bash and offers what may come next."""
+    script = tmp_path / "completion.bash"
+    script.write_text(qflare(tmp_path, "completion", "bash").out)
+    checked = subprocess.run(["/bin/bash", "-n", str(script)], capture_output=True, text=True, timeout=30, check=False)
+    assert (0, "") == (checked.returncode, checked.stderr)
+    asked = " ".join(f"'{word}'" for word in ("qflare", *words))
+    told = subprocess.run(
+        ["/bin/bash", "--norc", "-c",
+         f"source '{script}'; COMP_WORDS=({asked}); COMP_CWORD={len(words)}; _qflare; printf '%s\\n' \"${{COMPREPLY[@]}}\""],
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert expected == set(told.stdout.split())
+
+
+def test_completion_scripts_exist_for_other_shells(tmp_path):
+    """Zsh takes bash's words, fish gets its own lines, and any other shell is a usage error."""
+    zsh, fish = (qflare(tmp_path, "completion", shell).out for shell in ("zsh", "fish"))
+    assert zsh.startswith("autoload -Uz compinit bashcompinit")
+    assert "-a 'list revoke show'" in fish
+    assert ExitCode.USAGE == qflare(tmp_path, "completion", "tcsh").code
