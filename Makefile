@@ -6,10 +6,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard csrc/*.c csrc/*.h csrc/lanes/* csrc/cmake/*) $(wildcard src/qflare/_native/*.py)
 
-.PHONY: demo test lint types check-c bench bench-baseline bench-compare bench-flame docs clean help
+.PHONY: demo test lint types check-c check-long bench bench-baseline bench-compare bench-flame docs clean help
 
 help:
-	@echo "make demo | test | lint | types | check-c | bench | bench-baseline | bench-compare | bench-flame | clean"
+	@echo "make demo | test | lint | types | check-c | check-long | bench | bench-baseline | bench-compare | bench-flame | clean"
 
 # The stamp is newer than what the extension is built from: a second run starts at once.
 $(VENV)/.installed: $(NATIVE)
@@ -38,6 +38,10 @@ types: $(VENV)/.installed
 
 check-c: $(VENV)/.installed
 	PYTHON=$(abspath $(BIN)/python) bash tests/c/run
+
+# The same with more time for what finds more with time: hours, outside CI.
+check-long: $(VENV)/.installed
+	QFLARE_FUZZ_S=1800 QFLARE_TIMING_ROUNDS=200000 PYTHON=$(abspath $(BIN)/python) bash tests/c/run
 
 bench: $(VENV)/.installed
 	$(BIN)/qflare bench
