@@ -4,7 +4,8 @@ import pytest
 
 from manager_world import TurnedClock, managers
 from qflare.device import AsyncDevice, Step
-from qflare.errors import QflareError, RefusedError, StoreUnavailableError
+from qflare.device.engine import SESSION_BYTES_MAX, SESSION_RECORDS_MAX
+from qflare.errors import QflareError, RefusedError, SessionUsedUpError, StoreUnavailableError
 from qflare.model.rotation import RotationPolicy
 from qflare.protocol import wire
 from qflare.protocol.envelope import encode_envelope, split_envelope
@@ -217,5 +218,30 @@ async def test_no_answer_of_the_application_ends_a_rotation(pair, tmp_path):
         assert 2 == await device.rotate_keys()
         with pytest.raises(QflareError):
             device.device.finish_rotation(forged)
+    finally:
+        await device.close()
+
+
+async def test_a_device_seals_no_more_than_a_session_carries(pair, tmp_path):
+    """At the bound the device seals nothing more and says what to do; the count outlives a restart, a handshake resets it."""
+    line = Line(*pair)
+    device = await enrolled(pair[0], line, tmp_path)
+    try:
+        await device.connect()
+        state = device.device.engine.state
+        state.sealed_records, state.sealed_bytes = SESSION_RECORDS_MAX - 1, 7
+        device.device.seal(b"the last one")
+        await device.refresh()
+        await device.close()
+        device = await AsyncDevice.open(tmp_path / "device.state", line)
+        with pytest.raises(SessionUsedUpError, match="connect"):
+            await device.exchange(b"one more")
+        assert 7 + len(b"the last one") == device.device.engine.state.sealed_bytes
+        await device.connect()
+        await device.exchange(b"the first one")
+        device.device.engine.state.sealed_bytes = SESSION_BYTES_MAX - 1
+        device.device.seal(b"x")
+        with pytest.raises(SessionUsedUpError):
+            device.device.seal(b"x")
     finally:
         await device.close()

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from qflare.model.rotation import DueKey, RotationPolicy, RotationReason
 from qflare.stores.postgres.definition import schema_text
 from store_records import (
     NOW_S,
@@ -40,9 +41,12 @@ CALLS = {
     "list_turn_pages": f"qflare.list_turn_pages(1002, {FIRST}, {LAST})",
     "list_turned": f"qflare.list_turned(1000, {FIRST}, {LAST})",
     "list_late_chains": f"qflare.list_late_chains(1001, {FIRST}, {LAST})",
+    "list_rotatable_keys": f"qflare.list_rotatable_keys({T}, '', 9)",
+    "find_rotation_marks": f"qflare.find_rotation_marks({T}, ARRAY(SELECT ref FROM qflare.rotation_mark LIMIT 9))",
+    "count_use": f"qflare.count_use({T}, {SIDS}, '{{1,1,1,1,1,1,1,1,1}}', '{{1,1,1,1,1,1,1,1,1}}')",
     "find_leaves": "qflare.find_leaves('{1,2,3}')",
 }
-SMALL = {"bucket_key", "bucket_mark", "log_head", "schema_version"}
+SMALL = {"rotation_policy", "bucket_key", "bucket_mark", "log_head", "schema_version"}
 """Tables of a handful of rows, whatever the load."""
 
 
@@ -63,6 +67,11 @@ async def test_look_ups_walk_an_index(store, admin, is_analyzed):
         await store.accept_streams(claim.tenant_id, [new_stream(claim.sid)], now_s=1)
         await store.save_reply_keys(claim.tenant_id, [new_reply_key(claim.sid)], outstanding_max=8)
     await store.append_events(claim.tenant_id, [new_event()])
+    await store.save_rotation_policy(claim.tenant_id, RotationPolicy(max_records=1), event=new_event())
+    await admin.execute("UPDATE qflare.device_key SET created_at = created_at - interval '1 day'")
+    keys = (await store.list_rotatable_keys(claim.tenant_id, after=b"", limit=1)).keys
+    due = [DueKey(key=key, reason=RotationReason.RECORDS, due_s=0) for key in keys]
+    assert (True,) == await store.mark_rotations(claim.tenant_id, due, events=[new_event()])
     await step_turn(store, in_pages=True)
     await begin_session(store, (await register(store))[0])
     await publish(store, 1002)

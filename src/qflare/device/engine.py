@@ -19,6 +19,7 @@ from qflare.errors import (
     RefusedError,
     ReplayError,
     SessionExpiredError,
+    SessionUsedUpError,
     UnexpectedMessageError,
     UsageError,
 )
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 Form = Literal["hello", "offer"]
 FORMS: Final[dict[Form, int]] = {"hello": wire.FORM_HELLO, "offer": wire.FORM_OFFER}
 ATTEMPTS_DEFAULT: Final = 3
+SESSION_RECORDS_MAX: Final = 2**32
+SESSION_BYTES_MAX: Final = 2**44
+"""What a session carries at most (R9, decision 0050); the server counts both directions, the device its own."""
 _CURRENT: Final = b"current"
 
 
@@ -380,14 +384,28 @@ class DeviceEngine:
         return self.chain().derive_session_key(purpose, bucket=bucket, direction=direction)
 
     def seal(self, plaintext: bytes | bytearray | memoryview, *, aad: bytes, kind: int = KIND_DATA) -> bytes:
-        """Seal one record to the server under the latest verified announcement's bucket (R3, R5)."""
+        """
+        Seal one record to the server under the latest verified announcement's bucket (R3, R5).
+
+        Raises:
+            SessionUsedUpError: the session has carried as much as one may (R9).
+        """
         chain = self.chain()
+        self._count(len(plaintext))
         bucket = self._write_bucket(chain)
         header = new_header(
             sid=chain.sid, bucket=bucket, direction=wire.DIRECTION_TO_SERVER, kind=kind, epoch=chain.epoch
         )
         with chain.message_key(bucket, direction=header.direction, purpose=header.purpose) as key:
             return seal_record(key, header, plaintext, aad=aad)
+
+    def _count(self, size_bytes: int) -> None:
+        state = self.state
+        if state.sealed_records >= SESSION_RECORDS_MAX or state.sealed_bytes + size_bytes > SESSION_BYTES_MAX:
+            message = "the session has carried as many records or bytes as one may (R9); connect() anew"
+            raise SessionUsedUpError(message)
+        state.sealed_records += 1
+        state.sealed_bytes += size_bytes
 
     def open(self, record: bytes | bytearray | memoryview, *, aad: bytes) -> SecretBytes:
         """

@@ -38,6 +38,10 @@ class DeviceState:
     form: int = 0
     policy: int = 0
     evidence: Evidence | None = None
+    sealed_records: int = 0
+    """Records that the device has sealed in the session, and"""
+    sealed_bytes: int = 0
+    """the bytes of their plaintexts (R9); of a crash, what was sealed since the state was last saved is not in them."""
     hello: PendingHello | None = None
     confirmations: list[PendingConfirmation] = field(default_factory=list)
     """At most one of the hello form and eight of the offer form (O2)."""
@@ -54,6 +58,7 @@ class DeviceState:
             self.chain.wipe()
         self.chain = chain
         self.seen = {}
+        self.sealed_records = self.sealed_bytes = 0
 
     def forget_old_streams(self) -> None:
         """Drop stream ids of buckets whose keys are erased: nothing of those buckets opens any more (R4)."""
@@ -136,6 +141,8 @@ class DeviceState:
             "epoch": self.chain.epoch,
             "form": self.form,
             "policy": self.policy,
+            "sealed_records": self.sealed_records,
+            "sealed_bytes": self.sealed_bytes,
             "keys": [[bucket, key] for bucket, key in self.chain.export_keys().items()],
             "evidence": None if self.evidence is None else self.evidence.to_json(),
             "seen": [[bucket, b"".join(sorted(ids))] for bucket, ids in sorted(self.seen.items())],
@@ -223,6 +230,8 @@ def _read_session(state: DeviceState, reader: _Reader) -> None:
     except QflareError:
         raise _malformed("session") from None
     state.form, state.policy = reader.number("form"), reader.number("policy")
+    if reader.has("sealed_records"):
+        state.sealed_records, state.sealed_bytes = reader.number("sealed_records"), reader.number("sealed_bytes")
     if reader.has("evidence"):
         state.evidence = Evidence.from_json(reader.text("evidence"))
     for pair in reader.optional_list("seen") or []:

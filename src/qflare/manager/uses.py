@@ -30,6 +30,8 @@ PENDING_RECORDS_MAX: Final = 2**16
 PENDING_BYTES_MAX: Final = 2**32
 PENDING_SESSIONS_MAX: Final = 4096
 """A flush is due when the worker has counted as much; one flush writes them all."""
+FLUSH_PAGE: Final = 256
+"""Sessions written in one transaction, which their records wait for."""
 OVERDUE_MAX: Final = 65_536
 """Overdue devices one worker remembers; beyond it the oldest is looked at again when it next carries a record."""
 
@@ -110,14 +112,17 @@ class Uses:
             pending.setdefault(tenant_id, {}).setdefault(sid, _Use())
         while pending:
             tenant_id, uses = pending.popitem()
-            try:
-                await self._flush_of(tenant_id, uses)
-            except BaseException:
+            page = dict([uses.popitem() for _ in range(min(FLUSH_PAGE, len(uses)))])
+            if uses:
                 pending[tenant_id] = uses
+            try:
+                await self._flush_page(tenant_id, page)
+            except BaseException:
+                pending[tenant_id] = uses | page
                 self._take_back(pending)
                 raise
 
-    async def _flush_of(self, tenant_id: TenantId, uses: dict[SessionId, _Use]) -> None:
+    async def _flush_page(self, tenant_id: TenantId, uses: dict[SessionId, _Use]) -> None:
         totals = await self._deadline.of(
             self._store.count_use(
                 tenant_id, [SessionUse(sid=sid, records=use.records, bytes=use.bytes) for sid, use in uses.items()]
