@@ -36,6 +36,9 @@ STOP_S: Final = 9.0
 _BACKLOG: Final = 2048
 _RESTART_FIRST_S: Final = 0.25
 _RESTART_MAX_S: Final = 10.0
+_RESTART_READY_MAX_S: Final = 1.0
+"""The same after a worker that was ready, or was killed: it is not what it starts with that fails."""
+_REAP_S: Final = 1.0
 _STEADY_S: Final = 30.0
 """A worker that lived that long is restarted at once."""
 _log = logging.getLogger("qflare.service.serve")
@@ -135,6 +138,10 @@ def _data_dir(options: ServeOptions) -> Path:
     return options.data_dir or read_data_dir()
 
 
+class _KilledError(StoreUnavailableError):
+    """A worker was ended by a signal while it started: by a person or the kernel, not by what it starts with."""
+
+
 class _Worker:
     """One worker process and the parent's end of its control socket."""
 
@@ -185,10 +192,20 @@ class _Worker:
         except TimeoutError:
             raise StoreUnavailableError(f"a worker was not ready within {START_S:g} s; its log says more") from None
         if not line.endswith(b"\n"):
+            if await self._was_killed():
+                raise _KilledError("a worker was killed before it was ready")
             raise StoreUnavailableError("a worker ended before it was ready; its log says why")
         status = WorkerStatus.decode(line)
         if status.error is not None:
             raise _error_named(status.error, status.message)
+
+    async def _was_killed(self) -> bool:
+        """Tell whether the process, which let go of the control socket, was ended by somebody else."""
+        try:
+            async with asyncio.timeout(_REAP_S):
+                return await self.process.wait() < 0
+        except TimeoutError:
+            return False
 
     async def end(self, signal_number: int) -> None:
         """Send a signal, if the process is still there."""
@@ -264,6 +281,7 @@ class _Crew:
                 await self._forget(current)
                 if loop.time() - began > _STEADY_S:
                     delay_s = _RESTART_FIRST_S
+                delay_s = min(delay_s, _RESTART_READY_MAX_S)
                 if not self._stop.is_set():
                     _log.error("worker %d ended with code %d; starting another", current.process.pid, code)
             if self._stop.is_set() or await self._stopped_within(delay_s):
@@ -273,6 +291,8 @@ class _Crew:
                 current = await self._start()
             except QflareError as failure:
                 current = None
+                if isinstance(failure, _KilledError):
+                    delay_s = min(delay_s, _RESTART_READY_MAX_S)
                 _log.error("no new worker: %s; trying again in %g s", failure, delay_s)
 
     async def _stopped_within(self, seconds: float) -> bool:
