@@ -51,7 +51,7 @@ class Proxy:
         self.is_refusing = False
         self.cuts = deque()
         self.made = 0
-        self.connections = 0
+        self.refused = 0
         self._target = f"{host}/.s.PGSQL.{port}"
         self._tasks = set()
 
@@ -61,9 +61,9 @@ class Proxy:
 
     async def accept(self, reader, writer):
         if self.is_refusing:
+            self.refused += 1
             writer.close()
             return
-        self.connections += 1
         task = asyncio.current_task()
         self._tasks.add(task)
         try:

@@ -284,10 +284,9 @@ async def test_attempts_end_in_bounded_time(proxy):
     try:
         proxy.is_refusing = True
         await store._pool.expire_connections()
-        before = asyncio.get_running_loop().time()
         with pytest.raises(StoreUnavailableError):
             await store.log_head()
-        assert asyncio.get_running_loop().time() - before >= 0.25
+        assert proxy.refused >= 3
         store._connections._attempts._for_s = 3600.0
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
