@@ -17,7 +17,9 @@ def pytest_addoption(parser) -> None:
     """Add the options of the suite."""
     group = parser.getgroup("qflare")
     group.addoption("--quick", action="store_true", help="few, short rounds: shows that everything runs")
-    group.addoption("--million", action="store_true", help="turn a million live sessions, not 100,000 (5 minutes more)")
+    group.addoption(
+        "--million", action="store_true", help="a million live sessions and devices, not 100,000 (10 minutes more)"
+    )
     group.addoption("--gigabyte", action="store_true", help="seal and open 1 GB too (needs 4 GB of memory)")
 
 
@@ -29,6 +31,7 @@ ORDER = (
     "test_kdf",
     "test_sealing",
     "test_database",
+    "test_growth",
     "test_turn",
     "test_handshakes",
     "test_reserve",

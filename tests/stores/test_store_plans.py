@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from qflare.model.rotation import DueKey, RotationPolicy, RotationReason
-from qflare.stores.postgres.definition import schema_text
+from qflare.stores.postgres.definition import queries, schema_text
 from store_records import (
     NOW_S,
     begin_session,
@@ -125,3 +125,85 @@ def test_look_ups_that_cross_tenants_never_plan_a_whole_scan():
         if "SECURITY DEFINER" in head:
             assert "SET search_path = pg_catalog, pg_temp" in head
             assert "SET enable_seqscan = off" in head
+
+
+LOADED = 3000
+MILLION = 1_000_000
+READ_MAX = 64
+"""Index entries that one call may read, whatever the tables hold; a walk over all devices reads 3000 at the least."""
+LOAD = f"""
+    SET session_replication_role = replica;
+    INSERT INTO qflare.device (tenant_id, ref, device_id, state, key_version)
+    SELECT {T}, sha256(g::text::bytea), 'loaded-' || g, 'active', 1 FROM generate_series(1, {LOADED}) AS g;
+    INSERT INTO qflare.device_key (tenant_id, ref, key_version, kind, algorithm, public_key, state)
+    SELECT {T}, sha256(g::text::bytea), 1, 'signature', 'ML-DSA-44', decode(repeat(md5(g::text), 82), 'hex'), 'active'
+      FROM generate_series(1, {LOADED}) AS g;
+    INSERT INTO qflare.device_key (tenant_id, ref, key_version, kind, algorithm, public_key, state)
+    SELECT {T}, sha256(g::text::bytea), 1, 'kem', 'ML-KEM-1024', decode(repeat(md5(g::text), 98), 'hex'), 'active'
+      FROM generate_series(1, {LOADED}) AS g;
+    INSERT INTO qflare.session (tenant_id, sid, slot, ref, key_version, form, start_bucket, last_bucket, policy, state,
+                                log_index, created_at)
+    SELECT {T}, gen_random_uuid(), (999 + 288) / 192 % 4, sha256(g::text::bytea), 1, 1, 1000, 1287, 0, 'live', g, now()
+      FROM generate_series(1, {LOADED}) AS g;
+    INSERT INTO qflare.session_route (sid, slot, tenant_id) SELECT sid, slot, tenant_id FROM qflare.session
+      ON CONFLICT DO NOTHING;
+    INSERT INTO qflare.session_state (bucket, sid, tenant_id, slot, epoch, sealed_chain_key)
+    SELECT 1000, sid, tenant_id, 0, 0, decode(repeat('ab', 93), 'hex') FROM qflare.session ON CONFLICT DO NOTHING;
+    RESET session_replication_role;
+"""
+HOT = {
+    "get_device_public_key": ["find_devices"],
+    "verify_session_key": ["find_session_tenants", "find_sessions", "find_chains", "find_pages"],
+    "get_key_statistics": ["count_keys"],
+}
+"""The statements that each public call runs, by their names in database/queries."""
+
+
+async def reads(admin):
+    """Return how many index entries were read, and how often each table was read whole, all statements included."""
+    whole = await scans(admin)
+    entries = await admin.fetchval("SELECT sum(idx_tup_read) FROM pg_stat_all_indexes WHERE schemaname = 'qflare'")
+    return int(entries), whole
+
+
+@pytest.mark.parametrize("call", HOT)
+async def test_calls_read_the_same_few_rows_of_a_million_devices(store, admin, call):
+    """With statistics of a million devices no statement of a hot call, nested ones too, reads more than a handful."""
+    await publish(store)
+    (device,) = await register(store)
+    claim = await begin_session(store, device)
+    await admin.execute(LOAD)
+    await admin.execute("ANALYZE")
+    # The planner takes the rows a page from here: it believes in a million.
+    for table, rows in (("device", MILLION), ("device_key", 2 * MILLION), ("session", MILLION), ("session_slot_2", MILLION),
+                        ("session_route_slot_2", MILLION), ("session_state_slot_0", MILLION)):  # fmt: skip
+        await admin.execute(f"UPDATE pg_class SET reltuples = {rows} WHERE oid = 'qflare.{table}'::regclass")
+    arguments = {
+        "find_devices": [UUID(int=0), [device.ref]],
+        "find_session_tenants": [[UUID(bytes=claim.sid)]],
+        "find_sessions": [UUID(int=0), [UUID(bytes=claim.sid)]],
+        "find_chains": [UUID(int=0), [UUID(bytes=claim.sid)], 999, 1001],
+        "find_pages": [UUID(int=0), [UUID(bytes=claim.sid)], 999, 1001],
+        "count_keys": [UUID(int=0), 1000],
+    }
+    for name in HOT[call]:
+        async with admin.transaction():
+            # The counts run in a transaction that has entered; the others enter by themselves.
+            if name == "count_keys":
+                await admin.execute("SELECT qflare.enter($1)", UUID(int=0))
+            await admin.fetch(queries()[name].text, *arguments[name])  # plans, and reads the catalogue
+        before = await reads(admin)
+        async with admin.transaction():
+            if name == "count_keys":
+                await admin.execute("SELECT qflare.enter($1)", UUID(int=0))
+            rows = await admin.fetch(queries()[name].text, *arguments[name])
+        after = await reads(admin)
+        assert rows or name == "find_pages", name
+        assert before[1] == after[1], name
+        assert after[0] - before[0] <= READ_MAX, (name, after[0] - before[0])
+    # The measure itself: a statement that counts devices by walking an index is seen.
+    before = await reads(admin)
+    async with admin.transaction():
+        await admin.execute("SET LOCAL enable_seqscan = off")
+        await admin.fetchval("SELECT count(*) FROM qflare.device")
+    assert (await reads(admin))[0] - before[0] > READ_MAX
