@@ -129,7 +129,9 @@ async def _fill(server: Server, bucket: int, count: int) -> None:
     run = server.admin.execute
     await run(
         "INSERT INTO qflare.bucket_key (bucket, width_s, announcement, sealed_dk, sealed_ticket_key) "
-        "SELECT $1::bigint, width_s, announcement, sealed_dk, sealed_ticket_key FROM qflare.bucket_key LIMIT 1",
+        # An announcement of its own: the record of a bucket's key goes by its hash.
+        "SELECT $1::bigint, width_s, substring(decode(repeat(md5(random()::text), 253), 'hex') FROM 1 FOR 4042),"
+        " sealed_dk, sealed_ticket_key FROM qflare.bucket_key LIMIT 1",
         bucket,
     )
     third = count // 3
