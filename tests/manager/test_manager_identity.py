@@ -117,7 +117,7 @@ async def test_illegal_move_of_a_server_key_is_refused_by_the_database(database_
         import asyncpg
 
         for state in ("pre-active", "active", "suspended"):
-            with pytest.raises(asyncpg.CheckViolationError, match="server.key cannot go"):
+            with pytest.raises(asyncpg.CheckViolationError, match=r"server.key cannot go"):
                 await admin.execute("UPDATE qflare.server_key SET state = $1 WHERE state = 'deactivated'", state)
 
 

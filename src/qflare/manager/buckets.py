@@ -144,7 +144,16 @@ class Buckets:
         return self._current
 
     async def follow(self) -> None:
-        """Take over a certificate that another worker has issued, and announce the live buckets under it (A1)."""
+        """
+        Take over what other workers have done: a higher mark (A2), and another certificate (A1).
+
+        The bucket is the cluster's: a worker whose clock is slow would else keep keys that are destroyed everywhere
+        else (A4), and refuse devices that another worker told of a later bucket.
+        """
+        mark = await self._deadline.of(self._store.bucket_mark())
+        if self._mark is not None and mark > self._mark.mark:
+            self._mark.raise_to(mark, monotonic_ns=self._clock.monotonic_ns())
+            await self.refresh()
         await self._identity.follow()
         if self._announced_serial != self._identity.serial:
             async with self._lock:
@@ -300,6 +309,9 @@ class Buckets:
                 # A worker that had not heard of the certificate yet may have made it.
                 live.keys = live.keys.announced(await self._announced(row, live.keys.announcement))
                 return live
+            if is_past and not is_start:
+                # Another worker is further and has destroyed its KEK already: the bucket is over.
+                return None
             if not is_start:
                 raise KeeperError(
                     f"bucket {bucket} was made by a worker with another keeper: all workers of a database share one"

@@ -120,8 +120,9 @@ class Maintenance:
         """Look at the clock, do what is due, and return the server's bucket."""
         for reserve in self._made_ahead:
             reserve.discard_old()
-        bucket = await self._buckets.refresh()
+        await self._buckets.refresh()
         await self._buckets.follow()
+        bucket = self._buckets.current
         async with self._turning:
             if self._swept != bucket and await self._turns.sweep():
                 self._swept = bucket
