@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from qflare.manager.devices import DeviceKeypair
-    from qflare.manager.mappings import KeyMapping, SecureKeyMapper, ServerKeypair
+    from qflare.manager.key_mapping import KeyMapping, ServerKeypair
+    from qflare.manager.mappings import SecureKeyMapper
     from qflare.manager.policies import RotationPlan
     from qflare.manager.records import OpenedRecord
     from qflare.manager.settings import ManagerSettings
@@ -68,7 +69,7 @@ _MODULES: Final = {
     "EvidenceError": "qflare.errors",
     "HeldReceipt": "qflare.monitor.audit",
     "KeyExchange": "qflare.service.exchange",
-    "KeyMapping": "qflare.manager.mappings",
+    "KeyMapping": "qflare.manager.key_mapping",
     "KeyNotFoundError": "qflare.errors",
     "KeyStatistics": "qflare.model.statistics",
     "LogReport": "qflare.monitor.audit",
@@ -88,7 +89,7 @@ _MODULES: Final = {
     "SecurityDashboard": "qflare.monitor.dashboard",
     "SecurityEventType": "qflare.model.event",
     "SecurityMonitor": "qflare.service.security_monitor",
-    "ServerKeypair": "qflare.manager.mappings",
+    "ServerKeypair": "qflare.manager.key_mapping",
     "Session": "qflare.model.session",
     "SessionKeyRequest": "qflare.service.exchange",
     "SessionUsedUpError": "qflare.errors",

@@ -95,17 +95,33 @@ class DeviceKeyMapping:
         chosen = bucket_of(self._clock.now_s(), self._mapping.width_s) if bucket is None else bucket
         return self._mapping.derive_key(purpose, bucket=chosen)
 
-    def rotate(self, descriptor: bytes) -> None:
+    def rotate(self, descriptor: bytes, *, server_public_key: bytes | None = None) -> None:
         """
         Take over the next generation's descriptor; the old keys are erased.
+
+        Args:
+            descriptor: From the server, 4126 bytes.
+            server_public_key: Another key that the device pins from now on, out of band as the first one; it stays the
+                one that is pinned if not given, or if the descriptor is refused.
 
         Raises:
             AuthenticationError: it is not this server key's for this device, or another mapping's.
             RefusedError: it is of an older generation.
         """
-        fresh = self._accept(descriptor, held=self._mapping)
+        before = self._server_public_key
+        if server_public_key is not None:
+            if len(server_public_key) != SIG44.PK_BYTES:
+                name = "server_public_key"
+                raise LengthError(name, expected=SIG44.PK_BYTES, actual=len(server_public_key))
+            self._server_public_key = bytes(server_public_key)
+        try:
+            fresh = self._accept(descriptor, held=self._mapping)
+        except BaseException:
+            self._server_public_key = before
+            raise
         if fresh.mapping_id != self._mapping.mapping_id:
             fresh.wipe()
+            self._server_public_key = before
             message = "the descriptor is of another mapping; make another DeviceKeyMapping of it"
             raise UsageError(message)
         self._mapping.wipe()

@@ -7,7 +7,7 @@ Needs no database: what a mapping holds rests sealed under a key derived from th
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+import heapq
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
@@ -23,7 +23,9 @@ from qflare.errors import (
     QflareError,
     UsageError,
 )
-from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, DeviceId, DeviceRef, MappingId, TenantId
+from qflare.manager.key_mapping import KeptMapping, KeyMapping, ServerKeypair
+from qflare.manager.mapper_state import ExportedMapping, MapperState, open_state, seal_state
+from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, DeviceId, MappingId, TenantId
 from qflare.model.refusal import Refusal
 from qflare.primitives import kem
 from qflare.primitives.kdf import BUCKET_WIDTH_S, bucket_of
@@ -35,60 +37,13 @@ from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
 VALID_S_DEFAULT: Final = 30 * 86_400
 MAPPINGS_MAX: Final = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class ServerKeypair:
-    """An ML-DSA-44 pair that signs descriptors; its holder wipes the private half, devices pin the public one."""
-
-    public_key: bytes
-    """1312 bytes."""
-    private_key: SecretBytes
-    """Expanded, 2560 bytes."""
-
-    def wipe(self) -> None:
-        """Destroy the private half."""
-        self.private_key.wipe()
-
-    def __enter__(self) -> Self:
-        """Lend the pair to a block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Destroy the private half at the end of the block."""
-        self.wipe()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyMapping:
-    """A mapping's public side: send `descriptor` to the device."""
-
-    mapping_id: MappingId
-    device_id: DeviceId
-    ref: DeviceRef
-    generation: int
-    bucket: int
-    """First bucket."""
-    width_s: int
-    descriptor: bytes
-    """4126 bytes, signed by the server key."""
-    server_public_key: bytes
-    """What the device pins."""
-    expires_at: datetime
-
-
-@dataclass(slots=True)
-class _Kept:
-    """What this process keeps of a mapping."""
-
-    public: KeyMapping
-    client_public_key: bytes
-    sealed: bytes = field(repr=False)
-    expires_s: int
+CLEANED_MAX: Final = 10_000
+"""Mappings that one clean-up removes at most: it works on the loop, some milliseconds."""
 
 
 class SecureKeyMapper:
@@ -131,7 +86,10 @@ class SecureKeyMapper:
         self._valid_s = valid_s
         self._clock = clock or SystemClock()
         self._signers: dict[bytes, MappingSigner] = {}
-        self._kept: dict[MappingId, _Kept] = {}
+        self._kept: dict[MappingId, KeptMapping] = {}
+        self._expiring: list[tuple[int, MappingId]] = []
+        """A heap by the end of life; an entry that a rotation has overtaken is passed over."""
+        self._exports = 0
         self._is_closed = False
 
     async def generate_server_keypair(self) -> ServerKeypair:
@@ -212,6 +170,16 @@ class SecureKeyMapper:
         with self._restore(kept) as mapping:
             return mapping.derive_key(purpose, bucket=self._bucket() if bucket is None else bucket)
 
+    async def derive_communication_keys_many(
+        self, wanted: Sequence[tuple[MappingId, str]], *, bucket: int | None = None
+    ) -> tuple[SecretBytes | QflareError, ...]:
+        """Derive the key of each (mapping_id, purpose) in *bucket*; one key or error each. The caller wipes them."""
+        self._require_open()
+        at = self._bucket() if bucket is None else bucket
+        return await asyncio.to_thread(
+            lambda: tuple(self._derived(mapping_id, purpose, at) for mapping_id, purpose in wanted)
+        )
+
     async def rotate_mapping_keys(
         self, mapping_id: MappingId, *, server_private_key: ServerKeypair | SecretBytes | bytes | None = None
     ) -> KeyMapping:
@@ -221,30 +189,76 @@ class SecureKeyMapper:
         Args:
             mapping_id: Of the mapping, which keeps its id.
             server_private_key: Another signing key; the one it was made with if not given.
+
+        Raises:
+            KeyNotFoundError: no such mapping here.
+            AlreadyExistsError: it was rotated or removed meanwhile.
         """
-        kept = self._get(mapping_id)
-        key = kept.public.server_public_key
-        signer = self._signers[key] if server_private_key is None else self._signer(server_private_key)
-        with self._restore(kept) as held:
+        result = (await self.rotate_mapping_keys_many([mapping_id], server_private_key=server_private_key))[0]
+        if isinstance(result, QflareError):
+            raise result
+        return result
+
+    async def rotate_mapping_keys_many(
+        self,
+        mapping_ids: Sequence[MappingId],
+        *,
+        server_private_key: ServerKeypair | SecretBytes | bytes | None = None,
+    ) -> tuple[KeyMapping | QflareError, ...]:
+        """Make the next generation of many mappings, each once; one result or error each."""
+        self._require_open()
+        given = None if server_private_key is None else self._signer(server_private_key)
+        results: dict[int, KeyMapping | QflareError] = {}
+        groups: dict[bytes, list[int]] = {}
+        seen: set[MappingId] = set()
+        for place, mapping_id in enumerate(mapping_ids):
+            try:
+                kept = self._get(mapping_id)
+            except KeyNotFoundError as failure:
+                results[place] = failure
+                continue
+            if mapping_id in seen:
+                results[place] = UsageError(f"mapping {mapping_id.hex()} stands twice in the batch")
+                continue
+            seen.add(mapping_id)
+            key = kept.public.server_public_key if given is None else given.verification_key
+            groups.setdefault(key, []).append(place)
+        for key, places in groups.items():
+            results |= await self._rotate_group(self._signers[key], {place: mapping_ids[place] for place in places})
+        return tuple(results[place] for place in range(len(mapping_ids)))
+
+    async def _rotate_group(
+        self, signer: MappingSigner, places: dict[int, MappingId]
+    ) -> dict[int, KeyMapping | QflareError]:
+        kept = {place: self._get(mapping_id) for place, mapping_id in places.items()}
+        held: list[Mapping] = []
+        try:
+            for each in kept.values():
+                held.append(self._restore(each))  # noqa: PERF401 - what was restored is wiped if one fails
             made = await asyncio.to_thread(
                 partial(
                     create_mappings,
                     signer,
-                    [kept.client_public_key],
-                    refs=[kept.public.ref],
+                    [each.client_public_key for each in kept.values()],
+                    refs=[each.public.ref for each in kept.values()],
                     bucket=self._bucket(),
                     width_s=self._width_s,
-                    held=[held],
+                    held=held,
                 )
             )
-        new = made[0]
-        if isinstance(new, Refusal):
-            raise _refused(new, kept.public.device_id)
-        now = self._kept.get(mapping_id)
-        if now is not kept:
-            new.mapping.wipe()
-            raise AlreadyExistsError("the mapping was rotated or removed meanwhile: look at it again")
-        return self._keep(new, kept.public.device_id, kept.client_public_key, signer.verification_key)
+        finally:
+            for mapping in held:
+                mapping.wipe()
+        results: dict[int, KeyMapping | QflareError] = {}
+        for (place, each), new in zip(kept.items(), made, strict=True):
+            if isinstance(new, Refusal):
+                results[place] = _refused(new, each.public.device_id)
+            elif self._is_closed or self._kept.get(each.public.mapping_id) is not each:
+                new.mapping.wipe()
+                results[place] = AlreadyExistsError("the mapping was rotated or removed meanwhile: look at it again")
+            else:
+                results[place] = self._keep(new, each.public.device_id, each.client_public_key, signer.verification_key)
+        return results
 
     async def verify_key_mapping(self, mapping_id: MappingId, descriptor: bytes | None = None) -> KeyMapping:
         """
@@ -267,14 +281,111 @@ class SecureKeyMapper:
             raise AuthenticationError
         return kept.public
 
-    async def cleanup_expired_mappings(self) -> int:
-        """Remove mappings whose life is over; return how many."""
+    async def verify_key_mappings_many(self, mapping_ids: Sequence[MappingId]) -> tuple[KeyMapping | QflareError, ...]:
+        """Check many mappings as `verify_key_mapping` does; one mapping or error each."""
+        results: list[KeyMapping | QflareError] = []
+        for mapping_id in mapping_ids:
+            try:
+                results.append(await self.verify_key_mapping(mapping_id))
+            except (AuthenticationError, KeyNotFoundError) as failure:
+                results.append(failure)
+        return tuple(results)
+
+    async def cleanup_expired_mappings(self, *, limit: int = CLEANED_MAX) -> int:
+        """
+        Remove mappings whose life is over, at most *limit*; return how many. Fewer than *limit*: none is left.
+
+        Raises:
+            UsageError: *limit* is not 1 or more.
+        """
+        self._require_open()
+        if limit < 1:
+            raise UsageError(f"limit must be 1 or more, got {limit}")
+        now_s, removed = self._clock.now_s(), 0
+        while removed < limit and self._expiring and self._expiring[0][0] <= now_s:
+            _, mapping_id = heapq.heappop(self._expiring)
+            kept = self._kept.get(mapping_id)
+            if kept is not None and kept.expires_s <= now_s:
+                del self._kept[mapping_id]
+                removed += 1
+        return removed
+
+    # --- keeping it across restarts ----------------------------------------------------------------
+
+    @property
+    def exports(self) -> int:
+        """Number of the latest export that this mapper made or was restored from; keep it apart from the state."""
+        return self._exports
+
+    async def export_state(self) -> bytes:
+        """
+        Return every mapping and signing key, sealed under a key of `server_master_key`; what has expired stays out.
+
+        Its number is `exports` afterwards: whoever keeps it elsewhere can tell an older state at `restore_state`.
+
+        Raises:
+            OverloadedError: more than 100,000 mappings.
+        """
         self._require_open()
         now_s = self._clock.now_s()
-        over = [mapping_id for mapping_id, kept in self._kept.items() if now_s >= kept.expires_s]
-        for mapping_id in over:
-            del self._kept[mapping_id]
-        return len(over)
+        mappings = [
+            ExportedMapping(
+                device_id=kept.public.device_id,
+                client_public_key=kept.client_public_key,
+                descriptor=kept.public.descriptor,
+                server_public_key=kept.public.server_public_key,
+                expires_s=kept.expires_s,
+                sealed=kept.sealed,
+            )
+            for kept in self._kept.values()
+            if now_s < kept.expires_s
+        ]
+        number = self._exports + 1
+        exported = await asyncio.to_thread(
+            partial(
+                seal_state,
+                self._master_key,
+                number=number,
+                tenant=self._tenant,
+                width_s=self._width_s,
+                signers=list(self._signers.values()),
+                mappings=mappings,
+            )
+        )
+        self._exports = max(self._exports, number)
+        return exported
+
+    async def restore_state(self, exported: bytes, *, at_least: int = 0) -> int:
+        """
+        Take over what `export_state` returned, in a mapper that is still empty; return how many mappings live.
+
+        Args:
+            exported: The sealed state.
+            at_least: The number of the latest export that is known; an older state is refused. 0 asks for none: then
+                only devices tell, which refuse a generation below the one that they hold.
+
+        Raises:
+            AuthenticationError: it was sealed under another master key, or is altered or cut.
+            DecodeError: it is no state of a mapper.
+            KeyStateError: this mapper has mappings already, or the state is older than *at_least*.
+            UsageError: it is of another tenant or width.
+        """
+        self._require_unused()
+        state = await asyncio.to_thread(partial(open_state, self._master_key, bytes(exported)))
+        try:
+            self._require_fits(state, at_least)
+            kept = await asyncio.to_thread(lambda: [_restored(each) for each in state.mappings])
+            self._require_unused()
+        except BaseException:
+            state.wipe()
+            raise
+        self._signers = {signer.verification_key: signer for signer in state.signers}
+        now_s = self._clock.now_s()
+        self._kept = {each.public.mapping_id: each for each in kept if now_s < each.expires_s}
+        self._expiring = [(each.expires_s, mapping_id) for mapping_id, each in self._kept.items()]
+        heapq.heapify(self._expiring)
+        self._exports = state.number
+        return len(self._kept)
 
     def close(self) -> None:
         """Destroy the master key's copy, the signing keys and every mapping."""
@@ -284,6 +395,7 @@ class SecureKeyMapper:
             signer.wipe()
         self._signers.clear()
         self._kept.clear()
+        self._expiring.clear()
 
     def __enter__(self) -> Self:
         """Lend the mapper to a block."""
@@ -342,16 +454,41 @@ class SecureKeyMapper:
                 expires_at=utc(expires_s),
             )
             sealed = seal_mapping(mapping, self._master_key)
-        self._kept[public.mapping_id] = _Kept(public, client_public_key, sealed, expires_s)
+        self._kept[public.mapping_id] = KeptMapping(public, client_public_key, sealed, expires_s)
+        heapq.heappush(self._expiring, (expires_s, public.mapping_id))
         return public
 
-    def _restore(self, kept: _Kept) -> Mapping:
+    def _require_unused(self) -> None:
+        self._require_open()
+        if self._kept or self._signers:
+            raise KeyStateError("this SecureKeyMapper is in use already: restore into a new one")
+
+    def _require_fits(self, state: MapperState, at_least: int) -> None:
+        if state.number < at_least:
+            raise KeyStateError(
+                f"the state is of export {state.number}, export {at_least} was made since: it is rolled back, and "
+                "mappings in it may be of generations that devices have left; restore the latest one"
+            )
+        if (state.tenant, state.width_s) != (self._tenant, self._width_s):
+            raise UsageError(
+                f"the state is of tenant {state.tenant.hex()} with buckets of {state.width_s} s: make the mapper with "
+                "these"
+            )
+
+    def _derived(self, mapping_id: MappingId, purpose: str, bucket: int) -> SecretBytes | QflareError:
+        try:
+            with self._restore(self._get(mapping_id)) as mapping:
+                return mapping.derive_key(purpose, bucket=bucket)
+        except QflareError as failure:
+            return failure
+
+    def _restore(self, kept: KeptMapping) -> Mapping:
         public = kept.public
         return restore_mapping(
             kept.sealed, self._master_key, mapping_id=public.mapping_id, generation=public.generation
         )
 
-    def _get(self, mapping_id: MappingId) -> _Kept:
+    def _get(self, mapping_id: MappingId) -> KeptMapping:
         self._require_open()
         kept = self._kept.get(mapping_id)
         if kept is None or self._clock.now_s() >= kept.expires_s:
@@ -364,6 +501,22 @@ class SecureKeyMapper:
     def _require_open(self) -> None:
         if self._is_closed:
             raise KeyStateError("this SecureKeyMapper is closed: make a new one")
+
+
+def _restored(exported: ExportedMapping) -> KeptMapping:
+    descriptor = read_descriptor(exported.descriptor, server_key=exported.server_public_key)
+    public = KeyMapping(
+        mapping_id=descriptor.mapping_id,
+        device_id=exported.device_id,
+        ref=descriptor.ref,
+        generation=descriptor.generation,
+        bucket=descriptor.bucket,
+        width_s=descriptor.width_s,
+        descriptor=exported.descriptor,
+        server_public_key=exported.server_public_key,
+        expires_at=utc(exported.expires_s),
+    )
+    return KeptMapping(public, exported.client_public_key, exported.sealed, exported.expires_s)
 
 
 def _require_encapsulation_key(key: bytes) -> None:
