@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qflare.manager.reserve import ReserveStatistics, close_after_fork
+from qflare.manager.reserve import ReserveStatistics, Tally, close_after_fork
 from qflare.primitives import kem
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Encapsulations:
         self._age_ns = settings.reserve_max_age_s * _NS
         self._ready: OrderedDict[tuple[TenantId, DeviceRef], _Made] = OrderedDict()
         self._is_closed = False
-        self._made = self._taken = self._missed = self._discarded = 0
+        self._tally = Tally()
         close_after_fork(self)
 
     def __len__(self) -> int:
@@ -61,13 +61,7 @@ class Encapsulations:
     @property
     def statistics(self) -> ReserveStatistics:
         """What it did since it was made."""
-        return ReserveStatistics(
-            ready=len(self._ready),
-            made=self._made,
-            taken=self._taken,
-            missed=self._missed,
-            discarded=self._discarded,
-        )
+        return self._tally.statistics(ready=len(self._ready))
 
     async def prepare(self, tenant_id: TenantId, devices: Sequence[tuple[DeviceRef, bytes]]) -> int:
         """
@@ -104,9 +98,9 @@ class Encapsulations:
             self._discard(held)
             held = None
         if held is None:
-            self._missed += 1
+            self._tally.missed += 1
             return None
-        self._taken += 1
+        self._tally.taken += 1
         return held.encapsulated
 
     def forget(self, tenant_id: TenantId, ref: DeviceRef) -> None:
@@ -134,7 +128,7 @@ class Encapsulations:
         for (ref, key), encapsulated in zip(chunk, made, strict=True):
             if encapsulated is None:
                 continue
-            self._made += 1
+            self._tally.made += 1
             fresh = _Made(now_ns, key, encapsulated)
             if self._is_closed:
                 self._discard(fresh)
@@ -146,7 +140,7 @@ class Encapsulations:
 
     def _discard(self, made: _Made) -> None:
         made.encapsulated.shared_secret.wipe()
-        self._discarded += 1
+        self._tally.discarded += 1
 
 
 def _encapsulate(keys: Sequence[bytes]) -> list[Encapsulated | None]:

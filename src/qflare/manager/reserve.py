@@ -51,6 +51,22 @@ class ReserveStatistics:
     """Wiped unused: too old, bound to keys that are not current any more, or at closing."""
 
 
+@dataclass(slots=True)
+class Tally:
+    """What a reserve counts as it goes."""
+
+    made: int = 0
+    taken: int = 0
+    missed: int = 0
+    discarded: int = 0
+
+    def statistics(self, *, ready: int) -> ReserveStatistics:
+        """Return the counts as they stand, and how much is *ready*."""
+        return ReserveStatistics(
+            ready=ready, made=self.made, taken=self.taken, missed=self.missed, discarded=self.discarded
+        )
+
+
 class _Forkable(Protocol):
     def close(self) -> None:
         """Wipe everything, and hold nothing from then on."""
@@ -97,7 +113,7 @@ class Reserve:
         """Oldest first, with the monotonic nanoseconds of their making."""
         self._is_low = asyncio.Event()
         self._is_closed = False
-        self._made = self._taken = self._missed = self._discarded = 0
+        self._tally = Tally()
         close_after_fork(self)
 
     def __len__(self) -> int:
@@ -111,13 +127,7 @@ class Reserve:
     @property
     def statistics(self) -> ReserveStatistics:
         """What it did since it was made."""
-        return ReserveStatistics(
-            ready=len(self._ready),
-            made=self._made,
-            taken=self._taken,
-            missed=self._missed,
-            discarded=self._discarded,
-        )
+        return self._tally.statistics(ready=len(self._ready))
 
     async def take(self, count: int) -> list[DeviceKeys]:
         """
@@ -129,7 +139,7 @@ class Reserve:
         missing = count - len(taken)
         if not missing:
             return taken
-        self._missed += missing
+        self._tally.missed += missing
         try:
             return taken + await self._offload.run(partial(DeviceKeys.generate_many, missing), wipe=_wipe)
         except BaseException:
@@ -139,7 +149,7 @@ class Reserve:
     def _take(self, count: int) -> list[DeviceKeys]:
         self.discard_old()
         taken = [self._ready.popleft()[1] for _ in range(min(count, len(self._ready)))]
-        self._taken += len(taken)
+        self._tally.taken += len(taken)
         if len(self._ready) < self._low:
             self._is_low.set()
         return taken
@@ -149,7 +159,7 @@ class Reserve:
         oldest_ns = self._clock.monotonic_ns() - self._age_ns
         while self._ready and self._ready[0][0] <= oldest_ns:
             self._ready.popleft()[1].wipe()
-            self._discarded += 1
+            self._tally.discarded += 1
         if len(self._ready) < self._low:
             self._is_low.set()
 
@@ -184,9 +194,9 @@ class Reserve:
         self._add(await self._offload.run(partial(DeviceKeys.generate_many, count), wipe=_wipe))
 
     def _add(self, made: Sequence[DeviceKeys]) -> None:
-        self._made += len(made)
+        self._tally.made += len(made)
         if self._is_closed:
-            self._discarded += len(made)
+            self._tally.discarded += len(made)
             _wipe(made)
             return
         now_ns = self._clock.monotonic_ns()
@@ -197,7 +207,7 @@ class Reserve:
         self._is_closed = True
         while self._ready:
             self._ready.popleft()[1].wipe()
-            self._discarded += 1
+            self._tally.discarded += 1
 
 
 def _wipe(made: Sequence[DeviceKeys]) -> None:
