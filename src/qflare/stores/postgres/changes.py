@@ -11,13 +11,13 @@ from qflare.errors import StoreUnavailableError
 from qflare.model.change import Change, ChangePage
 from qflare.model.ids import ID_BYTES, DeviceRef, SessionId, TenantId
 from qflare.stores.postgres.connections import Connected
-from qflare.stores.postgres.definition import queries
 from qflare.stores.postgres.failures import translated
 from qflare.stores.postgres.pool import open_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qflare.stores.postgres.connections import Connections
     from qflare.stores.postgres.pool import PoolSettings
 
 CHANNEL: Final = "qflare_change"
@@ -63,9 +63,12 @@ class ChangeListener:
     delivers nothing, and a connection whose other end is gone looks like a quiet one.
     """
 
-    def __init__(self, dsn: str, settings: PoolSettings) -> None:
-        """Connect to *dsn* when `listen` is called."""
+    def __init__(self, dsn: str, settings: PoolSettings, others: Connections) -> None:
+        """Connect to *dsn* when `listen` is called; *others* send what proves that it hears."""
         self._dsn = dsn
+        self._others = others
+        # One for all its connections: a pooler's server connection never forgets what it listens to.
+        self._ping_channel = f"{CHANNEL}_{secrets.token_hex(8)}"
         self._settings = settings
 
     async def listen(self, hear: Callable[[Change | None], None]) -> None:
@@ -81,7 +84,7 @@ class ChangeListener:
             await self._listen(hear)
 
     async def _listen(self, hear: Callable[[Change | None], None]) -> None:
-        ping_channel = f"{CHANNEL}_{secrets.token_hex(8)}"
+        ping_channel = self._ping_channel
         gone, ponged = asyncio.Event(), asyncio.Event()
 
         def heard(_connection: object, _pid: int, channel: str, payload: object) -> None:
@@ -99,7 +102,8 @@ class ChangeListener:
             await connection.add_listener(ping_channel, heard)
             while not gone.is_set():
                 ponged.clear()
-                await connection.fetch(queries()["ping_listener"].text, ping_channel)
+                # From another connection: its own message would come back even where no other does.
+                await self._others.fetch("ping_listener", ping_channel)
                 try:
                     async with asyncio.timeout(PING_TIMEOUT_S):
                         await ponged.wait()

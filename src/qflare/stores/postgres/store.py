@@ -94,7 +94,7 @@ class PostgresStore(
 
     def listener(self) -> ChangeListener | None:
         """Return what hears of changes over a connection of its own, None where only a pool is known."""
-        return None if self._dsn is None else ChangeListener(self._dsn, self._limits)
+        return None if self._dsn is None else ChangeListener(self._dsn, self._limits, self._connections)
 
     async def close(self) -> None:
         """Close the pool if the store opened it; connections in use get a few seconds to end."""
