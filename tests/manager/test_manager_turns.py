@@ -117,6 +117,29 @@ async def test_touched_while_another_leads_is_carried_once(database_dsn, tmp_pat
         )
 
 
+async def test_a_turn_that_lags_shows_in_the_readiness(database_dsn, tmp_path):
+    """In the middle of a bucket a worker says how far an unfinished turn is, and is ready all the same."""
+    clock = clock_at()
+    leader = await asyncpg.connect(database_dsn)
+    try:
+        async with managers(database_dsn, tmp_path, clock=clock, turn_page=64, tick_max_s=0.1) as (one,):
+            await sessions_of(one, 2)
+            bucket = await one.current_bucket() + 1
+            await leader.execute("SELECT pg_advisory_lock(1363561218, $1)", bucket)
+            clock.turn(WIDTH_S)
+            assert bucket == await one.current_bucket()
+            assert (await one.readiness(timeout_s=5)).turn is None
+            clock.turn(WIDTH_S / 2)
+            ready = await one.readiness(timeout_s=5)
+            assert f"the turn into bucket {bucket} lags: no step of it is done" == ready.turn
+            assert ready.is_ready
+            await leader.execute("SELECT pg_advisory_unlock(1363561218, $1)", bucket)
+            await one.turn()
+            assert (await one.readiness(timeout_s=5)).turn is None
+    finally:
+        await leader.close()
+
+
 async def test_ended_and_expired_sessions_leave_the_pages(database_dsn, tmp_path, admin):
     """A turn carries live sessions alone, up to their last bucket."""
     clock = clock_at()

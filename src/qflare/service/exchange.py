@@ -88,8 +88,10 @@ class Readiness:
     database: str | None
     bucket: str | None
     keeper: str | None
+    turn: str | None = None
+    """A turn that lags; the worker serves all the same."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether all of it is well."""
+        """Whether database, bucket keys and keeper are well."""
         return self.database is None and self.bucket is None and self.keeper is None

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 async def look_ready(engine: Engine, *, timeout_s: float) -> Readiness:
     """Look at each part for at most *timeout_s* seconds."""
     foundation = engine.foundation
-    database, bucket, keeper = await asyncio.gather(
+    database, bucket, keeper, turn = await asyncio.gather(
         _sentence("the database", foundation.store.check(), timeout_s),
         _sentence("the bucket keys", _look_at_buckets(engine), timeout_s),
         _sentence("the keeper", _look_at_keeper(engine), timeout_s),
+        _look_at_turn(engine, timeout_s),
     )
-    return Readiness(database=database, bucket=bucket, keeper=keeper)
+    return Readiness(database=database, bucket=bucket, keeper=keeper, turn=turn)
 
 
 async def _look_at_buckets(engine: Engine) -> None:
@@ -36,6 +37,26 @@ async def _look_at_keeper(engine: Engine) -> None:
     foundation = engine.foundation
     key = await foundation.offload.run(foundation.keeper.long_term_key, wipe=SecretBytes.wipe)
     key.wipe()
+
+
+async def _look_at_turn(engine: Engine, timeout_s: float) -> str | None:
+    """Say how far the turn is if it is not done in the middle of its bucket, at whose end it loses what is left."""
+    buckets, foundation = engine.buckets, engine.foundation
+    with buckets.lend() as ring:
+        bucket, has_old = ring.current, ring.has(ring.first)
+    if not has_old or buckets.seconds_left() > foundation.settings.bucket_width_s / 2:
+        return None
+    try:
+        async with asyncio.timeout(timeout_s):
+            progress = await foundation.store.find_turn()
+    except (TimeoutError, QflareError):
+        # The look at the database says so.
+        return None
+    if progress is None or progress.bucket < bucket:
+        return f"the turn into bucket {bucket} lags: no step of it is done"
+    if progress.bucket == bucket and progress.ended_at is None:
+        return f"the turn into bucket {bucket} lags: {progress.done} of {progress.ranges} steps are done"
+    return None
 
 
 async def _sentence(what: str, look: Awaitable[None], timeout_s: float) -> str | None:

@@ -50,7 +50,10 @@ class Health:
         }
         is_ready = readiness.is_ready
         status = {"status": "ready" if is_ready else "not ready"}
-        for problem in filter(None, checks.values()):
+        if readiness.turn is not None:
+            # Said only when there is something to say, and no reason to send devices elsewhere.
+            status["turn"] = _outside(readiness.turn)
+        for problem in filter(None, (*checks.values(), readiness.turn)):
             _log.warning("not ready: %s", problem)
         return report(200 if is_ready else 503, status | {name: _outside(problem) for name, problem in checks.items()})
 
