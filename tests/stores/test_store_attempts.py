@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import re
+from importlib.resources import files
 from os import urandom
 
 import pytest
@@ -27,6 +29,43 @@ from store_records import (
     register,
 )
 
+REPEATED = {
+    "accept_streams",
+    "bucket_mark",
+    "confirm_sessions",
+    "drop_changes",
+    "drop_reply_keys",
+    "enrol_devices",
+    "find_buckets",
+    "find_chains",
+    "find_devices",
+    "find_identity",
+    "find_leaves",
+    "find_nodes",
+    "find_pages",
+    "find_pending_keys",
+    "find_reply_keys",
+    "find_rotation_marks",
+    "find_session_tenants",
+    "find_sessions",
+    "find_turn",
+    "identity_serial",
+    "latest_checkpoint",
+    "list_certificates",
+    "list_changes",
+    "list_reply_keys",
+    "list_rotatable_keys",
+    "list_rotation_policies",
+    "list_server_keys",
+    "list_tenants",
+    "log_head",
+    "mark_rotations",
+    "rekey_session",
+    "reseal_reply_keys",
+    "rotate_device_keys",
+    "save_chains",
+}
+"""Queries that end once however often they run: look-ups, and changes with a key of their own (decision 0031)."""
 CUTS = (
     (Point.BEFORE, None),
     (Point.FORWARDED, None),
@@ -276,6 +315,16 @@ async def test_a_bucket_is_published_once_through_cut_connections(far, proxy):
             await far.save_bucket(bucket)
         stands = await far.save_bucket(bucket)
         assert bucket.announcement == stands.announcement
+
+
+def test_only_what_ends_once_is_repeated():
+    """A query that the store repeats by itself was looked at: it stands in the list, or it runs in one attempt."""
+    called = re.compile(r'_connections\.(?:fetch|fetch_row|get_row)\(\s*"(\w+)"')
+    package = files("qflare") / "stores" / "postgres"
+    found = {
+        name for item in package.iterdir() if item.name.endswith(".py") for name in called.findall(item.read_text())
+    }
+    assert REPEATED == found
 
 
 async def test_attempts_end_in_bounded_time(proxy):

@@ -118,7 +118,8 @@ class Rotations(Connected):
         """Add what sessions have carried, and return their sums; sessions that are not the tenant's are left out."""
         if not uses:
             return ()
-        rows = await self._connections.fetch(
+        # Once: a second attempt would count again what the first one counted.
+        rows = await self._connections.attempt(
             "count_use",
             as_uuid(tenant_id),
             as_uuids([use.sid for use in uses]),

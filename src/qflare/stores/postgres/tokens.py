@@ -89,7 +89,8 @@ class Tokens(Connected):
 
     async def revoke_token(self, tenant_id: TenantId, token_id: TokenId, *, reason: str, event: NewEvent) -> None:
         """Take a token back; `IllegalTransitionError` if it was used or revoked, `KeyNotFoundError` if absent."""
-        row = await self._connections.get_row(
+        # Once: a second attempt would find the token revoked, and say that it cannot be.
+        (row,) = await self._connections.attempt(
             "revoke_token", as_uuid(tenant_id), as_uuid(token_id), reason, *event_columns([event])
         )
         if not row["is_known"]:
