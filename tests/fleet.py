@@ -33,7 +33,6 @@ def factory(manager):
     return on_record
 """
 """An application that logs each update and answers with the entry's place: an acknowledged audit entry."""
-CONFIRMATIONS_MAX = 1000
 
 
 class Ledger:
@@ -85,6 +84,10 @@ class Fleet:
             while self.ledger.size < size + more:
                 await asyncio.sleep(0.01)
         return loop.time() - began
+
+    async def served_again(self, *, within_s):
+        """Wait for more acknowledgements than can have been on their way, and return how long that took."""
+        return await self.acknowledged(len(self.devices) + 1, within_s=within_s)
 
 
 @asynccontextmanager
