@@ -334,12 +334,13 @@ async def test_a_bucket_outside_the_certificate_is_refused_with_the_remedy(datab
             body[at : at + 8] = (bucket + 1).to_bytes(8, "big")
             await manager.import_certificate(await sign(manager, bytes(body)))
             await device.connect()
+            for _ in range(2):
+                await manager.turn()
+            (said,) = [each for each in await manager.monitor.list_events() if b"certificate ends soon" in each.data]
+            assert EventSeverity.WARNING == said.severity
             clock.turn(WIDTH_S)
             with pytest.raises(KeyStateError, match=f"to {bucket + 1}, not {bucket + 2}.*qflare identity rotate"):
                 await manager.turn()
-            device._device.engine.state.server = decode_identity(
-                await manager.identity(), server_id=await manager.server_id()
-            )
 
 
 async def test_devices_refuse_an_announcement_outside_the_certificate(database_dsn, tmp_path):

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("qflare.manager")
 _NS: Final = 1_000_000_000
+_END_WARNED_S: Final = 30 * 86_400
+"""Time before a certificate's end from which the log says so."""
 _ANNOUNCE_TRIES: Final = 8
 """Two for each rotation that another worker may make meanwhile; more than four in a row are none."""
 
@@ -118,6 +120,7 @@ class Buckets:
         self._mark: BucketMark | None = None
         self._alarms: list[NewEvent] = []
         self._announced_serial = identity.serial
+        self._warned_serial = -1
         self.listeners: list[Callable[[int], None]] = []
         """Called with the lowest live bucket after a turn: whoever caches keys of older ones wipes them."""
 
@@ -158,6 +161,18 @@ class Buckets:
         if self._announced_serial != self._identity.serial:
             async with self._lock:
                 await self._announce_again()
+        self._look_at_the_end()
+
+    def _look_at_the_end(self) -> None:
+        """Say once that the certificate ends soon: beyond its last bucket nothing is announced any more (A1)."""
+        certificate = self._identity.certificate
+        left_s = (certificate.last_bucket - self._current) * self._width_s
+        if left_s < _END_WARNED_S and self._warned_serial != certificate.serial:
+            self._warned_serial = certificate.serial
+            self._alarm(
+                "certificate ends soon",
+                {"serial": certificate.serial, "last_bucket": certificate.last_bucket, "seconds": max(0, left_s)},
+            )
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[Ring]:

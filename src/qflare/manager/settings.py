@@ -76,7 +76,7 @@ class ManagerSettings:
     refusal_events_per_minute: int = 60
     """Most audit events about refusals a minute and reason; beyond it they are only counted."""
     certificate_years: int = 10
-    """Life of the CERT issued at first start."""
+    """Life of a CERT, from its issue or request."""
     log_origin: str | None = None
     """Name of the log in checkpoints (a C2SP origin); None makes `qflare/` and the server id's first 16 hex digits."""
     pool_size_min: int = 1
