@@ -44,6 +44,10 @@ class Loot:
     chain_keys: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
     devices: Sequence[DeviceIdentity] = ()
     """The devices' long-term keys and their rows of the roster."""
+    epochs: dict[tuple[bytes, int, int], bytes] = field(default_factory=dict)
+    """Chain keys of rekeyed sessions by sid, epoch and bucket (R7)."""
+    reply_keys: dict[tuple[bytes, bytes], bytes] = field(default_factory=dict)
+    """RK by sid and request id (R6)."""
 
 
 @dataclass
@@ -76,16 +80,62 @@ def attack(traffic: Traffic, loot: Loot) -> Opened:
             ck1 = extract(th1, decapsulate(loot.dks[hdr_b], message[12:1580]))
             unseal(expand(ck1, "enr", th1, 32), message[1580:], th1)
             opened.enrolments.add(hdr_b)
-    for sealed in traffic.records:
-        sid, b = sealed[3:19], int.from_bytes(sealed[19:27], "big")
-        held = [at for (its, at) in chains if its == sid and at <= b]
-        if held:
-            key = chains[sid, max(held)]
-            for step in range(max(held) + 1, b + 1):
-                key = peer_record.turn(key, step, sid)
-            k, bound = peer_record.stream_key(key, sealed[:48]), h(sealed[:48], b"")
-            opened.records.add(unseal(k, sealed[48:], bound, u64(0) + bytes(3) + b"\x01"))
-    return opened
+    keys = {(sid, 0, b): key for (sid, b), key in chains.items()} | loot.epochs
+    reply_keys = dict(loot.reply_keys)
+    left = list(traffic.records)
+    while True:
+        # What opens may tell more: a request its reply's key, a REKEY the next epoch.
+        closed = [sealed for sealed in left if not open_record(traffic, loot, keys, reply_keys, sealed, opened=opened)]
+        if len(closed) == len(left):
+            return opened
+        left = closed
+
+
+def chain_key_of(keys: dict[tuple[bytes, int, int], bytes], sealed: bytes) -> bytes | None:
+    """The chain key of a record's epoch and bucket, hashed forward from what is held."""
+    sid, b, epoch = sealed[3:19], int.from_bytes(sealed[19:27], "big"), int.from_bytes(sealed[27:31], "big")
+    held = [at for (its, of, at) in keys if its == sid and of == epoch and at <= b]
+    if not held:
+        return None
+    key = keys[sid, epoch, max(held)]
+    for step in range(max(held) + 1, b + 1):
+        key = peer_record.turn(key, step, sid)
+    return key
+
+
+def open_record(
+    traffic: Traffic,
+    loot: Loot,
+    keys: dict[tuple[bytes, int, int], bytes],
+    reply_keys: dict[tuple[bytes, bytes], bytes],
+    sealed: bytes,
+    *,
+    opened: Opened,
+) -> bool:
+    """Open one record if it can be, and learn from it whatever it tells (R3, R6, R7)."""
+    nonce, kind, sid = u64(0) + bytes(3) + b"\x01", sealed[2], sealed[3:19]
+    if kind == peer_record.REPLY:
+        rk = reply_keys.get((sid, sealed[48:64]))
+        if rk is not None:
+            k, bound = expand(rk, "stream", sealed[32:48], 32), h(sealed[:64], b"")
+            opened.records.add(unseal(k, sealed[64:], bound, nonce))
+        return rk is not None
+    key = chain_key_of(keys, sealed)
+    if key is None:
+        return False
+    k, bound = peer_record.stream_key(key, sealed[:48]), h(sealed[:48], b"")
+    plaintext = unseal(k, sealed[48:], bound, nonce)
+    opened.records.add(plaintext)
+    if kind == peer_record.REQUEST:
+        reply_keys[sid, sealed[32:48]] = expand(key, "reply", sealed[32:48], 64)
+    if kind == peer_record.CONTROL and plaintext[:1] == b"\x01":
+        b, epoch = int.from_bytes(plaintext[1:9], "big"), int.from_bytes(plaintext[9:13], "big")
+        old = chain_key_of(keys, sealed[:19] + u64(b) + sealed[27:])
+        if b in loot.dks and old is not None:
+            ss_r = decapsulate(loot.dks[b], plaintext[13:])
+            context = h(sid, u32(epoch), h(traffic.bodies[b]), plaintext[13:])
+            keys[sid, epoch, b] = expand(extract(old, ss_r), "rekey", context, 64)
+    return True
 
 
 def attack_hellos(traffic: Traffic, loot: Loot, opened: Opened, chains: Chains) -> None:

@@ -8,12 +8,13 @@ from itertools import count
 import pytest
 
 from peer import agreement as h9
-from peer import enrol, hello, mapping, offer, record
+from peer import enrol, hello, mapping, offer, record, rekey, reply
 from peer.identity import Announcement, Bucket, Device, Server, check_cert
 from peer.notation import NO_PSK, KemKey, Refused, SigKey, h, u8, u16, u32, u64
 from qflare.errors import AuthenticationError, DecodeError
-from qflare.model.ids import StreamId, TenantId, TokenId
+from qflare.model.ids import RequestId, SessionId, StreamId, TenantId, TokenId
 from qflare.model.refusal import Refusal
+from qflare.protocol.bucket import decapsulate_by_bucket
 from qflare.protocol.chain import SessionChain
 from qflare.protocol.checkpoint import sign_checkpoint
 from qflare.protocol.confirm import Confirmation, confirm_hellos, encode_confirmation, split_glued
@@ -30,6 +31,15 @@ from qflare.protocol.offer import OfferTarget, confirm_answers, make_offers, ope
 from qflare.protocol.offer_device import accept_offer
 from qflare.protocol.receipt import encode_receipt
 from qflare.protocol.record import RecordHeader, decode_header, new_header, open_record, seal_record
+from qflare.protocol.rekey import (
+    Rekey,
+    accept_rekeyed,
+    derive_rekeyed_many,
+    encode_rekeyed,
+    make_rekey,
+    read_rekey,
+)
+from qflare.protocol.reply import derive_reply_key, new_reply_header
 from qflare.protocol.rotation import Rotation, check_rotations, make_rotation
 from qflare.protocol.seen import SeenHellos
 from qflare.protocol.token import EnrolmentToken, decode_token
@@ -361,8 +371,106 @@ def test_forms_do_not_pass_for_each_other(ours: fixed.World, theirs: Server) -> 
         hello.take_m3(theirs, as_m3, now=NOW)
 
 
-def test_reserved_kinds_are_refused_by_both(ours: fixed.World, theirs: Server) -> None:
-    """A record of kind 2 or 3, or of an epoch above 0, is refused until R6 and R7 are built."""
+def sessions_of(ours: fixed.World, theirs: Server) -> tuple[SessionChain, record.Session, record.Session]:
+    """One session as our chain, and as both ends of the second implementation."""
+    device = their_device(ours)
+    made = offer.make_offer(
+        theirs, ek_d=device.kem.ek, tenant_id=device.tenant_id, ref=device.ref, key_version=9, bucket=B
+    )
+    _, agreed = offer.take_offer(device, announcement_for(device, ours), made)
+    chain = SessionChain.begin(
+        SecretBytes.copy_of(agreed.chain_key), sid=SessionId(agreed.sid), start=agreed.start, lifetime=agreed.lifetime
+    )
+    return chain, record.Session.of(agreed, record.TO_SERVER), record.Session.of(agreed, record.TO_DEVICE)
+
+
+def test_our_device_rekeys_with_their_server(ours: fixed.World, theirs: Server) -> None:
+    """R7: REKEY of our device gives their server the same next epoch, whose records open on both sides."""
+    chain, _, server = sessions_of(ours, theirs)
+    bucket = theirs.buckets[B]
+    for epoch in (1, 2):
+        with make_rekey(chain, ours.keyring[B].announcement) as pending:
+            answer, server = rekey.take_rekey(server, bucket.body, bucket.kem, pending.body)
+            accept_rekeyed(answer, bucket=B, epoch=epoch)
+            chain = SessionChain(
+                pending.chain.export_keys(), sid=chain.sid, start=chain.start, lifetime=chain.lifetime, epoch=epoch
+            )
+        for b in (B, B + 1, B + 40):
+            header = new_header(sid=chain.sid, bucket=b, direction=record.TO_SERVER, epoch=epoch)
+            with chain.message_key(b, direction=record.TO_SERVER, purpose=header.purpose) as key:
+                assert (
+                    record.Session(
+                        server.sid, server.start, server.lifetime, server.direction, dict(server.keys), epoch
+                    ).open(seal_record(key, header, b"healed"))
+                    == b"healed"
+                )
+
+
+def test_their_device_rekeys_with_our_server(ours: fixed.World, theirs: Server) -> None:
+    """R7: our server computes the next epoch of their device, many in a call, and reads what it asked for."""
+    made = [sessions_of(ours, theirs) for _ in range(3)]
+    pending = [rekey.make_rekey(device, theirs.buckets[B].body) for _, device, _ in made]
+    rekeys = [read_rekey(body, epoch=0) for body, _ in pending]
+    secrets_ = SecretBytes.join(
+        [decapsulate_by_bucket(ours.keyring, [B], [its.ciphertext]) for its in rekeys if isinstance(its, Rekey)]
+    )
+    with derive_rekeyed_many(
+        SecretBytes.join([chain.chain_key(B) for chain, _, _ in made]),
+        secrets_,
+        sids=[chain.sid for chain, _, _ in made],
+        announcement_hashes=[ours.keyring[B].announcement.body_hash] * 3,
+        rekeys=[its for its in rekeys if isinstance(its, Rekey)],
+    ) as keys:
+        for row, (_, session) in enumerate(pending):
+            assert bytes(keys.row(row, 64)) == session.chain_key(B)
+    assert encode_rekeyed(B, 1) == u8(2) + u64(B) + u32(1)
+    body = pending[0][0]
+    for wrong, reason in (
+        (body[:-1], Refusal.LENGTH),
+        (body + b"x", Refusal.LENGTH),
+        (b"\x02" + body[1:], Refusal.TYPE),
+        (body[:12] + b"\x02" + body[13:], Refusal.EPOCH),
+    ):
+        assert read_rekey(wrong, epoch=0) is reason
+    assert read_rekey(body, epoch=1) is Refusal.EPOCH
+    with pytest.raises(AuthenticationError):
+        accept_rekeyed(encode_rekeyed(B, 2), bucket=B, epoch=1)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 18, (1 << 18) + 1])
+def test_late_replies_agree_both_ways(ours: fixed.World, theirs: Server, size: int) -> None:
+    """R6: whoever asks and whoever answers, the reply opens under the request's key alone, byte for byte."""
+    chain, device, server = sessions_of(ours, theirs)
+    message = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    for writer, direction in ((device, record.TO_SERVER), (server, record.TO_DEVICE)):
+        request = writer.seal(b"when you can", b=B + 2, kind=record.REQUEST)
+        awaited = reply.Awaited.of(writer, request)
+        asked = decode_header(request)
+        with chain.chain_key(B + 2) as key, derive_reply_key(key, RequestId(asked.stream_id)) as rk:
+            assert bytes(rk.view()) == awaited.rk
+            header = new_reply_header(
+                sid=asked.sid,
+                request_id=RequestId(asked.stream_id),
+                request_bucket=asked.bucket,
+                request_epoch=asked.epoch,
+                direction=3 - direction,
+            )
+            sealed = seal_record(rk, header, message, aad=b"late")
+            assert awaited.open(sealed, b"late") == message
+            assert awaited.seal(message, b"late", stream_id=header.stream_id) == sealed
+            assert decode_header(sealed) == header
+            with open_record(rk, awaited.seal(message, b"late"), aad=b"late") as opened:
+                assert opened.equals(message)
+            for at in (3, 26, 30, 47, 48, 63, 64, len(sealed) - 1):
+                wrong = sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :]
+                with pytest.raises(AuthenticationError):
+                    open_record(rk, wrong, aad=b"late")
+                with pytest.raises(Refused):
+                    awaited.open(wrong, b"late")
+
+
+def test_kinds_and_epochs_out_of_place_are_refused_by_both(ours: fixed.World, theirs: Server) -> None:
+    """A record whose kind was changed, or of another epoch, is refused, also where that kind exists."""
     device = their_device(ours)
     made = offer.make_offer(
         theirs, ek_d=device.kem.ek, tenant_id=device.tenant_id, ref=device.ref, key_version=9, bucket=B
@@ -375,7 +483,8 @@ def test_reserved_kinds_are_refused_by_both(ours: fixed.World, theirs: Server) -
         wrong = sealed[:at] + bytes([value]) + sealed[at + 1 :]
         with pytest.raises(Refused):
             reader.open(wrong)
-        if at != 30:  # the epoch is compared by the receiver
+        # The epoch is compared by the receiver; that a request was data shows when it is opened.
+        if (at, value) not in {(30, 1), (2, 3)}:
             with pytest.raises(DecodeError):
                 decode_header(wrong)
     assert isinstance(decode_header(sealed), RecordHeader)

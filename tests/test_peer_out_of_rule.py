@@ -85,10 +85,10 @@ def test_segments_out_of_rule_are_refused(segments: list) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"type": 7}, {"version": 2}, {"kind": 2}, {"kind": 3}, {"kind": 4}, {"direction": 0}, {"direction": 3}]
+    "change", [{"type": 7}, {"version": 2}, {"kind": 2}, {"kind": 4}, {"direction": 0}, {"direction": 3}]
 )
 def test_headers_out_of_rule_are_refused(change: dict) -> None:
-    """A header with a type, version, kind or direction that does not exist is refused before any key is derived."""
+    """A header of a type, version, kind or direction that does not exist or fit is refused before any key is derived."""
     assert isinstance(read_header(record_of(header_of(**change), [(0, 1, b"x")])), Refusal)
     assert not isinstance(read_header(record_of(header_of(), [(0, 1, b"x")])), Refusal)
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 SEGMENT = 1 << 18
 TO_SERVER, TO_DEVICE = 1, 2
-DATA, CONTROL = 0, 1
-PURPOSE = {DATA: "qfx.record", CONTROL: "qfx.control"}
-HEADER = 48
+DATA, CONTROL, REPLY, REQUEST = 0, 1, 2, 3
+PURPOSE = {DATA: "qfx.record", CONTROL: "qfx.control", REQUEST: "qfx.record"}
+HEADER, REPLY_HEADER = 48, 64
 
 
 def turn(chain_key: bytes, b: int, sid: bytes) -> bytes:
@@ -35,6 +35,28 @@ def stream_key(chain_key: bytes, header: bytes) -> bytes:
     return expand(mk, "stream", header[32:48], 32)
 
 
+def seal_segments(key: bytes, plaintext: bytes, bound: bytes) -> bytes:
+    """The sealed segments of a message (R3)."""
+    segments = cut(len(plaintext))
+    sealed = []
+    for counter, (begin, end) in enumerate(segments):
+        nonce = u64(counter) + bytes(3) + u8(counter == len(segments) - 1)
+        sealed.append(seal(key, plaintext[begin:end], bound, nonce))
+    return b"".join(sealed)
+
+
+def open_segments(key: bytes, sealed: bytes, bound: bytes) -> bytes:
+    """The message of sealed segments (R3)."""
+    step = SEGMENT + TAG
+    rest = len(sealed) % step
+    require(rest == 0 or rest > TAG or len(sealed) == TAG, "segments")
+    plaintext, count = [], -(-len(sealed) // step)
+    for counter in range(count):
+        nonce = u64(counter) + bytes(3) + u8(counter == count - 1)
+        plaintext.append(unseal(key, sealed[counter * step : (counter + 1) * step], bound, nonce))
+    return b"".join(plaintext)
+
+
 def cut(size: int) -> list[tuple[int, int]]:
     """(begin, end) of every segment of a message of *size* bytes."""
     begins = range(0, max(size, 1), SEGMENT)
@@ -50,6 +72,7 @@ class Session:
     lifetime: int
     direction: int
     keys: dict[int, bytes]
+    epoch: int = 0
     seen: set[bytes] = field(default_factory=set)
 
     @classmethod
@@ -88,16 +111,11 @@ class Session:
         """R3: one message as one record."""
         stream_id = secrets.token_bytes(16) if stream_id is None else stream_id
         header = (
-            u8(8) + u8(VERSION) + u8(kind) + self.sid + u64(b) + u32(0) + u8(self.direction)
+            u8(8) + u8(VERSION) + u8(kind) + self.sid + u64(b) + u32(self.epoch) + u8(self.direction)
             + stream_id
         )  # fmt: skip
         key, bound = stream_key(self.chain_key(b), header), h(header, aad)
-        segments = cut(len(plaintext))
-        sealed = []
-        for counter, (begin, end) in enumerate(segments):
-            nonce = u64(counter) + bytes(3) + u8(counter == len(segments) - 1)
-            sealed.append(seal(key, plaintext[begin:end], bound, nonce))
-        return header + b"".join(sealed)
+        return header + seal_segments(key, plaintext, bound)
 
     def open(self, record: bytes, aad: bytes = b"", *, window: range | None = None) -> bytes:
         """R3 to R5: check, open on a copy, then move on; a server gives R1's *window*."""
@@ -108,20 +126,14 @@ class Session:
         require(header[2] in PURPOSE, "kind")
         require(header[3:19] == self.sid, "sid")
         require(header[31] == (TO_DEVICE if self.direction == TO_SERVER else TO_SERVER), "direction")
-        require(header[27:31] == bytes(4), "epoch")
+        require(header[27:31] == u32(self.epoch), "epoch")
         b = int.from_bytes(header[19:27], "big")
         require(window is None or b in window, "window")
         require(b >= self.start, "bucket")
         key, bound = stream_key(self.chain_key(b), header), h(header, aad)
-        step = SEGMENT + TAG
-        rest = len(sealed) % step
-        require(rest == 0 or rest > TAG or len(sealed) == TAG, "segments")
-        plaintext, count = [], -(-len(sealed) // step)
-        for counter in range(count):
-            nonce = u64(counter) + bytes(3) + u8(counter == count - 1)
-            plaintext.append(unseal(key, sealed[counter * step : (counter + 1) * step], bound, nonce))
+        plaintext = open_segments(key, sealed, bound)
         self.move_to(b)
         if header[32:48] in self.seen:
             raise Refused("replayed stream")
         self.seen.add(header[32:48])
-        return b"".join(plaintext)
+        return plaintext

@@ -196,7 +196,7 @@ def test_sizes_are_inverse(size):
 
 
 def test_headers_are_read_as_written_and_refused_in_order(key):
-    """Length, type, version and kind are looked at in that order (R5); reserved kinds are refused (R3)."""
+    """Length, type, version and kind are looked at in that order (R5)."""
     header = head(epoch=7, direction=2, kind=1)
     sealed = record.seal_record(key, header, b"x")
     assert record.decode_header(sealed) == header
@@ -207,8 +207,8 @@ def test_headers_are_read_as_written_and_refused_in_order(key):
     for at, byte, refusal in (
         (0, 9, Refusal.TYPE),
         (1, 2, Refusal.VERSION),
-        (2, 2, Refusal.UNEXPECTED),
-        (2, 3, Refusal.UNEXPECTED),
+        (2, 2, Refusal.LENGTH),  # a reply's header is longer (R6)
+        (2, 4, Refusal.UNEXPECTED),
         (2, 255, Refusal.UNEXPECTED),
         (31, 0, Refusal.UNEXPECTED),
         (31, 3, Refusal.UNEXPECTED),
@@ -221,11 +221,19 @@ def test_headers_are_read_as_written_and_refused_in_order(key):
 
 
 def test_headers_that_cannot_be_are_not_written():
-    """Reserved kinds, directions, wide numbers and short ids are refused."""
-    for change in ({"kind": 2}, {"kind": 3}, {"direction": 0}, {"bucket": -1}, {"bucket": 2**64}, {"epoch": 2**32}):
+    """Kinds and directions that do not exist, a reply without a request, wide numbers and short ids are refused."""
+    for change in (
+        {"kind": 2},
+        {"kind": 4},
+        {"request_id": b"r" * 16},
+        {"direction": 0},
+        {"bucket": -1},
+        {"bucket": 2**64},
+        {"epoch": 2**32},
+    ):
         with pytest.raises(UsageError):
             head(**change)
-    for change in ({"sid": b"x"}, {"stream_id": b"x"}):
+    for change in ({"sid": b"x"}, {"stream_id": b"x"}, {"kind": 2, "request_id": b"x"}):
         with pytest.raises(LengthError):
             head(**change)
 

@@ -19,6 +19,9 @@ SessionId = NewType("SessionId", bytes)
 StreamId = NewType("StreamId", bytes)
 """16 bytes, random, made by the sender of a record."""
 
+RequestId = NewType("RequestId", bytes)
+"""16 bytes: the stream id of a request, by which its reply names it (PROTOCOL R6)."""
+
 TokenId = NewType("TokenId", bytes)
 """16 bytes, random; names an enrolment token."""
 

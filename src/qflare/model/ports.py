@@ -16,9 +16,9 @@ from qflare.model.bucket import SealedBucket, SealedIdentity
 from qflare.model.change import Change, ChangePage
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
-from qflare.model.ids import CallId, DeviceId, DeviceRef, SessionId, TenantId, TokenId
+from qflare.model.ids import CallId, DeviceId, DeviceRef, RequestId, SessionId, TenantId, TokenId
 from qflare.model.key_record import KeyRecord
-from qflare.model.reply import ReplyKeyResult, RequestId, SealedReplyKey
+from qflare.model.reply import ReplyKeyResult, SealedReplyKey
 from qflare.model.rotation import (
     DueKey,
     RotatableKeys,

@@ -31,6 +31,8 @@ class Refusal(StrEnum):
     ROTATION_OVERDUE = "rotation-overdue"
     EPOCH = "epoch"
     REPLAY = "replay"
+    NO_REQUEST = "no-request"
+    """A reply to a request that nobody made, that was answered, or whose time is over (R6)."""
     TRUNCATED = "truncated"
     SIZE = "size"
     UNEXPECTED = "unexpected"

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qflare.model.ids import SessionId, TenantId
-
-RequestId = NewType("RequestId", bytes)
-"""A request's stream id, 16 bytes."""
+    from qflare.model.ids import RequestId, SessionId, TenantId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import AuthenticationError, BatchError, DecodeError, LengthError, UsageError
-from qflare.model.ids import SessionId, StreamId
+from qflare.model.ids import RequestId, SessionId, StreamId
 from qflare.model.refusal import Refusal
 from qflare.primitives.columns import rows
 from qflare.primitives.hash import transcript_var_many
@@ -28,6 +28,7 @@ from qflare.protocol.wire import (
     DIRECTION_TO_SERVER,
     HASH_BYTES,
     RECORD_HEADER_BYTES,
+    REPLY_HEADER_BYTES,
     SECRET_BYTES,
     SID_BYTES,
     STREAM_ID_BYTES,
@@ -49,12 +50,13 @@ if TYPE_CHECKING:
 KIND_DATA: Final = 0
 KIND_CONTROL: Final = 1
 KIND_REPLY: Final = 2
-"""Reserved with R6: refused."""
+"""A reply that may come late, under the key of its request alone (R6)."""
 KIND_REQUEST: Final = 3
-"""Reserved with R6: refused."""
+"""A message whose reply may come late; its stream id is the request id (R6)."""
 
 HEADER_BYTES: Final = RECORD_HEADER_BYTES
-_PURPOSES: Final = {KIND_DATA: PURPOSE_RECORD, KIND_CONTROL: PURPOSE_CONTROL}
+_PURPOSES: Final = {KIND_DATA: PURPOSE_RECORD, KIND_CONTROL: PURPOSE_CONTROL, KIND_REQUEST: PURPOSE_RECORD}
+_KINDS: Final = frozenset((*_PURPOSES, KIND_REPLY))
 _SID_AT: Final = 3
 _BUCKET_AT: Final = _SID_AT + SID_BYTES
 _EPOCH_AT: Final = _BUCKET_AT + 8
@@ -64,7 +66,7 @@ _STREAM_ID_AT: Final = _DIRECTION_AT + 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordHeader:
-    """The 48 bytes in front of every record; public, and unauthenticated until a segment opened."""
+    """The 48 bytes in front of a record, 64 of a reply; public, and unauthenticated until a segment opened."""
 
     kind: int
     sid: SessionId
@@ -72,28 +74,46 @@ class RecordHeader:
     epoch: int
     direction: int
     stream_id: StreamId
+    request_id: RequestId | None = None
+    """Of a reply alone: which request it answers; bucket and epoch are the request's (R6)."""
 
     def __post_init__(self) -> None:
         """
         Refuse what cannot be written.
 
         Raises:
-            UsageError: a number is out of range, or the kind is reserved.
+            UsageError: a number is out of range, or the kind does not exist or fit.
             LengthError: an id is not 16 bytes.
         """
-        if self.kind not in _PURPOSES or self.direction not in (DIRECTION_TO_SERVER, DIRECTION_TO_DEVICE):
-            message = f"kind is 0 (data) or 1 (control) and direction 1 or 2, got {self.kind} and {self.direction}"
+        if self.kind not in _KINDS or self.direction not in (DIRECTION_TO_SERVER, DIRECTION_TO_DEVICE):
+            message = f"kind is 0 to 3 and direction 1 or 2, got {self.kind} and {self.direction}"
             raise UsageError(message)
         if not 0 <= self.bucket <= U64_MAX or not 0 <= self.epoch <= U32_MAX:
             message = f"bucket and epoch must fit 64 and 32 bits, got {self.bucket} and {self.epoch}"
             raise UsageError(message)
-        for name, value, size in (("sid", self.sid, SID_BYTES), ("stream id", self.stream_id, STREAM_ID_BYTES)):
+        if (self.request_id is not None) != (self.kind == KIND_REPLY):
+            message = "a reply names its request, and no other record does"
+            raise UsageError(message)
+        request_id = self.stream_id if self.request_id is None else self.request_id
+        for name, value, size in (
+            ("sid", self.sid, SID_BYTES),
+            ("stream id", self.stream_id, STREAM_ID_BYTES),
+            ("request id", request_id, STREAM_ID_BYTES),
+        ):
             if len(value) != size:
                 raise LengthError(name, expected=size, actual=len(value))
 
     @property
     def purpose(self) -> bytes:
-        """Return the purpose of the message key that seals this record (R2)."""
+        """
+        Return the purpose of the message key that seals this record (R2).
+
+        Raises:
+            UsageError: it is a reply, which no message key seals.
+        """
+        if self.kind == KIND_REPLY:
+            message = "a reply is sealed under the key of its request (R6), not under a message key"
+            raise UsageError(message)
         return _PURPOSES[self.kind]
 
     def claim(self) -> StreamClaim:
@@ -110,7 +130,7 @@ class RecordHeader:
         )
 
     def encode(self) -> bytes:
-        """Write the header, 48 bytes."""
+        """Write the header, 48 bytes, 64 of a reply."""
         return b"".join(
             (
                 bytes((TYPE_RECORD, VERSION, self.kind)),
@@ -119,8 +139,14 @@ class RecordHeader:
                 u32(self.epoch),
                 bytes((self.direction,)),
                 self.stream_id,
+                b"" if self.request_id is None else self.request_id,
             )
         )
+
+
+def header_size(kind: int) -> int:
+    """Return the bytes of the header of a record of this *kind*."""
+    return REPLY_HEADER_BYTES if kind == KIND_REPLY else HEADER_BYTES
 
 
 def new_header(*, sid: SessionId, bucket: int, direction: int, kind: int = KIND_DATA, epoch: int = 0) -> RecordHeader:
@@ -142,7 +168,7 @@ def read_header(record: Readable) -> RecordHeader | Refusal:
     Epoch, direction, session and bucket are compared by the receiver, who knows what they should be.
     """
     view = as_view(record, name="record")
-    header = bytes(view[:HEADER_BYTES])
+    header = _header_of(view)
     refusal = _refuse_header(header, len(view))
     if refusal is not None:
         return refusal
@@ -153,6 +179,7 @@ def read_header(record: Readable) -> RecordHeader | Refusal:
         epoch=int.from_bytes(header[_EPOCH_AT:_DIRECTION_AT], "big"),
         direction=header[_DIRECTION_AT],
         stream_id=StreamId(header[_STREAM_ID_AT:HEADER_BYTES]),
+        request_id=RequestId(header[HEADER_BYTES:]) if header[2] == KIND_REPLY else None,
     )
 
 
@@ -207,13 +234,14 @@ def seal_record_into(
     Nothing of the message's size is allocated. Errors as `seal_record`; also `LengthError` if *out* has another size.
     """
     view, target = as_view(plaintext, name="plaintext"), as_view(out, name="out")
-    if len(target) != sealed_size(len(view)):
-        name = "out"
-        raise LengthError(name, expected=sealed_size(len(view)), actual=len(target))
     encoded = header.encode()
+    size = sealed_size(len(view), header_size=len(encoded))
+    if len(target) != size:
+        name = "out"
+        raise LengthError(name, expected=size, actual=len(target))
     cipher = SegmentCipher.derive(message_key, encoded, stream_id=header.stream_id, aad=aad)
-    target[:HEADER_BYTES] = encoded
-    cipher.seal_all(view, target[HEADER_BYTES:])
+    target[: len(encoded)] = encoded
+    cipher.seal_all(view, target[len(encoded) :])
 
 
 def open_record(message_key: SecretBytes, record: Readable, *, aad: Readable = b"") -> SecretBytes:
@@ -221,7 +249,7 @@ def open_record(message_key: SecretBytes, record: Readable, *, aad: Readable = b
     Open a record.
 
     Args:
-        message_key: MK for what the record's header says, 64 bytes; the caller wipes it.
+        message_key: MK for what the record's header says, of a reply RK (R6), 64 bytes; the caller wipes it.
         record: The whole record, header included.
         aad: The application's associated data.
 
@@ -253,32 +281,40 @@ def open_record_into(
     """
     view, target = as_view(record, name="record"), as_view(out, name="out")
     cipher = _cipher_of(message_key, view, aad)
-    if len(target) != plaintext_size(len(view)):
+    its_header = header_size(view[2])
+    size = plaintext_size(len(view), header_size=its_header)
+    if len(target) != size:
         name = "out"
-        raise LengthError(name, expected=plaintext_size(len(view)), actual=len(target))
-    cipher.open_all(view[HEADER_BYTES:], target)
+        raise LengthError(name, expected=size, actual=len(target))
+    cipher.open_all(view[its_header:], target)
 
 
 def _refuse_header(header: bytes, record_size: int) -> Refusal | None:
-    """Check the first 48 bytes of a record of *record_size* bytes, in the order of R5."""
+    """Check the header of a record of *record_size* bytes, in the order of R5."""
     try:
-        plaintext_size(record_size)
+        plaintext_size(record_size, header_size=len(header))
     except DecodeError:
         return Refusal.LENGTH
     if header[0] != TYPE_RECORD:
         return Refusal.TYPE
     if header[1] != VERSION:
         return Refusal.VERSION
-    if header[2] not in _PURPOSES or header[_DIRECTION_AT] not in (DIRECTION_TO_SERVER, DIRECTION_TO_DEVICE):
+    if header[2] not in _KINDS or header[_DIRECTION_AT] not in (DIRECTION_TO_SERVER, DIRECTION_TO_DEVICE):
         return Refusal.UNEXPECTED
     return None
 
 
 def _cipher_of(message_key: SecretBytes, record: memoryview, aad: Readable) -> SegmentCipher:
-    header = bytes(record[:HEADER_BYTES])
+    header = _header_of(record)
     if _refuse_header(header, len(record)) is not None:
         raise AuthenticationError
-    return SegmentCipher.derive(message_key, header, stream_id=header[_STREAM_ID_AT:], aad=aad)
+    return SegmentCipher.derive(message_key, header, stream_id=header[_STREAM_ID_AT:HEADER_BYTES], aad=aad)
+
+
+def _header_of(record: memoryview) -> bytes:
+    """Return the header's bytes: as many as its kind has; zeros stand for what a record is too short for."""
+    head = bytes(record[:HEADER_BYTES]).ljust(HEADER_BYTES, b"\0")
+    return head if head[2] != KIND_REPLY else bytes(record[:REPLY_HEADER_BYTES]).ljust(REPLY_HEADER_BYTES, b"\0")
 
 
 def seal_records_many(
@@ -292,7 +328,7 @@ def seal_records_many(
     Seal many messages, each as its own record, with one call for all keys and one for all associated data.
 
     Args:
-        message_keys: ``n × 64`` bytes.
+        message_keys: ``n × 64`` bytes; RK in the row of a reply (R6).
         headers: n headers.
         plaintexts: n messages of any sizes.
         aads: n associated data, or None for none.
@@ -321,7 +357,8 @@ def open_records_many(
     Open many records; one bad record fails alone.
 
     Args:
-        message_keys: ``n × 64`` bytes; the row of a record that is refused anyway may hold anything.
+        message_keys: ``n × 64`` bytes, RK in the row of a reply (R6); the row of a record that is refused anyway may
+            hold anything.
         records: n whole records.
         aads: n associated data, or None for none.
 
@@ -334,7 +371,7 @@ def open_records_many(
     _require_equal_counts(len(records), records, aads)
     views = [as_view(record, name="record") for record in records]
     # A record that is too short to have a header gets one of zeros: it keeps its row and is refused below.
-    encoded = [bytes(view[:HEADER_BYTES]).ljust(HEADER_BYTES, b"\0") for view in views]
+    encoded = [_header_of(view) for view in views]
     with _stream_keys(message_keys, encoded) as keys:
         bound = _bound(encoded, aads)
         return [_open_one(keys.row(index, AEAD_KEY_BYTES), bound[index], view) for index, view in enumerate(views)]
@@ -345,16 +382,16 @@ def _seal_one(cipher: SegmentCipher, header: bytes, plaintext: memoryview) -> by
         return header + cipher.seal(0, plaintext, is_last=True)
     # A BytesIO hands its memory out as bytes without a second copy, which a bytearray cannot.
     whole = io.BytesIO()
-    whole.seek(sealed_size(len(plaintext)) - 1)
+    whole.seek(sealed_size(len(plaintext), header_size=len(header)) - 1)
     whole.write(b"\0")
     with whole.getbuffer() as out:
-        out[:HEADER_BYTES] = header
-        cipher.seal_all(plaintext, out[HEADER_BYTES:])
+        out[: len(header)] = header
+        cipher.seal_all(plaintext, out[len(header) :])
     return whole.getvalue()
 
 
 def _open_one(stream_key: memoryview, bound: bytes, record: memoryview) -> SecretBytes | Refusal:
-    refusal = _refuse_header(bytes(record[:HEADER_BYTES]), len(record))
+    refusal = _refuse_header(_header_of(record), len(record))
     if refusal is not None:
         return refusal
     try:
@@ -364,18 +401,19 @@ def _open_one(stream_key: memoryview, bound: bytes, record: memoryview) -> Secre
 
 
 def _open_all(cipher: SegmentCipher, record: memoryview) -> SecretBytes:
-    if len(record) <= HEADER_BYTES + SEALED_SEGMENT_BYTES:
-        return cipher.open(0, record[HEADER_BYTES:], is_last=True)
-    plaintext = SecretBytes.zeros(plaintext_size(len(record)))
+    its_header = header_size(record[2])
+    if len(record) <= its_header + SEALED_SEGMENT_BYTES:
+        return cipher.open(0, record[its_header:], is_last=True)
+    plaintext = SecretBytes.zeros(plaintext_size(len(record), header_size=its_header))
     with plaintext.view() as out:
-        cipher.open_all(record[HEADER_BYTES:], out)
+        cipher.open_all(record[its_header:], out)
     return plaintext
 
 
 def _stream_keys(message_keys: RowsLike, encoded: Sequence[bytes]) -> SecretBytes:
     """Derive every row's stream key in one call; the caller wipes them."""
     count = len(encoded)
-    stream_ids = rows(b"".join(encoded), STREAM_ID_BYTES, stride=HEADER_BYTES, offset=_STREAM_ID_AT)
+    stream_ids = rows(b"".join([header[_STREAM_ID_AT:HEADER_BYTES] for header in encoded]), STREAM_ID_BYTES)
     with lent_rows(message_keys, SECRET_BYTES, name="message_keys", count=count) as keys:
         return expand_many(count, rows(keys, SECRET_BYTES), EXPAND_STREAM, (stream_ids,), AEAD_KEY_BYTES)
 

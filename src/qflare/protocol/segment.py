@@ -42,21 +42,25 @@ def segment_count(plaintext_size: int) -> int:
     return max(1, -(-plaintext_size // SEGMENT_BYTES))
 
 
-def sealed_size(plaintext_size: int) -> int:
+def sealed_size(plaintext_size: int, *, header_size: int = RECORD_HEADER_BYTES) -> int:
     """Return the size of the whole record, header included, of a message of *plaintext_size* bytes."""
-    return RECORD_HEADER_BYTES + plaintext_size + TAG_BYTES * segment_count(plaintext_size)
+    return header_size + plaintext_size + TAG_BYTES * segment_count(plaintext_size)
 
 
-def plaintext_size(record_size: int) -> int:
+def plaintext_size(record_size: int, *, header_size: int = RECORD_HEADER_BYTES) -> int:
     """
     Return the size of the message in a record of *record_size* bytes, header included.
+
+    Args:
+        record_size: Bytes of the whole record.
+        header_size: 48, and 64 for a reply (R6).
 
     Raises:
         DecodeError: no record has that size.
 
     Source: docs/protocol.md, R3.
     """
-    sealed = record_size - RECORD_HEADER_BYTES
+    sealed = record_size - header_size
     count, rest = -(-sealed // SEALED_SEGMENT_BYTES), sealed % SEALED_SEGMENT_BYTES
     # An empty last segment (rest of one tag) stands only where the message itself is empty.
     has_bad_rest = 0 < rest < TAG_BYTES or (rest == TAG_BYTES and count > 1)

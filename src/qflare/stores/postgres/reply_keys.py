@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qflare.model.ids import SessionId, TenantId
-from qflare.model.reply import ReplyKeyResult, RequestId, SealedReplyKey
+from qflare.model.ids import RequestId, SessionId, TenantId
+from qflare.model.reply import ReplyKeyResult, SealedReplyKey
 from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids
 from qflare.stores.postgres.connections import Connected
 
