@@ -4,7 +4,7 @@ import pytest
 
 from manager_world import TurnedClock, managers
 from qflare.device import AsyncDevice, Step
-from qflare.device.engine import SESSION_BYTES_MAX, SESSION_RECORDS_MAX
+from qflare.device.records import SESSION_BYTES_MAX, SESSION_RECORDS_MAX
 from qflare.errors import QflareError, RefusedError, SessionUsedUpError, StoreUnavailableError
 from qflare.model.rotation import RotationPolicy
 from qflare.protocol import wire

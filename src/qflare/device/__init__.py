@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from qflare.device.async_device import AsyncDevice
     from qflare.device.device import Device
-    from qflare.device.engine import Reply, SessionTerms
+    from qflare.device.records import Reply, SessionTerms
     from qflare.device.transport import AsyncHttpTransport, AsyncTransport, HttpTransport, Step, Transport
 
 __all__ = [
@@ -33,8 +33,8 @@ _MODULES: Final = {
     "AsyncTransport": "qflare.device.transport",
     "Device": "qflare.device.device",
     "HttpTransport": "qflare.device.transport",
-    "Reply": "qflare.device.engine",
-    "SessionTerms": "qflare.device.engine",
+    "Reply": "qflare.device.records",
+    "SessionTerms": "qflare.device.records",
     "Step": "qflare.device.transport",
     "Transport": "qflare.device.transport",
 }

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Generic, Self, TypeAlias, TypeVar
 
 from qflare.clock import Clock, SystemClock
 from qflare.device.device import Device
-from qflare.device.engine import ATTEMPTS_DEFAULT, Form, Reply, SessionTerms
+from qflare.device.engine import ATTEMPTS_DEFAULT
 from qflare.device.enrolling import enrol
 from qflare.device.flow import Flow, Pause, Send
+from qflare.device.records import Form, Reply, SessionTerms
 from qflare.device.state_file import StateFile
 from qflare.device.transport import AsyncHttpTransport, AsyncTransport
 from qflare.errors import QflareError
+from qflare.model.ids import RequestId
+from qflare.protocol import wire
 from qflare.protocol.token import decode_token
 
 if TYPE_CHECKING:
@@ -103,6 +106,27 @@ class AsyncDevice:
     async def rotate_keys(self) -> int:
         """Rotate the device's keys inside the session and return their new version; see `Device.rotate_keys`."""
         return await self._run(self._device.engine.rotation.rotate)
+
+    async def request(
+        self, plaintext: bytes | bytearray | memoryview, *, aad: bytes = b"", lifetime: int = wire.LIFETIME_MAX
+    ) -> tuple[RequestId, Reply | None]:
+        """Send a request whose reply may come late; see `Device.request`."""
+        return await self._run(lambda: self._device.engine.request(plaintext, aad=aad, lifetime=lifetime))
+
+    async def reply(
+        self, request_id: bytes, plaintext: bytes | bytearray | memoryview, *, aad: bytes = b""
+    ) -> Reply | None:
+        """Send the reply to a request of the server's; see `Device.reply`."""
+        return await self._run(lambda: self._device.engine.reply(RequestId(request_id), plaintext, aad=aad))
+
+    async def open_reply(self, record: bytes | bytearray | memoryview, *, aad: bytes = b"") -> Reply:
+        """Open the late reply to a request of ours, once; see `Device.open_reply`."""
+        async with self._lock:
+            return await _in_thread(lambda: self._device.open_reply(record, aad=aad))
+
+    async def rekey(self) -> SessionTerms:
+        """Heal the session; see `Device.rekey`."""
+        return await self._run(self._device.engine.rekey)
 
     async def derive_session_key(self, purpose: str, *, bucket: int | None = None) -> SecretBytes:
         """Return the session's key for *purpose*, 64 bytes; see `Device.derive_session_key`."""

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from qflare.clock import Clock, SystemClock
-from qflare.device.engine import ATTEMPTS_DEFAULT, DeviceEngine, Form, Reply, SessionTerms
+from qflare.device.engine import ATTEMPTS_DEFAULT, DeviceEngine
 from qflare.device.enrolling import enrol, load_state, new_state_file, save_state
 from qflare.device.flow import Flow, Pause
+from qflare.device.records import Form, Reply, SessionTerms
 from qflare.device.state import DeviceState
 from qflare.device.state_file import StateFile
 from qflare.device.transport import HttpTransport, Transport
 from qflare.errors import ConfigError, QflareError
+from qflare.model.ids import RequestId
 from qflare.protocol import wire
 from qflare.protocol.identity import decode_identity
-from qflare.protocol.record import KIND_DATA
+from qflare.protocol.record import KIND_DATA, KIND_REPLY, KIND_REQUEST
 from qflare.protocol.token import decode_token
 
 if TYPE_CHECKING:
@@ -249,6 +251,52 @@ class Device:
         """
         return self._run(lambda engine: engine.rotation.rotate())
 
+    def request(
+        self, plaintext: bytes | bytearray | memoryview, *, aad: bytes = b"", lifetime: int = wire.LIFETIME_MAX
+    ) -> tuple[RequestId, Reply | None]:
+        """
+        Send a request whose reply may come late (R6).
+
+        Args:
+            plaintext: The message.
+            aad: The application's associated data.
+            lifetime: In how many buckets, from this one on, its reply is taken, 1 to 288; not beyond the session's end.
+
+        Returns:
+            The request id, and what the server answered at once, None if it has nothing to say yet.  The late reply
+            comes whenever and however the application brings it: `open_reply`, or as the answer of a later `exchange`.
+
+        Raises:
+            OverloadedError: 64 replies are outstanding.
+            RefusedError: the server refused the record.
+            StoreUnavailableError: no answer came; the request may have been taken, and its reply is still awaited.
+        """
+        return self._run(lambda engine: engine.request(plaintext, aad=aad, lifetime=lifetime))
+
+    def reply(self, request_id: bytes, plaintext: bytes | bytearray | memoryview, *, aad: bytes = b"") -> Reply | None:
+        """
+        Send the reply to a request of the server's, hours later if need be (R6), and return what it answers to that.
+
+        A request is answered once: its key is gone when this is called.
+
+        Raises:
+            KeyNotFoundError: no such request is outstanding.
+            RefusedError: the server refused the reply: its time is over, or its session has ended.
+        """
+        return self._run(lambda engine: engine.reply(RequestId(request_id), plaintext, aad=aad))
+
+    def rekey(self) -> SessionTerms:
+        """
+        Heal the session (R7): whoever has stolen its keys, and did nothing with them for one bucket, is out again.
+
+        A rekey that could not be finished goes on here, or with the next `exchange`.  Refused, the device makes a new
+        handshake instead, which gives more: authentication too.
+
+        Raises:
+            StoreUnavailableError: no answer came; call it again.
+        """
+        return self._run(lambda engine: engine.rekey())
+
     # --- carrying the messages oneself ------------------------------------------------------------------------------
 
     def take_announcement(self, encoded: bytes) -> int:
@@ -304,7 +352,40 @@ class Device:
             ReplayError: it was opened before.
         """
         with self._lock:
-            return self._engine.open(record, aad=aad)
+            return self._engine.open(record, aad=aad).plaintext
+
+    def open_request(self, record: bytes | bytearray | memoryview, *, aad: bytes = b"") -> Reply:
+        """Open a request of the server's, whose id `seal_reply` and `reply` take (R6); errors as `open_record`."""
+        with self._lock:
+            return self._engine.open(record, aad=aad, kind=KIND_REQUEST)
+
+    def open_reply(self, record: bytes | bytearray | memoryview, *, aad: bytes = b"") -> Reply:
+        """
+        Open the late reply to a request of ours, once (R6); its session need not be the present one.
+
+        Raises:
+            AuthenticationError: the reply is not authentic; it is still awaited.
+            KeyNotFoundError: it was taken before, its time is over, or nobody asked.
+        """
+        with self._lock:
+            return self._engine.open(record, aad=aad, kind=KIND_REPLY)
+
+    def seal_request(
+        self, plaintext: bytes | bytearray | memoryview, *, aad: bytes = b"", lifetime: int = wire.LIFETIME_MAX
+    ) -> tuple[RequestId, bytes]:
+        """Seal a request whose reply may come late; return its id and the record (R6). See `request`."""
+        with self._lock:
+            return self._engine.seal_request(plaintext, aad=aad, lifetime=lifetime)
+
+    def seal_reply(self, request_id: bytes, plaintext: bytes | bytearray | memoryview, *, aad: bytes = b"") -> bytes:
+        """Seal the reply to a request of the server's; the record may be sent as often as needed (R6). See `reply`."""
+        with self._lock:
+            return self._engine.seal_reply(RequestId(request_id), plaintext, aad=aad)
+
+    def begin_rekey(self) -> bytes:
+        """Return REKEY in a new record; the same body while one is pending (R7). `open_record` takes its answer."""
+        with self._lock:
+            return self._engine.begin_rekey()
 
     def begin_rotation(self) -> bytes:
         """Return ROTATE as a record to send; new keys are made once and kept beside the old ones (E4)."""

@@ -6,20 +6,16 @@ Everything here is synchronous, carries nothing itself, and is driven through `d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-from qflare.device.flow import Flow, Send, deliver, pause_before
+from qflare.device.flow import DELIVERIES_MAX, Flow, Send, deliver, pause_before
+from qflare.device.records import DeviceRecords, Form, Reply, SessionTerms
 from qflare.device.rotation import KeyRotation
 from qflare.device.transport import Step
 from qflare.errors import (
     AuthenticationError,
-    ConfigError,
-    DecodeError,
     RefusedError,
-    ReplayError,
-    SessionExpiredError,
-    SessionUsedUpError,
+    StoreUnavailableError,
     UnexpectedMessageError,
     UsageError,
 )
@@ -30,51 +26,22 @@ from qflare.protocol.confirm_device import accept_confirmation
 from qflare.protocol.envelope import encode_envelope, split_envelope
 from qflare.protocol.hello_device import accept_hello, start_hello
 from qflare.protocol.offer_device import accept_offer, offer_bucket
-from qflare.protocol.record import KIND_DATA, RecordHeader, new_header, open_record, read_header, seal_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qflare.clock import Clock
     from qflare.device.state import DeviceState
+    from qflare.model.ids import RequestId
     from qflare.protocol.established import EstablishedSession
-    from qflare.protocol.evidence import Evidence
     from qflare.protocol.pending import PendingConfirmation
-    from qflare.secret import SecretBytes
 
-Form = Literal["hello", "offer"]
 FORMS: Final[dict[Form, int]] = {"hello": wire.FORM_HELLO, "offer": wire.FORM_OFFER}
 ATTEMPTS_DEFAULT: Final = 3
-SESSION_RECORDS_MAX: Final = 2**32
-SESSION_BYTES_MAX: Final = 2**44
-"""What a session carries at most (R9, decision 0050); the server counts both directions, the device its own."""
 _CURRENT: Final = b"current"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionTerms:
-    """The terms of the device's session; no secret in it."""
-
-    sid: bytes
-    form: Form
-    start: int
-    lifetime: int
-    """Buckets; the last is start + lifetime - 1."""
-    policy: int
-    bucket: int
-    """The bucket the device writes under now."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """What the server answered to a record; the caller wipes the plaintext."""
-
-    plaintext: SecretBytes
-    aad: bytes
-    """The associated data that came with it, authentic since it is bound into the record."""
-
-
-class DeviceEngine:
+class DeviceEngine(DeviceRecords):
     """One device's state and what it can do with it; not for several threads at once."""
 
     def __init__(
@@ -85,10 +52,9 @@ class DeviceEngine:
 
         *follows_policy* lets `connect` rotate the keys when they are due; only where the state outlives the process.
         """
-        self.state = state
+        super().__init__(state, save=save)
         self.rotation = KeyRotation(self)
         self._follows_policy = follows_policy
-        self._save = save
         self._clock = clock
         self._fetched: tuple[int, int] | None = None
         """When the latest announcement came: monotonic nanoseconds and wall-clock seconds."""
@@ -161,9 +127,7 @@ class DeviceEngine:
         state = self.state
         if state.announcement is None or announcement.bucket >= state.announcement.bucket:
             state.announcement = announcement
-        if state.chain is not None and not state.chain.is_ended:
-            state.chain.advance_to(announcement.bucket)
-            state.forget_old_streams()
+        state.advance_to(announcement.bucket)
         self._save(state)
 
     def _current(self) -> Flow[Announcement]:
@@ -352,92 +316,7 @@ class DeviceEngine:
         """Make the state durable."""
         self._save(self.state)
 
-    # --- the session ------------------------------------------------------------------------------------------------
-
-    def chain(self) -> SessionChain:
-        """Return the live session's chain, or say that there is none."""
-        chain = self.state.chain
-        if chain is None or chain.is_ended:
-            message = "the device has no session; connect() first"
-            raise SessionExpiredError(message)
-        return chain
-
-    def terms(self) -> SessionTerms:
-        """Return the terms of the session; `SessionExpiredError` if there is none."""
-        chain = self.chain()
-        form: Form = "hello" if self.state.form == wire.FORM_HELLO else "offer"
-        return SessionTerms(
-            sid=chain.sid,
-            form=form,
-            start=chain.start,
-            lifetime=chain.lifetime,
-            policy=self.state.policy,
-            bucket=self._write_bucket(chain),
-        )
-
-    def _write_bucket(self, chain: SessionChain) -> int:
-        latest = self.state.announcement
-        return max(chain.bucket, 0 if latest is None else latest.bucket)
-
-    def derive_session_key(self, purpose: str, *, bucket: int | None, direction: int) -> SecretBytes:
-        """Return `MK(bucket, direction, purpose)`, 64 bytes (R2)."""
-        return self.chain().derive_session_key(purpose, bucket=bucket, direction=direction)
-
-    def seal(self, plaintext: bytes | bytearray | memoryview, *, aad: bytes, kind: int = KIND_DATA) -> bytes:
-        """
-        Seal one record to the server under the latest verified announcement's bucket (R3, R5).
-
-        Raises:
-            SessionUsedUpError: the session has carried as much as one may (R9).
-        """
-        chain = self.chain()
-        self._count(len(plaintext))
-        bucket = self._write_bucket(chain)
-        header = new_header(
-            sid=chain.sid, bucket=bucket, direction=wire.DIRECTION_TO_SERVER, kind=kind, epoch=chain.epoch
-        )
-        with chain.message_key(bucket, direction=header.direction, purpose=header.purpose) as key:
-            return seal_record(key, header, plaintext, aad=aad)
-
-    def _count(self, size_bytes: int) -> None:
-        state = self.state
-        if state.sealed_records >= SESSION_RECORDS_MAX or state.sealed_bytes + size_bytes > SESSION_BYTES_MAX:
-            message = "the session has carried as many records or bytes as one may (R9); connect() anew"
-            raise SessionUsedUpError(message)
-        state.sealed_records += 1
-        state.sealed_bytes += size_bytes
-
-    def open(self, record: bytes | bytearray | memoryview, *, aad: bytes) -> SecretBytes:
-        """
-        Open one record from the server; its stream is remembered durably before the plaintext is handed on (R4).
-
-        Raises:
-            AuthenticationError: the record is not authentic.
-            ReplayError: it was opened before.
-            StaleBucketError: its bucket's key is erased.
-        """
-        header = read_header(record)
-        chain = self.chain()
-        if not isinstance(header, RecordHeader):
-            message = f"this is no record ({header.value})"
-            raise DecodeError(message)
-        if header.sid != chain.sid or header.direction != wire.DIRECTION_TO_DEVICE or header.epoch != chain.epoch:
-            raise AuthenticationError
-        if header.stream_id in self.state.seen.get(header.bucket, ()):
-            message = "this record was opened before"
-            raise ReplayError(message)
-        # R5: on a copy, at most to the session's end; the chain moves only after the tag has verified.
-        with chain.message_key(header.bucket, direction=header.direction, purpose=header.purpose) as key:
-            plaintext = open_record(key, record, aad=aad)
-        try:
-            chain.advance_to(header.bucket)
-            self.state.seen.setdefault(header.bucket, set()).add(header.stream_id)
-            self.state.forget_old_streams()
-            self._save(self.state)
-        except BaseException:
-            plaintext.wipe()
-            raise
-        return plaintext
+    # --- over a transport -----------------------------------------------------------------------------------------
 
     def exchange(self, plaintext: bytes | bytearray | memoryview, *, aad: bytes) -> Flow[Reply | None]:
         """
@@ -451,25 +330,79 @@ class DeviceEngine:
             StoreUnavailableError: no answer came; the record may have been taken.
         """
         yield from self._current()
-        answer = yield from self._send_record(plaintext, aad)
-        if not answer:
-            return None
-        reply_aad, record = split_envelope(answer)
-        return Reply(plaintext=self.open(record, aad=reply_aad), aad=reply_aad)
+        yield from self._settle_rekey()
+        return (yield from self._send_record(aad, self.seal(plaintext, aad=aad)))
 
-    def _send_record(self, plaintext: bytes | bytearray | memoryview, aad: bytes) -> Flow[bytes]:
-        answer = yield Send(Step.RECORD, encode_envelope(aad, self.seal(plaintext, aad=aad)))
+    def request(
+        self, plaintext: bytes | bytearray | memoryview, *, aad: bytes, lifetime: int
+    ) -> Flow[tuple[RequestId, Reply | None]]:
+        """
+        Send a request whose reply may come late (R6); its key is durable before it leaves.
+
+        Returns:
+            The request id, and what the server answered at once, None where it had nothing to say yet.
+        """
+        yield from self._current()
+        yield from self._settle_rekey()
+        request_id, record = self.seal_request(plaintext, aad=aad, lifetime=lifetime)
+        answer = yield from self._send_record(aad, record)
+        return request_id, answer
+
+    def reply(
+        self, request_id: RequestId, plaintext: bytes | bytearray | memoryview, *, aad: bytes
+    ) -> Flow[Reply | None]:
+        """Send the reply to a request of the server's, however late, and return what it answers to that (R6)."""
+        # A reply is of no epoch: that it is refused says nothing of a rekey.
+        return (yield from self._send_record(aad, self.seal_reply(request_id, plaintext, aad=aad), is_reply=True))
+
+    def rekey(self) -> Flow[SessionTerms]:
+        """
+        Go over to the next epoch (R7): the same body in new records until an answer comes, a few times at most.
+
+        Refused, it makes a new handshake: the server has left the old epoch, or will not leave it this way.
+
+        Raises:
+            StoreUnavailableError: no answer came; what is pending is kept and goes on with the next call.
+        """
+        yield from self.refresh()
+        for attempt in range(1, DELIVERIES_MAX + 1):
+            record = self.begin_rekey()
+            pending = self.state.rekey
+            if pending is None:  # pragma: no cover - begin_rekey made it
+                raise AssertionError
+            try:
+                answer = yield Send(Step.RECORD, encode_envelope(b"", record))
+            except StoreUnavailableError:
+                if attempt == DELIVERIES_MAX:
+                    raise
+                yield pause_before(attempt)
+                continue
+            if answer == wire.REFUSED:
+                self.give_up_session()
+                return (yield from self.connect("hello"))
+            self.finish_rekey(answer, bucket=pending.bucket, epoch=pending.epoch)
+            return self.terms()
+        raise AssertionError  # pragma: no cover - the loop returns or raises
+
+    def _settle_rekey(self) -> Flow[None]:
+        """Repeat a rekey that is pending while the server can still take it, before anything else is sent."""
+        pending, latest = self.state.rekey, self.state.announcement
+        if pending is not None and latest is not None and not pending.is_voided_by(latest.bucket):
+            yield from self.rekey()
+
+    def _send_record(self, aad: bytes, record: bytes, *, is_reply: bool = False) -> Flow[Reply | None]:
+        answer = yield Send(Step.RECORD, encode_envelope(aad, record))
         if answer == wire.REFUSED:
             # The reason may be that the keys are overdue: the next session asks, however short ago the last one did.
             self.state.asked_bucket = None
+            if self.state.rekey is not None and not is_reply:
+                # R7: the server may have left the old epoch for good.
+                self.give_up_session()
+                message = "the server refused the record while a rekey was pending; connect() again"
+                raise RefusedError(message)
             message = "the server refused the record; it tells no reason, its operator's log does"
             raise RefusedError(message)
-        return answer
-
-    def evidence(self) -> Evidence:
-        """Return what the device can show to third parties about its session (H9)."""
-        self.chain()
-        if self.state.evidence is None:
-            message = "the device has no evidence; connect() first"
-            raise ConfigError(message)
-        return self.state.evidence
+        if not answer:
+            return None
+        reply_aad, sealed = split_envelope(answer)
+        return self.open(sealed, aad=reply_aad)

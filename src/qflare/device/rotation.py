@@ -177,6 +177,6 @@ class KeyRotation:
         # What the application says is no answer to a control record, whatever it looks like.
         if not isinstance(header, RecordHeader) or header.kind != KIND_CONTROL:
             raise AuthenticationError
-        with self._engine.open(record, aad=b"") as plaintext, plaintext.view() as view:
+        with self._engine.open(record, aad=b"").plaintext as plaintext, plaintext.view() as view:
             # DUE and ROTATED hold nothing secret.
             return bytes(view)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from qflare.device.reply_keys import REPLY_KEYS_MAX, ReplyKey, ReplyKeys
 from qflare.errors import DecodeError, QflareError
-from qflare.model.ids import SessionId
+from qflare.model.ids import RequestId, SessionId
 from qflare.protocol.announcement import Announcement, accept_announcement
 from qflare.protocol.chain import SessionChain
 from qflare.protocol.device_identity import DeviceIdentity
@@ -14,6 +15,7 @@ from qflare.protocol.evidence import Evidence
 from qflare.protocol.identity import ServerIdentity, decode_certificate, decode_identity, device_ref
 from qflare.protocol.pending import PENDING_OFFERS_MAX, PendingConfirmation, PendingHello, State
 from qflare.protocol.receipt import LogMark
+from qflare.protocol.rekey import PendingRekey
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
@@ -51,14 +53,47 @@ class DeviceState:
     """When the device last asked whether its keys are due."""
     seen: dict[int, set[bytes]] = field(default_factory=dict)
     """Stream ids that were opened, by bucket; only buckets whose key is still held (R4)."""
+    rekey: PendingRekey | None = None
+    """The session's next epoch, while it is not known that the server has it (R7)."""
+    reply_keys: ReplyKeys = field(default_factory=ReplyKeys)
+    """Of this session and of earlier ones: a late reply does not need its session's chain (R6)."""
 
     def take_chain(self, chain: SessionChain) -> None:
         """Replace the session's chain; the old one is erased."""
+        self.drop_session()
+        self.chain = chain
+
+    def drop_session(self) -> None:
+        """Erase the session's chains; replies that are outstanding stay."""
+        self.drop_rekey()
         if self.chain is not None:
             self.chain.wipe()
-        self.chain = chain
+            self.chain = None
         self.seen = {}
         self.sealed_records = self.sealed_bytes = 0
+
+    def drop_rekey(self) -> None:
+        """Erase the chain of the next epoch: the server has not taken it, and never will (R7)."""
+        if self.rekey is not None:
+            self.rekey.wipe()
+            self.rekey = None
+
+    def finish_rekey(self) -> None:
+        """Go over to the next epoch: a record of it has opened (R7). The old chain is erased."""
+        if self.rekey is None or self.chain is None:
+            return
+        self.rekey.chain.advance_to(self.chain.bucket)
+        self.chain.wipe()
+        self.chain, self.rekey = self.rekey.chain, None
+
+    def advance_to(self, bucket: int) -> None:
+        """Move the session's chains on to *bucket*, and let go of replies whose time is over (R1, R6, R7)."""
+        if self.chain is not None and not self.chain.is_ended:
+            self.chain.advance_to(bucket)
+        if self.rekey is not None:
+            self.rekey.chain.advance_to(bucket)
+        self.forget_old_streams()
+        self.reply_keys.expire(bucket)
 
     def forget_old_streams(self) -> None:
         """Drop stream ids of buckets whose keys are erased: nothing of those buckets opens any more (R4)."""
@@ -106,6 +141,9 @@ class DeviceState:
         self.drop_handshakes()
         if self.chain is not None:
             self.chain.wipe()
+        if self.rekey is not None:
+            self.rekey.wipe()
+        self.reply_keys.wipe()
 
     def to_fields(self) -> dict[str, Field]:
         """Return the fields for the state file; call `wipe_fields` on them after writing."""
@@ -129,6 +167,7 @@ class DeviceState:
             "asked_bucket": self.asked_bucket,
             "hello": None if self.hello is None else _as_fields(self.hello.to_state()),
             "confirmations": [_as_fields(pending.to_state()) for pending in self.confirmations],
+            "reply_keys": [_reply_key_fields(kept) for kept in self.reply_keys.list_all()],
         }
 
     def _session_fields(self) -> Field:
@@ -146,7 +185,25 @@ class DeviceState:
             "keys": [[bucket, key] for bucket, key in self.chain.export_keys().items()],
             "evidence": None if self.evidence is None else self.evidence.to_json(),
             "seen": [[bucket, b"".join(sorted(ids))] for bucket, ids in sorted(self.seen.items())],
+            "rekey": None if self.rekey is None else _rekey_fields(self.rekey),
         }
+
+
+def _rekey_fields(rekey: PendingRekey) -> Field:
+    keys: list[Field] = [[bucket, key] for bucket, key in rekey.chain.export_keys().items()]
+    return {"body": rekey.body, "bucket": rekey.bucket, "epoch": rekey.epoch, "keys": keys}
+
+
+def _reply_key_fields(kept: ReplyKey) -> Field:
+    return {
+        "sid": kept.sid,
+        "request_id": kept.request_id,
+        "direction": kept.direction,
+        "request_bucket": kept.request_bucket,
+        "request_epoch": kept.request_epoch,
+        "expires_bucket": kept.expires_bucket,
+        "key": SecretBytes.copy_of(kept.key),
+    }
 
 
 def state_from_fields(fields: dict[str, Field]) -> DeviceState:
@@ -183,6 +240,8 @@ def state_from_fields(fields: dict[str, Field]) -> DeviceState:
     state.confirmations = [PendingConfirmation.from_state(_as_state(_group(item))) for item in confirmations]
     if (session := reader.optional_group("session")) is not None:
         _read_session(state, _Reader(session))
+    for key in _read_reply_keys(reader):
+        state.reply_keys.put(key)
     return state
 
 
@@ -213,22 +272,12 @@ def _read_identity(names: _Reader, keys: _Reader, psk: SecretBytes | None) -> De
 
 
 def _read_session(state: DeviceState, reader: _Reader) -> None:
-    keys: dict[int, SecretBytes] = {}
-    for pair in reader.optional_list("keys") or []:
-        bucket, key = _pair(pair)
-        if not isinstance(key, SecretBytes):
-            raise _malformed("keys")
-        keys[_number(bucket)] = key
-    try:
-        state.chain = SessionChain(
-            keys,
-            sid=SessionId(reader.octets("sid")),
-            start=reader.number("start"),
-            lifetime=reader.number("lifetime"),
-            epoch=reader.number("epoch"),
+    state.chain = _read_chain(reader, reader)
+    if (rekey := reader.optional_group("rekey")) is not None:
+        pending = _Reader(rekey)
+        state.rekey = PendingRekey(
+            body=pending.octets("body"), bucket=pending.number("bucket"), chain=_read_chain(reader, pending)
         )
-    except QflareError:
-        raise _malformed("session") from None
     state.form, state.policy = reader.number("form"), reader.number("policy")
     if reader.has("sealed_records"):
         state.sealed_records, state.sealed_bytes = reader.number("sealed_records"), reader.number("sealed_bytes")
@@ -238,6 +287,45 @@ def _read_session(state: DeviceState, reader: _Reader) -> None:
         bucket, joined = _pair(pair)
         ids = _octets(joined)
         state.seen[_number(bucket)] = {ids[at : at + 16] for at in range(0, len(ids), 16)}
+
+
+def _read_chain(session: _Reader, epoch: _Reader) -> SessionChain:
+    """Read the chain of one epoch; the terms are the session's."""
+    keys: dict[int, SecretBytes] = {}
+    for pair in epoch.optional_list("keys") or []:
+        bucket, key = _pair(pair)
+        if not isinstance(key, SecretBytes):
+            raise _malformed("keys")
+        keys[_number(bucket)] = key
+    try:
+        return SessionChain(
+            keys,
+            sid=SessionId(session.octets("sid")),
+            start=session.number("start"),
+            lifetime=session.number("lifetime"),
+            epoch=epoch.number("epoch"),
+        )
+    except QflareError:
+        raise _malformed("session") from None
+
+
+def _read_reply_keys(reader: _Reader) -> list[ReplyKey]:
+    items = reader.optional_list("reply_keys") or []
+    if len(items) > REPLY_KEYS_MAX:
+        raise _malformed("reply_keys")
+    return [_read_reply_key(_Reader(_group(item))) for item in items]
+
+
+def _read_reply_key(reader: _Reader) -> ReplyKey:
+    return ReplyKey(
+        sid=SessionId(reader.octets("sid")),
+        request_id=RequestId(reader.octets("request_id")),
+        direction=reader.number("direction"),
+        request_bucket=reader.number("request_bucket"),
+        request_epoch=reader.number("request_epoch"),
+        expires_bucket=reader.number("expires_bucket"),
+        key=reader.secret("key"),
+    )
 
 
 def wipe_fields(item: Field) -> None:
