@@ -93,7 +93,8 @@ async def test_headers_are_checked_before_anything_is_looked_up(database_dsn, tm
 
         for message, reason in (
             (with_field(31, b"\x02"), Refusal.UNEXPECTED),
-            (with_field(2, b"\x02"), Refusal.UNEXPECTED),
+            (with_field(2, b"\x04"), Refusal.UNEXPECTED),
+            (with_field(2, b"\x02"), Refusal.LENGTH),  # a reply's header is longer
             (with_field(27, b"\x00\x00\x00\x01"), Refusal.EPOCH),
             (with_field(19, (bucket + 2).to_bytes(8, "big")), Refusal.BUCKET),
             (with_field(19, (bucket - 2).to_bytes(8, "big")), Refusal.BUCKET),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.manager.sealing import CHAIN_COLUMN, Place, seal_rows, unseal_rows
 from qflare.model.session import SealedChain
+from qflare.protocol.wire import u32
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +29,10 @@ class OpenedChain:
     chain_key: SecretBytes = field(repr=False)
 
 
-def chain_place(tenant_id: TenantId, sid: SessionId, bucket: int) -> Place:
+def chain_place(tenant_id: TenantId, sid: SessionId, bucket: int, epoch: int) -> Place:
     """Say where a chain key rests: what the seal is bound to."""
-    return Place(CHAIN_COLUMN, sid, bucket, tenant_id)
+    # A session that was never rekeyed (R7) has its sid alone in the row's id.
+    return Place(CHAIN_COLUMN, sid + u32(epoch) if epoch else sid, bucket, tenant_id)
 
 
 def seal_chains(
@@ -45,7 +47,7 @@ def seal_chains(
         owners: (tenant, sid, epoch), one a row.
         chain_keys: ``n × 64`` bytes; the caller wipes them.
     """
-    places = [chain_place(tenant_id, sid, bucket) for tenant_id, sid, _ in owners]
+    places = [chain_place(tenant_id, sid, bucket, epoch) for tenant_id, sid, epoch in owners]
     sealed = seal_rows(ring.kek(bucket), chain_keys, CHAIN_KEY_BYTES, places)
     return [
         SealedChain(tenant_id=tenant_id, sid=sid, bucket=bucket, epoch=epoch, sealed_chain_key=value)
@@ -65,7 +67,7 @@ def unseal_chains(ring: Ring, chains: Sequence[SealedChain]) -> list[SecretBytes
         keys = unseal_rows(
             ring.kek(bucket),
             [row.sealed_chain_key for row in rows],
-            [chain_place(row.tenant_id, row.sid, bucket) for row in rows],
+            [chain_place(row.tenant_id, row.sid, bucket, row.epoch) for row in rows],
         )
         for position, key in zip(positions, keys, strict=True):
             opened[position] = key

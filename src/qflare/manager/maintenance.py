@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from qflare.manager.log import Log
     from qflare.manager.offload import Offload
     from qflare.manager.policies import Policies
+    from qflare.manager.replies import Replies
     from qflare.manager.settings import ManagerSettings
     from qflare.manager.turns import Turns
     from qflare.manager.uses import Uses
@@ -73,6 +74,7 @@ class Maintenance:
         identity: Identity,
         buckets: Buckets,
         turns: Turns,
+        replies: Replies,
         log: Log,
         policies: Policies,
         uses: Uses,
@@ -88,6 +90,7 @@ class Maintenance:
         self._ended_before = 0
         self._buckets = buckets
         self._turns = turns
+        self._replies = replies
         self._log = log
         self._policies = policies
         self._uses = uses
@@ -125,8 +128,10 @@ class Maintenance:
         bucket = self._buckets.current
         async with self._turning:
             if self._swept != bucket and await self._turns.sweep():
+                await self._replies.sweep()
                 self._swept = bucket
             if self._swept == bucket and self._swept_late != bucket and self._is_late() and await self._turns.settle():
+                await self._replies.sweep()
                 self._swept_late = bucket
         async with self._cleaning:
             alarms = self._buckets.take_alarms()
@@ -157,6 +162,7 @@ class Maintenance:
         )
         rows = await self._deadline.of(self._store.drop_buckets(before=bucket - 1, event=event))
         await self._end_overlap(bucket)
+        await self._replies.clean(bucket)
         # R1: records of the bucket before the current one are still read, so its last sessions still live.
         expired = await self._deadline.of(self._store.expire_sessions(before_bucket=bucket - 1))
         await self._deadline.of(self._store.forget_calls())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from qflare.errors import (
     KeyNotFoundError,
+    OverloadedError,
     QflareError,
     SessionExpiredError,
     SessionUsedUpError,
@@ -23,18 +24,24 @@ from qflare.errors import (
 from qflare.manager.batcher import Batcher
 from qflare.manager.chains import CHAIN_KEY_BYTES
 from qflare.manager.deadline import Deadline
+from qflare.manager.reply_keys import derive_and_seal_reply_keys, reply_key_of
+from qflare.manager.sessions import Asked
 from qflare.manager.tenancy import by_tenant
 from qflare.model.refusal import Refusal
-from qflare.model.session import Session, SessionState, StreamClaim
+from qflare.model.reply import ReplyKeyResult
+from qflare.model.session import Session, SessionState
 from qflare.primitives.kdf import message_keys_many
 from qflare.protocol.record import (
     KIND_CONTROL,
+    KIND_REPLY,
+    KIND_REQUEST,
     RecordHeader,
     new_header,
     open_records_many,
     read_header,
     seal_records_many,
 )
+from qflare.protocol.reply import request_id_of
 from qflare.protocol.wire import DIRECTION_TO_DEVICE, DIRECTION_TO_SERVER
 from qflare.secret import SecretBytes
 
@@ -44,13 +51,21 @@ if TYPE_CHECKING:
     from qflare.manager.buckets import Buckets, Ring
     from qflare.manager.offload import Offload
     from qflare.manager.refusals import Refusals
+    from qflare.manager.replies import Replies
     from qflare.manager.sessions import Resolved, Sessions
     from qflare.manager.settings import ManagerSettings
     from qflare.manager.uses import Uses
-    from qflare.model.ids import SessionId, StreamId, TenantId
-    from qflare.model.ports import SessionStore
+    from qflare.model.ids import RequestId, SessionId, TenantId
+    from qflare.model.ports import Store
+    from qflare.model.reply import SealedReplyKey
 
 MESSAGE_KEY_BYTES: Final = 64
+_REASONS: Final = {
+    ReplyKeyResult.ACCEPTED: None,
+    ReplyKeyResult.SAVED: None,
+    ReplyKeyResult.REFUSED: Refusal.REPLAY,
+    ReplyKeyResult.FULL: Refusal.OVERLOADED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,11 @@ class OpenedRecord:
     session: Session
     header: RecordHeader
     plaintext: SecretBytes
+
+    @property
+    def request_id(self) -> RequestId | None:
+        """Return the request that this record is, or that it answers; None if it is neither (R6)."""
+        return request_id_of(self.header)
 
     def __enter__(self) -> Self:
         """Lend the plaintext to a block."""
@@ -89,6 +109,8 @@ class PlainRecord:
     plaintext: bytes | bytearray | memoryview
     aad: bytes
     kind: int
+    reply_lifetime: int = 0
+    """Of a request alone: in how many buckets, from this one on, its reply is taken (R6)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +131,10 @@ class Records:
     def __init__(
         self,
         *,
-        store: SessionStore,
+        store: Store,
         buckets: Buckets,
         sessions: Sessions,
+        replies: Replies,
         refusals: Refusals,
         offload: Offload,
         uses: Uses,
@@ -122,9 +145,12 @@ class Records:
         self._store = store
         self._buckets = buckets
         self._sessions = sessions
+        self._replies = replies
         self._refusals = refusals
         self._offload = offload
         self._size_max = settings.record_bytes_max
+        self._reply_lifetime = settings.reply_lifetime
+        self._outstanding_max = settings.replies_outstanding_max
         self._deadline = Deadline(settings.store_timeout_s)
         self.opens: Batcher[SealedRecord, OpenedRecord] = Batcher(
             "open record",
@@ -170,20 +196,33 @@ class Records:
             verdicts: list[OpenedRecord | Refusal | QflareError] = [
                 header if isinstance(header, Refusal) else Refusal.INTERNAL for header in headers
             ]
-            places = [place for place, header in enumerate(headers) if isinstance(header, RecordHeader)]
-            good = [header for header in headers if isinstance(header, RecordHeader)]
-            resolved = await self._sessions.resolve(ring, [(header.sid, header.bucket) for header in good])
+            good = {
+                place: header
+                for place, header in enumerate(headers)
+                if isinstance(header, RecordHeader) and header.kind != KIND_REPLY
+            }
+            asked = [Asked(header.sid, header.bucket, header.epoch) for header in good.values()]
+            resolved = await self._sessions.resolve(ring, asked)
             with resolved:
                 opened = await self._offload.run(
-                    partial(_open, resolved, good, [batch[place] for place in places]), wipe=_wipe_opened
+                    partial(_open, resolved, list(good.values()), [batch[place] for place in good]), wipe=_wipe_opened
                 )
+                for place, item in zip(good, opened, strict=True):
+                    verdicts[place] = item
+                try:
+                    reply_keys = await self._reply_keys(ring, resolved, good, verdicts)
+                except BaseException:
+                    _wipe_opened(verdicts)
+                    raise
         try:
-            for place, item in zip(places, opened, strict=True):
-                verdicts[place] = self._within_bounds(item)
-            await self._accept(ring, verdicts)
+            # The ring is not lent any more: a late reply is looked up in the database first.
+            await self._open_replies(headers, batch, verdicts)
+            for place, its in _opened(verdicts):
+                verdicts[place] = self._within_bounds(its)
+            await self._accept(ring, verdicts, reply_keys)
             await self._count([(it.session, len(batch[at].message)) for at, it in _opened(verdicts)])
         except BaseException:
-            _wipe_opened(opened)
+            _wipe_opened(verdicts)
             raise
         return [
             self._refuse(item, headers[place]) if isinstance(item, Refusal) else item
@@ -220,20 +259,69 @@ class Records:
             return header
         if header.direction != DIRECTION_TO_SERVER:
             return Refusal.UNEXPECTED
-        if header.epoch != 0:
-            return Refusal.EPOCH
+        if header.kind == KIND_REPLY:
+            # R6: its bucket and epoch are its request's, and compared with those.
+            return header
         if not ring.first <= header.bucket <= ring.current + 1 or not ring.has(header.bucket):
             return Refusal.BUCKET
         return header
 
-    async def _accept(self, ring: Ring, verdicts: list[OpenedRecord | Refusal | QflareError]) -> None:
+    async def _reply_keys(
+        self,
+        ring: Ring,
+        resolved: Resolved,
+        headers: dict[int, RecordHeader],
+        verdicts: Sequence[OpenedRecord | Refusal | QflareError],
+    ) -> dict[int, SealedReplyKey]:
+        """Seal the keys of the replies to those opened records that are requests (R6)."""
+        asking = {
+            place: (row, header)
+            for row, (place, header) in enumerate(headers.items())
+            if header.kind == KIND_REQUEST and isinstance(verdicts[place], OpenedRecord)
+        }
+        if not asking:
+            return {}
+        lifetimes = dict.fromkeys(asking, self._reply_lifetime)
+        return await self._offload.run(partial(_seal_reply_keys, ring, resolved, asking, lifetimes))
+
+    async def _open_replies(
+        self,
+        headers: Sequence[RecordHeader | Refusal],
+        batch: Sequence[SealedRecord],
+        verdicts: list[OpenedRecord | Refusal | QflareError],
+    ) -> None:
+        """Open the replies of a batch under the keys of their requests (R6)."""
+        late = {
+            place: header
+            for place, header in enumerate(headers)
+            if isinstance(header, RecordHeader) and header.kind == KIND_REPLY
+        }
+        if not late:
+            return
+        with self._buckets.lend() as ring:
+            opened = await self._replies.open(
+                ring,
+                list(late.values()),
+                [batch[place].message for place in late],
+                [batch[place].aad for place in late],
+            )
+        for (place, header), item in zip(late.items(), opened, strict=True):
+            verdicts[place] = item if isinstance(item, Refusal) else OpenedRecord(item[0], header, item[1])
+
+    async def _accept(
+        self,
+        ring: Ring,
+        verdicts: list[OpenedRecord | Refusal | QflareError],
+        reply_keys: dict[int, SealedReplyKey],
+    ) -> None:
         """Accept each opened record's stream once (R4); what is refused or fails loses its plaintext."""
-        seen: set[tuple[SessionId, StreamId]] = set()
+        seen: set[tuple[SessionId, bytes]] = set()
         fresh: list[int] = []
         for place, item in enumerate(verdicts):
             if not isinstance(item, OpenedRecord):
                 continue
-            stream = (item.header.sid, item.header.stream_id)
+            # R6: a request has one reply, whatever stream it comes in.
+            stream = (item.header.sid, item.header.request_id or item.header.stream_id)
             if stream in seen:
                 # The same record twice in one batch: the first decides.
                 item.plaintext.wipe()
@@ -245,14 +333,22 @@ class Records:
             [(place, item) for place in fresh if isinstance(item := verdicts[place], OpenedRecord)],
             lambda pair: pair[1].session.tenant_id,
         )
-        for tenant_id, pairs in groups.items():
-            try:
-                await self._accept_of(ring, tenant_id, pairs, verdicts)
-            except QflareError as failure:
-                # Other tenants' records are accepted by now, so they are handed on: this failure is not theirs.
-                for place, item in pairs:
-                    item.plaintext.wipe()
-                    verdicts[place] = failure
+        for tenant_id, group in groups.items():
+            for kinds in ({KIND_REQUEST}, {KIND_REPLY}, None):
+                pairs = [
+                    (place, item)
+                    for place, item in group
+                    if (item.header.kind in kinds if kinds else item.header.kind not in {KIND_REQUEST, KIND_REPLY})
+                ]
+                if not pairs:
+                    continue
+                try:
+                    await self._accept_of(ring, tenant_id, pairs, verdicts, reply_keys)
+                except QflareError as failure:
+                    # Others' records are accepted by now, so they are handed on: this failure is not theirs.
+                    for place, item in pairs:
+                        item.plaintext.wipe()
+                        verdicts[place] = failure
 
     async def _accept_of(
         self,
@@ -260,23 +356,20 @@ class Records:
         tenant_id: TenantId,
         pairs: Sequence[tuple[int, OpenedRecord]],
         verdicts: list[OpenedRecord | Refusal | QflareError],
+        reply_keys: dict[int, SealedReplyKey],
     ) -> None:
-        claims = [
-            StreamClaim(
-                sid=item.header.sid,
-                direction=item.header.direction,
-                stream_id=item.header.stream_id,
-                bucket=item.header.bucket,
-            )
-            for _, item in pairs
-        ]
-        accepted = await self._deadline.of(self._store.accept_streams(tenant_id, claims, now_s=ring.now_s))
-        lost = [pair for pair, is_accepted in zip(pairs, accepted, strict=True) if not is_accepted]
+        """Accept records of one tenant that are all requests, all replies, or neither."""
+        reasons = await self._deadline.of(self._claim(ring, tenant_id, pairs, reply_keys))
+        lost = []
+        for pair, reason in zip(pairs, reasons, strict=True):
+            if reason is not None:
+                place, item = pair
+                item.plaintext.wipe()
+                verdicts[place] = reason
+                if reason is not Refusal.OVERLOADED:
+                    lost.append(pair)
         if not lost:
             return
-        for place, item in lost:
-            item.plaintext.wipe()
-            verdicts[place] = Refusal.REPLAY
         # Which of the two it was: the stream came before, or the session does not live any more.
         try:
             states = await self._deadline.of(
@@ -287,6 +380,10 @@ class Records:
             return
         for place, item in lost:
             session = states.get(item.header.sid)
+            if session is not None and item.header.kind != KIND_REPLY and session.epoch != item.header.epoch:
+                # R7: the old epoch is read no longer; what is held of the session may know no other.
+                self._sessions.forget(item.header.sid)
+                verdicts[place] = Refusal.EPOCH
             if session is None or session.state is not SessionState.LIVE:
                 self._sessions.forget(item.header.sid)
                 verdicts[place] = (
@@ -294,6 +391,31 @@ class Records:
                     if session is not None and session.state is SessionState.REVOKED
                     else Refusal.SESSION_ENDED
                 )
+
+    async def _claim(
+        self,
+        ring: Ring,
+        tenant_id: TenantId,
+        pairs: Sequence[tuple[int, OpenedRecord]],
+        reply_keys: dict[int, SealedReplyKey],
+    ) -> list[Refusal | None]:
+        """Have the database accept records, in one transaction; None where it did."""
+        kind = pairs[0][1].header.kind
+        if kind == KIND_REQUEST:
+            keys = [reply_keys[place] for place, _ in pairs]
+            results = await self._store.accept_requests(
+                tenant_id, keys, outstanding_max=self._outstanding_max, now_s=ring.now_s
+            )
+            return [_REASONS[result] for result in results]
+        if kind == KIND_REPLY:
+            asked = [(item.header.sid, it) for _, item in pairs if (it := item.header.request_id) is not None]
+            taken = await self._store.take_reply_keys(
+                tenant_id, asked, direction=DIRECTION_TO_SERVER, bucket=ring.current, now_s=ring.now_s
+            )
+            return [None if is_taken else Refusal.NO_REQUEST for is_taken in taken]
+        claims = [item.header.claim() for _, item in pairs]
+        accepted = await self._store.accept_streams(tenant_id, claims, now_s=ring.now_s)
+        return [None if is_accepted else Refusal.REPLAY for is_accepted in accepted]
 
     def _refuse(self, reason: Refusal, header: RecordHeader | Refusal) -> QflareError:
         if isinstance(header, Refusal):
@@ -310,7 +432,7 @@ class Records:
     async def _seal_batch(self, batch: Sequence[PlainRecord]) -> list[bytes | QflareError]:
         await self._buckets.refresh()
         with self._buckets.lend() as ring:
-            resolved = await self._sessions.resolve(ring, [(record.sid, None) for record in batch], is_fresh=True)
+            resolved = await self._sessions.resolve(ring, [Asked(record.sid) for record in batch], is_fresh=True)
             with resolved:
                 _refuse_strangers(resolved, [record.tenant_id for record in batch])
                 used_up = {
@@ -329,9 +451,11 @@ class Records:
                         bucket=resolved.buckets[place],
                         direction=DIRECTION_TO_DEVICE,
                         kind=batch[place].kind,
+                        epoch=resolved.epochs[place],
                     )
                     for place in places
                 }
+                failures = await self._keep_reply_keys(ring, resolved, headers, batch)
                 sealed = await self._offload.run(partial(_seal, resolved, headers, batch))
                 results: list[bytes | QflareError] = [
                     _no_session(it, batch[place].sid) if isinstance(it, Refusal) else b""
@@ -343,15 +467,41 @@ class Records:
                 "device begin a new one with a handshake"
             )
         for place, message in zip(places, sealed, strict=True):
-            results[place] = message
+            results[place] = failures.get(place, message)
         await self._count(
             [
                 (session, len(message))
                 for place, message in zip(places, sealed, strict=True)
-                if isinstance(session := resolved.sessions[place], Session)
+                if place not in failures and isinstance(session := resolved.sessions[place], Session)
             ]
         )
         return results
+
+    async def _keep_reply_keys(
+        self, ring: Ring, resolved: Resolved, headers: dict[int, RecordHeader], batch: Sequence[PlainRecord]
+    ) -> dict[int, QflareError]:
+        """Keep the keys of the replies to our requests before these go out (R6); return what went wrong."""
+        asking = {place: (place, header) for place, header in headers.items() if header.kind == KIND_REQUEST}
+        if not asking:
+            return {}
+        lifetimes = {place: batch[place].reply_lifetime for place in asking}
+        keys = await self._offload.run(partial(_seal_reply_keys, ring, resolved, asking, lifetimes))
+        failures: dict[int, QflareError] = {}
+        for tenant_id, group in by_tenant(list(keys.items()), lambda pair: pair[1].tenant_id).items():
+            results = await self._deadline.of(
+                self._store.save_reply_keys(tenant_id, [key for _, key in group], outstanding_max=self._outstanding_max)
+            )
+            for (place, key), result in zip(group, results, strict=True):
+                if result is ReplyKeyResult.FULL:
+                    failures[place] = OverloadedError(
+                        f"session {key.sid.hex()} has {self._outstanding_max} replies outstanding; "
+                        "ask again when some have come"
+                    )
+                elif result is not ReplyKeyResult.SAVED:
+                    failures[place] = StoreUnavailableError(
+                        f"session {key.sid.hex()} ended or was rekeyed at this moment; ask again"
+                    )
+        return failures
 
     # --- keys -------------------------------------------------------------------------------------
 
@@ -362,7 +512,7 @@ class Records:
             is_inside = [ring.first <= bucket <= ring.current + 1 and ring.has(bucket) for bucket in buckets]
             places = [place for place, inside in enumerate(is_inside) if inside]
             resolved = await self._sessions.resolve(
-                ring, [(batch[place].sid, batch[place].bucket) for place in places], is_fresh=True
+                ring, [Asked(batch[place].sid, batch[place].bucket) for place in places], is_fresh=True
             )
             results: list[SecretBytes | QflareError] = [
                 StaleBucketError(
@@ -447,6 +597,19 @@ def _open(
     return opened
 
 
+def _seal_reply_keys(
+    ring: Ring, resolved: Resolved, asking: dict[int, tuple[int, RecordHeader]], lifetimes: dict[int, int]
+) -> dict[int, SealedReplyKey]:
+    """Derive and seal the keys of the replies to requests (R6): place -> (row of *resolved*, header) in, rows out."""
+    keys = [
+        reply_key_of(session, header, lifetime=lifetimes[place])
+        for place, (row, header) in asking.items()
+        if isinstance(session := resolved.sessions[row], Session)
+    ]
+    with _rows_of(resolved.chain_keys, [row for row, _ in asking.values()]) as chain_keys:
+        return dict(zip(asking, derive_and_seal_reply_keys(ring, keys, chain_keys), strict=True))
+
+
 def _seal(resolved: Resolved, headers: dict[int, RecordHeader], batch: Sequence[PlainRecord]) -> list[bytes]:
     chosen = list(headers)
     with _rows_of(resolved.chain_keys, chosen) as chain_keys:
@@ -487,7 +650,7 @@ def _no_session(reason: Refusal, sid: SessionId) -> QflareError:
     return StoreUnavailableError(f"session {sid.hex()}: {reason.value}")
 
 
-def _wipe_opened(opened: Sequence[OpenedRecord | Refusal]) -> None:
+def _wipe_opened(opened: Sequence[OpenedRecord | Refusal | QflareError]) -> None:
     for item in opened:
         if isinstance(item, OpenedRecord):
             item.plaintext.wipe()

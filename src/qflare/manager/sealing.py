@@ -25,6 +25,7 @@ OVERHEAD_BYTES: Final = 1 + NONCE_BYTES + aead.TAG_BYTES
 
 CHAIN_COLUMN: Final = b"session_state.sealed_chain_key"
 PAGE_COLUMN: Final = b"session_page.sealed_chain_keys"
+REPLY_COLUMN: Final = b"reply_key.sealed_reply_key"
 BUCKET_DK_COLUMN: Final = b"bucket_key.sealed_dk"
 BUCKET_TICKET_COLUMN: Final = b"bucket_key.sealed_ticket_key"
 ROOT_COLUMN: Final = b"identity.sealed_root"

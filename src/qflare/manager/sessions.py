@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from qflare.manager.chains import CHAIN_KEY_BYTES, OpenedChain, open_chains, seal_chains
 from qflare.manager.deadline import Deadline
@@ -32,16 +32,48 @@ if TYPE_CHECKING:
     from qflare.model.turn import SealedPage
 
 
+class Asked(NamedTuple):
+    """Which chain key of a session is wanted."""
+
+    sid: SessionId
+    bucket: int | None = None
+    """Inside R1's window already; None is the one the server writes under (R9): the current bucket, or a later one
+    where the session, or its epoch, only begins there."""
+    epoch: int | None = None
+    """None is the session's present one (R7)."""
+
+
+class _ChainId(NamedTuple):
+    """Names one chain key of a session: those of different epochs have nothing in common (R7)."""
+
+    epoch: int
+    bucket: int
+
+
 @dataclass(slots=True)
 class _Held:
     """One session in this worker's memory."""
 
     session: Session
-    keys: dict[int, SecretBytes] = field(default_factory=dict, repr=False)
+    keys: dict[_ChainId, SecretBytes] = field(default_factory=dict, repr=False)
 
-    def nearest(self, bucket: int) -> int | None:
-        """Return the highest bucket up to *bucket* whose key is held."""
-        return max((held for held in self.keys if held <= bucket), default=None)
+    def nearest(self, wanted: _ChainId) -> int | None:
+        """Return the highest bucket up to the wanted one whose key of that epoch is held."""
+        return max((its for epoch, its in self.keys if epoch == wanted.epoch and its <= wanted.bucket), default=None)
+
+    def lowest(self, epoch: int) -> int | None:
+        """Return the lowest bucket whose key of *epoch* is held."""
+        return min((its for its_epoch, its in self.keys if its_epoch == epoch), default=None)
+
+    def chain_id(self, asked: Asked, current: int) -> _ChainId:
+        """Say which chain key is meant; *current* is the server's bucket."""
+        epoch = self.session.epoch if asked.epoch is None else asked.epoch
+        if asked.bucket is not None:
+            return _ChainId(epoch, asked.bucket)
+        bucket = max(current, self.session.start)
+        # R7: a new chain may begin in the next bucket, which is published already.
+        first = self.lowest(epoch) if self.nearest(_ChainId(epoch, bucket)) is None else None
+        return _ChainId(epoch, bucket if first is None else first)
 
     def wipe(self) -> None:
         """Erase every key."""
@@ -59,6 +91,8 @@ class Resolved:
     chain_keys: SecretBytes
     """``n × 64`` bytes; the row of a refused item is zero."""
     buckets: list[int]
+    """Of each chain key."""
+    epochs: list[int]
     """Of each chain key."""
 
     def __enter__(self) -> Self:
@@ -88,41 +122,39 @@ class Sessions:
         """Return how many sessions are held."""
         return len(self._held)
 
-    async def resolve(
-        self, ring: Ring, asked: Sequence[tuple[SessionId, int | None]], *, is_fresh: bool = False
-    ) -> Resolved:
+    async def resolve(self, ring: Ring, asked: Sequence[Asked], *, is_fresh: bool = False) -> Resolved:
         """
-        Find each (sid, bucket)'s session and the chain key of that bucket.
+        Find each one's session and the chain key that is asked for.
 
         Args:
             ring: The live buckets; its current bucket bounds what is looked at.
-            asked: Buckets are inside R1's window already; None is the one the server writes under (R9): the current
-                bucket, or the next one for a session that only begins there.
-            is_fresh: Read the sessions' state again even where they are held.
+            asked: Session, bucket and epoch.
+            is_fresh: Read the sessions' state and epoch again even where they are held.
 
         Returns:
             A session or `Refusal` each, and the keys.
         """
-        wanted = [(sid, ring.current if bucket is None else bucket) for sid, bucket in asked]
-        found = await self._find(ring, {sid: None for sid, _ in wanted}, wanted, is_fresh=is_fresh)
+        found = await self._find(ring, asked, is_fresh=is_fresh)
         wanted = [
-            (sid, max(bucket, found[sid].session.start) if asked_for is None and sid in found else bucket)
-            for (sid, bucket), (_, asked_for) in zip(wanted, asked, strict=True)
+            found[it.sid].chain_id(it, ring.current)
+            if it.sid in found
+            else _ChainId(it.epoch or 0, ring.current if it.bucket is None else it.bucket)
+            for it in asked
         ]
-        await self._step(wanted, found)
+        await self._step([(it.sid, chain_id) for it, chain_id in zip(asked, wanted, strict=True)], found)
         # Nothing is awaited from here to the end: no key can be wiped or evicted in between.
         sessions: list[Session | Refusal] = []
         chain_keys = SecretBytes.zeros(len(wanted) * CHAIN_KEY_BYTES)
-        for position, (sid, bucket) in enumerate(wanted):
-            held = found.get(sid)
-            verdict = _verdict(held, bucket)
+        for position, (it, chain_id) in enumerate(zip(asked, wanted, strict=True)):
+            held = found.get(it.sid)
+            verdict = _verdict(held, chain_id)
             if isinstance(verdict, Refusal) or held is None:
                 sessions.append(verdict if isinstance(verdict, Refusal) else Refusal.UNKNOWN_SESSION)
                 continue
-            with held.keys[bucket].view() as key:
+            with held.keys[chain_id].view() as key:
                 chain_keys.row(position, CHAIN_KEY_BYTES)[:] = key
             sessions.append(verdict)
-        return Resolved(sessions, chain_keys, [bucket for _, bucket in wanted])
+        return Resolved(sessions, chain_keys, [its.bucket for its in wanted], [its.epoch for its in wanted])
 
     async def find(self, sids: Sequence[SessionId]) -> dict[SessionId, Session]:
         """Read sessions of any tenant, ended ones too."""
@@ -154,7 +186,7 @@ class Sessions:
         """Erase every chain key of buckets below *bucket*: they have ended (R1)."""
         self._floor = max(self._floor, bucket)
         for sid, held in list(self._held.items()):
-            for old in [index for index in held.keys if index < bucket]:
+            for old in [its for its in held.keys if its.bucket < bucket]:
                 held.keys.pop(old).wipe()
             if not held.keys:
                 del self._held[sid]
@@ -167,21 +199,15 @@ class Sessions:
 
     # --- finding ----------------------------------------------------------------------------------
 
-    async def _find(
-        self,
-        ring: Ring,
-        sids: dict[SessionId, None],
-        wanted: Sequence[tuple[SessionId, int]],
-        *,
-        is_fresh: bool,
-    ) -> dict[SessionId, _Held]:
+    async def _find(self, ring: Ring, asked: Sequence[Asked], *, is_fresh: bool) -> dict[SessionId, _Held]:
+        sids = {it.sid: None for it in asked}
         found: dict[SessionId, _Held] = {}
         for sid in sids:
             held = self._held.get(sid)
             if held is not None:
                 self._held.move_to_end(sid)
                 found[sid] = held
-        lacking = {sid for sid, bucket in wanted if sid not in found or found[sid].nearest(bucket) is None}
+        lacking = _lacking(asked, found, ring.current)
         stale = [sid for sid in sids if is_fresh or sid in lacking]
         if not stale:
             return found
@@ -196,6 +222,8 @@ class Sessions:
             held.session = session
             if session.state is not SessionState.LIVE:
                 self.forget(sid)
+        # Again: what was read may name a newer epoch.
+        lacking |= _lacking(asked, found, ring.current)
         alive = [
             held.session for sid, held in found.items() if sid in lacking and held.session.state is SessionState.LIVE
         ]
@@ -207,17 +235,20 @@ class Sessions:
             newest: dict[SessionId, int] = {}
             for chain in await self._open_chains(ring, tenant_id, group):
                 held = found.get(chain.sid)
-                if held is None or chain.bucket in held.keys or chain.bucket < self._floor:
+                chain_id = _ChainId(chain.epoch, chain.bucket)
+                if held is None or chain_id in held.keys or chain.bucket < self._floor:
                     chain.chain_key.wipe()
                 else:
-                    held.keys[chain.bucket] = chain.chain_key
+                    held.keys[chain_id] = chain.chain_key
                 if held is None:
                     continue
-                newest[chain.sid] = max(chain.bucket, newest.get(chain.sid, 0))
+                # R7: an epoch that ended is not carried on; it hashes forward from the bucket of the rekey.
+                if chain.epoch == held.session.epoch:
+                    newest[chain.sid] = max(chain.bucket, newest.get(chain.sid, 0))
                 self._keep(chain.sid, held)
             # R8, first touch: what no turn has carried into the current bucket yet is carried now.
             late = [sid for sid, bucket in newest.items() if bucket < ring.current]
-            await self._step([(sid, ring.current) for sid in late], found)
+            await self._step([(sid, _ChainId(found[sid].session.epoch, ring.current)) for sid in late], found)
             await self._save(ring, [found[sid] for sid in late])
 
     async def _open_chains(self, ring: Ring, tenant_id: TenantId, group: Sequence[Session]) -> list[OpenedChain]:
@@ -234,35 +265,35 @@ class Sessions:
         pages = await self._deadline.of(self._store.find_pages(tenant_id, list(lacking), first=ring.first, last=last))
         return await self._offload.run(partial(_open_all, ring, chains, pages, lacking), wipe=_wipe_all)
 
-    async def _step(self, wanted: Sequence[tuple[SessionId, int]], found: dict[SessionId, _Held]) -> None:
+    async def _step(self, wanted: Sequence[tuple[SessionId, _ChainId]], found: dict[SessionId, _Held]) -> None:
         """Derive missing keys, all that lead to one bucket in one C call."""
-        by_target: dict[int, list[_Held]] = {}
-        for sid, bucket in dict.fromkeys(wanted):
+        by_target: dict[int, list[tuple[_Held, _ChainId]]] = {}
+        for sid, chain_id in dict.fromkeys(wanted):
             held = found.get(sid)
-            if held is None or bucket in held.keys or held.nearest(bucket) is None:
+            if held is None or chain_id in held.keys or held.nearest(chain_id) is None:
                 continue
-            if not held.session.start <= bucket <= held.session.last_bucket:
+            if not held.session.start <= chain_id.bucket <= held.session.last_bucket:
                 continue
-            by_target.setdefault(bucket, []).append(held)
+            by_target.setdefault(chain_id.bucket, []).append((held, chain_id))
         for bucket, group in by_target.items():
-            sources = [(held, nearest) for held in group if (nearest := held.nearest(bucket)) is not None]
-            with SecretBytes.join([held.keys[nearest] for held, nearest in sources]) as old:
-                sids = b"".join(held.session.sid for held, _ in sources)
+            sources = [(held, its, nearest) for held, its in group if (nearest := held.nearest(its)) is not None]
+            with SecretBytes.join([held.keys[_ChainId(its.epoch, nearest)] for held, its, nearest in sources]) as old:
+                sids = b"".join(held.session.sid for held, _, _ in sources)
                 fresh = await self._offload.run(
-                    partial(chain_advance_many, old, sids, [nearest for _, nearest in sources], bucket),
+                    partial(chain_advance_many, old, sids, [nearest for _, _, nearest in sources], bucket),
                     wipe=SecretBytes.wipe,
                 )
             with fresh:
-                for row, (held, _) in enumerate(sources):
-                    if bucket not in held.keys and bucket >= self._floor:
-                        held.keys[bucket] = fresh.take_row(row, CHAIN_KEY_BYTES)
+                for row, (held, its, _) in enumerate(sources):
+                    if its not in held.keys and bucket >= self._floor:
+                        held.keys[its] = fresh.take_row(row, CHAIN_KEY_BYTES)
 
     async def _save(self, ring: Ring, group: Sequence[_Held]) -> None:
         bucket = ring.current
-        ready = [held for held in group if bucket in held.keys]
+        ready = [held for held in group if _ChainId(held.session.epoch, bucket) in held.keys]
         if not ready:
             return
-        with SecretBytes.join([held.keys[bucket] for held in ready]) as chain_keys:
+        with SecretBytes.join([held.keys[_ChainId(held.session.epoch, bucket)] for held in ready]) as chain_keys:
             owners = [(held.session.tenant_id, held.session.sid, held.session.epoch) for held in ready]
             sealed: list[SealedChain] = await self._offload.run(partial(seal_chains, ring, bucket, owners, chain_keys))
         await self._deadline.of(self._store.save_chains(sealed))
@@ -275,7 +306,16 @@ class Sessions:
             self._held.popitem(last=False)
 
 
-def _verdict(held: _Held | None, bucket: int) -> Session | Refusal:
+def _lacking(asked: Sequence[Asked], found: dict[SessionId, _Held], current: int) -> set[SessionId]:
+    """Say of which sessions a chain key that is asked for can neither be taken nor derived from what is held."""
+    return {
+        it.sid
+        for it in asked
+        if it.sid not in found or found[it.sid].nearest(found[it.sid].chain_id(it, current)) is None
+    }
+
+
+def _verdict(held: _Held | None, chain_id: _ChainId) -> Session | Refusal:
     if held is None:
         return Refusal.UNKNOWN_SESSION
     session = held.session
@@ -283,12 +323,21 @@ def _verdict(held: _Held | None, bucket: int) -> Session | Refusal:
         return Refusal.DEVICE_STATE
     if session.state is not SessionState.LIVE:
         return Refusal.SESSION_ENDED
-    if not session.start <= bucket <= session.last_bucket:
+    if not session.start <= chain_id.bucket <= session.last_bucket:
         return Refusal.BUCKET
-    if bucket not in held.keys:
-        # Its state did not outlive a bucket (R8), or the key of that bucket is erased.
-        return Refusal.SESSION_ENDED
-    return session
+    return session if chain_id in held.keys else _absence(held, chain_id)
+
+
+def _absence(held: _Held, chain_id: _ChainId) -> Refusal:
+    """Say why a live session has not the chain key that is asked for."""
+    first = held.lowest(chain_id.epoch)
+    if first is not None and first > chain_id.bucket:
+        # The epoch only begins there (R7), or the key of that bucket is erased.
+        return Refusal.BUCKET
+    if first is None and chain_id.epoch != held.session.epoch:
+        return Refusal.EPOCH
+    # Its state did not outlive a bucket (R8).
+    return Refusal.SESSION_ENDED
 
 
 def _open_all(

@@ -45,6 +45,10 @@ class ManagerSettings:
     """Largest sealed record; larger ones are refused before they are looked at."""
     record_batch_bytes_max: int = 64 * 2**20
     """Most bytes of records opened or sealed in one batch."""
+    reply_lifetime: int = 288
+    """Buckets in which a late reply to a device's request may be given, 1 to 288 (R6)."""
+    replies_outstanding_max: int = 64
+    """Most late replies that one session may have outstanding, both directions together (R6)."""
     seen_max: int = 65_536
     """Hellos remembered by one worker (H3)."""
     devices_cached_max: int = 16_384
@@ -100,6 +104,8 @@ class ManagerSettings:
             ("jobs_max", 1, 65_536),
             ("record_bytes_max", 64, 2**31),
             ("record_batch_bytes_max", 64, 2**31),
+            ("reply_lifetime", 1, _LIFETIME_MAX),
+            ("replies_outstanding_max", 0, 4096),
             ("seen_max", 1, 10_000_000),
             ("devices_cached_max", 1, 10_000_000),
             ("device_cached_s", 0, 3600),

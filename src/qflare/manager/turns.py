@@ -126,7 +126,7 @@ def _open_range(ring: Ring, bucket: int, found: TurnRange, opened: ExitStack) ->
         keys, has_opened = unseal_block(
             ring.kek(bucket - 1),
             [chain.sealed_chain_key for chain in found.chains],
-            [chain_place(chain.tenant_id, chain.sid, bucket - 1) for chain in found.chains],
+            [chain_place(chain.tenant_id, chain.sid, bucket - 1, chain.epoch) for chain in found.chains],
             CHAIN_KEY_BYTES,
         )
         opened.callback(keys.wipe)

@@ -57,7 +57,7 @@ def as_call_id(call_id: CallId | bytes | None) -> CallId | None:
 def as_kind(kind: int) -> int:
     """Return the kind of a record that a caller may seal, or raise `UsageError`."""
     if kind not in {KIND_DATA, KIND_CONTROL}:
-        raise UsageError(f"kind is 0 (data) or 1 (control), got {kind!r}")
+        raise UsageError(f"kind is 0 (data) or 1 (control), got {kind!r}; requests and replies have calls of their own")
     return kind
 
 

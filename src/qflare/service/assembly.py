@@ -19,6 +19,7 @@ from qflare.manager.background import Background
 from qflare.manager.buckets import Buckets
 from qflare.manager.certificates import Certificates
 from qflare.manager.changes import Changes
+from qflare.manager.controls import Controls
 from qflare.manager.deadline import Deadline
 from qflare.manager.devices import Devices
 from qflare.manager.encapsulations import Encapsulations
@@ -34,6 +35,8 @@ from qflare.manager.policies import Policies
 from qflare.manager.records import Records
 from qflare.manager.refusals import Refusals
 from qflare.manager.registrations import Registrations
+from qflare.manager.rekeys import Rekeys
+from qflare.manager.replies import Replies
 from qflare.manager.reserve import Reserve
 from qflare.manager.rotations import Rotations
 from qflare.manager.sessions import Sessions
@@ -99,8 +102,9 @@ class Engine:
     offers: Offers
     enrolments: Enrolments
     records: Records
-    rotations: Rotations
     policies: Policies
+    replies: Replies
+    controls: Controls
     reserve: Reserve
     encapsulations: Encapsulations
     maintenance: Maintenance
@@ -215,15 +219,34 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             server_id=server_id,
             settings=settings,
         )
+        replies = Replies(
+            store=store,
+            session_store=store,
+            buckets=buckets,
+            sessions=sessions,
+            offload=offload,
+            settings=settings,
+        )
         uses = Uses(store=store, settings=settings)
         policies = Policies(store=store, clock=clock, settings=settings)
         records = Records(
             store=store,
             buckets=buckets,
             sessions=sessions,
+            replies=replies,
             refusals=refusals,
             offload=offload,
             uses=uses,
+            settings=settings,
+        )
+        rekeys = Rekeys(
+            store=store,
+            buckets=buckets,
+            sessions=sessions,
+            devices=devices,
+            records=records,
+            refusals=refusals,
+            offload=offload,
             settings=settings,
         )
         rotations = Rotations(
@@ -242,6 +265,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             identity=foundation.identity,
             buckets=buckets,
             turns=turns,
+            replies=replies,
             log=foundation.log,
             policies=policies,
             uses=uses,
@@ -256,7 +280,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             task = foundation.background.start(work(foundation.background), name=name)
             stack.push_async_callback(_stop, task)
         # What was accepted is finished before anything under it goes.
-        for part in (lookups, registrations, records, offers, enrolments, handshakes):
+        for part in (lookups, registrations, records, replies, offers, enrolments, handshakes):
             stack.push_async_callback(part.close, settings.close_timeout_s)
         yield Engine(
             foundation=foundation,
@@ -278,8 +302,9 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             offers=offers,
             enrolments=enrolments,
             records=records,
-            rotations=rotations,
             policies=policies,
+            replies=replies,
+            controls=Controls(rekeys=rekeys, rotations=rotations),
             reserve=reserve,
             encapsulations=encapsulations,
             maintenance=maintenance,

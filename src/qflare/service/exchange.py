@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from qflare.manager.records import OpenedRecord
     from qflare.model.device import KeyState
-    from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId
+    from qflare.model.ids import DeviceId, DeviceRef, RequestId, SessionId, TenantId
     from qflare.model.refusal import Refusal
 
 
@@ -79,6 +79,15 @@ class SessionKeyRequest:
     purpose: str
     bucket: int | None = None
     direction: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedRequest:
+    """A message to a device whose reply may come late (PROTOCOL R6): send `record` to it."""
+
+    request_id: RequestId
+    """16 bytes; the reply's record has it too."""
+    record: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from qflare.service.listing_calls import Listings
 from qflare.service.opening import Opening
 from qflare.service.policy_calls import PolicyCalls
 from qflare.service.readiness import look_ready
+from qflare.service.reply_calls import ReplyCalls
 from qflare.service.roster import Roster
 from qflare.service.security_monitor import SecurityMonitor
 from qflare.service.session_calls import SessionCalls
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from qflare.service.exchange import Readiness
 
 
-class QuantumKeyManager(Roster, PolicyCalls, Exchanges, SessionCalls, Listings, IdentityCalls):
+class QuantumKeyManager(Roster, PolicyCalls, Exchanges, SessionCalls, ReplyCalls, Listings, IdentityCalls):
     """
     The server's side of QFX-1 over one database; any number of managers may share it.
 

@@ -136,6 +136,7 @@ class SessionCalls(TenantView):
 
         Returns:
             The record; the caller wipes its plaintext.  It was accepted in a transaction that saw its session live.
+            Its `header.kind` says what it is, and its `request_id` which request it is or answers (R6).
 
         Raises:
             RefusedError: it is altered, was accepted before, or its session, bucket or device does not live.
@@ -176,6 +177,11 @@ class SessionCalls(TenantView):
         return tuple(await engine.records.seals.submit_many(records))
 
     async def answer_control(self, record: OpenedRecord) -> bytes:
-        """Do what a control record asks (E4: rotate the device's keys) and return the sealed answer; `RefusedError`."""
+        """
+        Do what a control record asks (E4: rotate the device's keys, R7: rekey) and return the sealed answer.
+
+        Raises:
+            RefusedError: it asks for nothing that exists, or what it asks does not hold; the session stands.
+        """
         engine = await self._engine()
-        return await engine.rotations.answer(record)
+        return await engine.controls.answer(record)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from qflare.manager.records import OpenedRecord
+    from qflare.model.ids import RequestId
     from qflare.service.key_manager import QuantumKeyManager
 
 
@@ -25,6 +26,10 @@ class Reply:
     plaintext: bytes | bytearray | memoryview
     aad: bytes = b""
     """At most 16 KiB."""
+    request_id: RequestId | None = None
+    """Which of the device's requests it answers, late (PROTOCOL R6); None for a message of its own."""
+    reply_lifetime: int | None = None
+    """In how many buckets the device may answer it (R6), 1 to 288; None if it is no request."""
 
 
 Answerable: TypeAlias = Reply | bytes | None
@@ -83,9 +88,18 @@ class Intake:
         reply = await self._call(record, aad)
         if reply is None:
             return b""
-        tenant = self._manager.for_tenant(record.session.tenant_id)
-        sealed = await tenant.seal_record(record.session.sid, reply.plaintext, aad=reply.aad)
-        return encode_envelope(reply.aad, sealed)
+        return encode_envelope(reply.aad, await self._seal(record, reply))
+
+    async def _seal(self, record: OpenedRecord, reply: Reply) -> bytes:
+        tenant, sid = self._manager.for_tenant(record.session.tenant_id), record.session.sid
+        if reply.request_id is not None:
+            return await tenant.seal_reply(sid, reply.request_id, reply.plaintext, aad=reply.aad)
+        if reply.reply_lifetime is not None:
+            request = await tenant.seal_request(
+                sid, reply.plaintext, aad=reply.aad, reply_lifetime=reply.reply_lifetime
+            )
+            return request.record
+        return await tenant.seal_record(sid, reply.plaintext, aad=reply.aad)
 
     async def close(self, timeout_s: float) -> None:
         """Let the batches under way end."""
@@ -126,6 +140,8 @@ def _as_reply(answer: object) -> Reply | None:
         raise TypeError(f"an application answers with bytes, a Reply or None, not {type(answer).__name__}")
     if answer is not None and len(answer.aad) > AAD_BYTES_MAX:
         raise ValueError(f"associated data has at most {AAD_BYTES_MAX} bytes, got {len(answer.aad)}")
+    if answer is not None and answer.request_id is not None and answer.reply_lifetime is not None:
+        raise ValueError("a reply answers a request or is one: give request_id or reply_lifetime, not both")
     return answer
 
 
