@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from adversary import Loot
 from peer.notation import Refused, h, u64, unseal
+from peer.record import PURPOSE, REPLY
 from peer.ticket import HELLO, OFFER, open_ticket
 from qflare.primitives import kdf
 from qflare.primitives.kem import generate_from_seed
+from qflare.secret import SecretBytes
 from qflare.stores.embedded import binaries
 
 if TYPE_CHECKING:
@@ -150,8 +152,11 @@ def loot_of(traffic: Traffic, values: set[bytes], keks: dict[int, bytes], **held
     """Try every value under every key, and keep what the traffic shows to be right."""
     loot = Loot(**held)
     first = {}
+    replies = [sealed for sealed in traffic.records if sealed[2] == REPLY]
     for sealed in traffic.records:
-        first.setdefault((sealed[3:19], int.from_bytes(sealed[19:27], "big")), (sealed, h(sealed[:48], b"")))
+        if sealed[2] != REPLY:
+            epoch, b = int.from_bytes(sealed[27:31], "big"), int.from_bytes(sealed[19:27], "big")
+            first.setdefault((sealed[3:19], epoch, b), (sealed, h(sealed[:48], b"")))
     for bucket, kek in keks.items():
         for value in values:
             plaintext = decrypt(kek, value)
@@ -160,6 +165,7 @@ def loot_of(traffic: Traffic, values: set[bytes], keks: dict[int, bytes], **held
             if len(plaintext) % 64 == 0:
                 for at in range(0, len(plaintext), 64):
                     _try_secret(traffic, loot, bucket, plaintext[at : at + 64], first)
+                    _try_reply_key(loot, plaintext[at : at + 64], replies)
     return loot
 
 
@@ -181,17 +187,34 @@ def _try_secret(traffic: Traffic, loot: Loot, bucket: int, secret: bytes, first:
         if pair.encapsulation_key in traffic.bodies[bucket]:
             loot.dks[bucket] = bytes(pair.decapsulation_key.view())
             return
-    for (sid, b), (sealed, bound) in _records_at(first, bucket):
-        if (sid, bucket) in loot.chain_keys:
+    for (sid, epoch, b), (sealed, bound) in _records_at(first, bucket):
+        if (sid, bucket) in loot.chain_keys if not epoch else (sid, epoch, bucket) in loot.epochs:
             continue
         # By the C core, since hundreds of thousands are tried; what opens is computed again by the second implementation.
         key = kdf.chain_advance(secret, sid, bucket, b)
-        message_key = kdf.message_key(key, b, sealed[31], b"qfx.record")
+        message_key = kdf.message_key(key, b, sealed[31], PURPOSE[sealed[2]].encode())
         try:
             unseal(kdf_bytes(message_key, sealed), sealed[48:], bound, u64(0) + bytes(3) + b"\x01")
         except Refused:
             continue
-        loot.chain_keys[sid, bucket] = secret
+        if epoch:
+            loot.epochs[sid, epoch, bucket] = secret
+        else:
+            loot.chain_keys[sid, bucket] = secret
+        return
+
+
+def _try_reply_key(loot: Loot, secret: bytes, replies: list[bytes]) -> None:
+    for sealed in replies:
+        if (sealed[3:19], sealed[48:64]) in loot.reply_keys:
+            continue
+        with SecretBytes.copy_of(secret) as rk:
+            key = kdf_bytes(rk, sealed)
+        try:
+            unseal(key, sealed[64:], h(sealed[:64], b""), u64(0) + bytes(3) + b"\x01")
+        except Refused:
+            continue
+        loot.reply_keys[sealed[3:19], sealed[48:64]] = secret
         return
 
 
@@ -200,11 +223,11 @@ def kdf_bytes(message_key, sealed: bytes) -> bytes:
     return bytes(kdf.expand(message_key, "stream", sealed[32:48], 32).view())
 
 
-def _records_at(first: dict, bucket: int) -> Iterator[tuple[tuple[bytes, int], tuple[bytes, bytes]]]:
-    """Each session's first record from *bucket* on."""
-    nearest: dict[bytes, int] = {}
-    for sid, b in first:
-        if b >= bucket and b < nearest.get(sid, b + 1):
-            nearest[sid] = b
-    for sid, b in nearest.items():
-        yield (sid, b), first[sid, b]
+def _records_at(first: dict, bucket: int) -> Iterator[tuple[tuple[bytes, int, int], tuple[bytes, bytes]]]:
+    """Each session's and epoch's first record from *bucket* on."""
+    nearest: dict[tuple[bytes, int], int] = {}
+    for sid, epoch, b in first:
+        if b >= bucket and b < nearest.get((sid, epoch), b + 1):
+            nearest[sid, epoch] = b
+    for (sid, epoch), b in nearest.items():
+        yield (sid, epoch, b), first[sid, epoch, b]

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from adversary import Opened, Traffic, attack
+from adversary import Loot, Opened, Traffic, attack
 from at_rest import decrypt, keks_of, loot_of, program, raw_values, run, sealed_values, values_of_dump
+from carried_device import CarriedDevice
 from manager_world import Edge, TurnedClock, engine_of, make_manager
 from postgres_database import wait_until_stopped
 from qflare.protocol.announcement import verify_announcement
@@ -32,6 +33,8 @@ WIDTH_S = 300
 LIFETIME = 4
 BUCKETS, EARLY, KEPT, THEFT = range(10), 1, 2, 6
 """Counted from the first: when the early backup is taken, when somebody keeps the keeper's folder, when all is stolen."""
+LATE_BEGINS = 3
+"""When the session begins that is rekeyed and asks for late replies: it lives to the theft."""
 BODY_BYTES = 1622
 SEED_44, SIGNING_KEY_44 = 32, 2560
 
@@ -52,6 +55,10 @@ class Taken:
     kek_l: bytes = b""
     devices: list = field(default_factory=list)
     signing_keys: tuple = ()
+    late_inside: set = field(default_factory=set)
+    """Of the session that is rekeyed and asks for late replies: what the bound allows at the theft,"""
+    late_outside: set = field(default_factory=set)
+    """and what it does not."""
 
     @property
     def window(self):
@@ -95,6 +102,58 @@ async def talk(manager, edges, told, bucket):
             assert (await manager.open_record(up)).plaintext.equals(plaintexts[1])
             told.traffic.records += [up, await manager.seal_record(sid, plaintexts[0])]
             records[bucket] = plaintexts
+
+
+class Late:
+    """A session that is rekeyed early (R7) and whose requests are answered early, late or never (R6)."""
+
+    def __init__(self, device, told):
+        self.device, self.told = device, told
+        self.requests = {}
+
+    async def step(self, manager, number):
+        """What the session does in one bucket, and on which side of the bound it lies."""
+        if not LATE_BEGINS <= number < LATE_BEGINS + LIFETIME:
+            return
+        if number == LATE_BEGINS:
+            await self.device.connect(manager)
+            self.requests = {name: await self._ask(manager, name) for name in (b"early", b"late")}
+        if number == LATE_BEGINS + 1:
+            await self.device.refresh(manager)
+            await self._rekey(manager)
+            await self._answer(manager, b"early", self.told.late_outside)
+        await self.device.refresh(manager)
+        text = b"epoch %d in %d" % (self.device.epoch, number)
+        record = self.device.device.seal(text)
+        (await manager.open_record(record)).plaintext.wipe()
+        self.told.traffic.records.append(record)
+        (self.told.late_inside if number >= THEFT - 1 else self.told.late_outside).add(text)
+
+    async def finish(self, manager):
+        """After the theft: the reply to a request from before the bound, whose key was outstanding all the time."""
+        await self._answer(manager, b"late", self.told.late_inside)
+
+    async def _ask(self, manager, name):
+        request = await manager.seal_request(self.device.device.session.sid, name)
+        self.device.device.open_request(request.record).plaintext.wipe()
+        self.told.traffic.records.append(request.record)
+        self.told.late_outside.add(name)
+        return request.request_id
+
+    async def _answer(self, manager, name, side):
+        reply = self.device.device.seal_reply(self.requests[name], b"reply to " + name)
+        (await manager.open_record(reply)).plaintext.wipe()
+        self.told.traffic.records.append(reply)
+        side.add(b"reply to " + name)
+
+    async def _rekey(self, manager):
+        record = self.device.device.begin_rekey()
+        self.told.late_outside.add(self.device.state.rekey.body)
+        with await manager.open_record(record) as opened:
+            answer = await manager.answer_control(opened)
+        with self.device.device.open_record(answer) as body:
+            self.told.late_outside.add(bytes(body.view()))
+        self.told.traffic.records += [record, answer]
 
 
 def start_archive(folder, dsn, place):
@@ -171,6 +230,7 @@ async def live(folder):
         archive = start_archive(folder, data.dsn(), folder / "archive")
         edges = [await Edge.provision(manager) for _ in range(2)]
         told.first = await manager.current_bucket()
+        late = Late(await CarriedDevice.provision(manager, clock, name="late"), told)
         for number in BUCKETS:
             bucket = told.first + number
             if number:
@@ -182,6 +242,7 @@ async def live(folder):
             await begin_hello(manager, edges[0], told, bucket)
             await begin_offer(manager, edges[1], told, bucket)
             await talk(manager, edges, told, bucket)
+            await late.step(manager, number)
             if number == EARLY:
                 run("pg_basebackup", "-D", folder / "early", "-d", data.dsn(), "--checkpoint=fast")
             if number == KEPT:
@@ -189,6 +250,8 @@ async def live(folder):
                 told.kept_keks = keks_of(folder / "kept")
             if number == THEFT:
                 await take(manager, folder, told, folder / "early", archive)
+                await late.finish(manager)
+                late.device.device.close()
         told.devices = [edge.device for edge in edges]
     finally:
         if archive is not None:
@@ -207,7 +270,8 @@ def taken(tmp_path_factory):
 
 def within(taken, window):
     """What the bound allows to whoever holds the KEK_b of *window*, and what there is in all."""
-    inside, everything = set(), set()
+    inside = set(taken.late_inside) if window == taken.window else set()
+    everything = taken.late_inside | taken.late_outside
     for _, begun, records in taken.sessions.values():
         for bucket, plaintexts in records.items():
             everything.update(plaintexts)
@@ -234,13 +298,27 @@ def test_who_takes_everything_opens_exactly_what_the_bound_allows(taken):
 
 
 @pytest.mark.slow
+def test_a_reply_key_at_rest_opens_its_reply_and_nothing_before_the_bound(taken):
+    """R6, R7: the key of an outstanding reply and a rekeyed chain are found at rest, of t-1 on; taken ones never are."""
+    loot = loot_of(taken.traffic, taken.values, taken.keks)
+    assert 1 == len(loot.reply_keys)
+    assert {1} == {epoch for _, epoch, _ in loot.epochs}
+    assert min(taken.window) <= min(bucket for _, _, bucket in loot.epochs)
+    only = attack(taken.traffic, Loot(reply_keys=loot.reply_keys)).records
+    assert {b"reply to late"} == only
+    opened = attack(taken.traffic, loot).records
+    assert taken.late_inside <= opened
+    assert not taken.late_outside & opened
+
+
+@pytest.mark.slow
 def test_without_the_keepers_bucket_keys_nothing_opens(taken):
     """Database, backups, log, KEK_L and every long-term key of server and devices, but no KEK_b: not one record."""
     # As if KEK_L were any bucket's key: the first one's, those of the theft.
     loot = loot_of(
         taken.traffic, taken.values, dict.fromkeys([taken.first, *taken.window], taken.kek_l), devices=taken.devices
     )
-    assert (loot.dks, loot.tks, loot.chain_keys) == ({}, {}, {})
+    assert (loot.dks, loot.tks, loot.chain_keys, loot.epochs, loot.reply_keys) == ({}, {}, {}, {}, {})
     assert Opened() == attack(taken.traffic, loot_of(taken.traffic, set(), {}, devices=taken.devices))
 
 
