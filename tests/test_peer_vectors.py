@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from peer import agreement as h9
-from peer import enrol, hello, mapping, notation, offer, record, ticket
+from peer import enrol, hello, mapping, notation, offer, record, rekey, reply, ticket
 from peer.identity import Bucket, Device, Server, check_announcement
 from peer.notation import KemKey, SigKey, expand, extract, h, u16, u32, u64
 from vectors import make
@@ -273,6 +273,38 @@ def test_records_come_out_the_same() -> None:
             assert sealed[:112] == one["record_begins"]
             assert hashlib.sha256(sealed).digest() == one["record_sha256"]
         assert reader.open(sealed, one["aad"]) == plaintext
+
+
+def test_rekeys_and_late_replies_come_out_the_same() -> None:
+    """REKEY opens to the same next epoch, and requests, RK and replies are the same bytes (R6, R7)."""
+    [case] = cases("rekeys.json")
+    terms = (case["sid"], case["start"], case["lifetime"])
+    sessions = {0: record.Session(*terms, record.TO_DEVICE, {case["start"]: case["CK_start"]})}
+    for one in case["rekeys"]:
+        b, epoch, old = one["b"], one["epoch"], sessions[one["epoch"] - 1]
+        assert old.chain_key(b) == one["CK_b"]
+        assert (
+            record.Session(*terms, record.TO_DEVICE, dict(old.keys), old.epoch).open(one["REKEY_record"])
+            == one["REKEY"]
+        )
+        kem = server().buckets[b].kem
+        answer, new = rekey.take_rekey(old, one["body_b"], kem, one["REKEY"])
+        assert (answer, new.epoch, new.keys) == (one["REKEYED"], epoch, {b: one["CK_b_new"]})
+        device = record.Session(*terms, record.TO_SERVER, dict(new.keys), epoch)
+        assert device.open(one["REKEYED_record"]) == one["REKEYED"]
+        sessions[epoch] = new
+    assert {one["epoch"] for one in case["requests"]} == {0, 1, 2}
+    for one in case["requests"]:
+        session = sessions[one["epoch"]]
+        writer = record.Session(*terms, one["direction"], dict(session.keys), one["epoch"])
+        request = writer.seal(
+            one["request_plaintext"], b"asked", b=one["b"], kind=record.REQUEST, stream_id=one["request_id"]
+        )
+        assert request == one["request"]
+        awaited = reply.Awaited.of(session, request)
+        assert awaited.rk == one["RK"]
+        assert awaited.seal(one["reply_plaintext"], b"answered", stream_id=one["reply_stream_id"]) == one["reply"]
+        assert awaited.open(one["reply"], b"answered") == one["reply_plaintext"]
 
 
 @pytest.mark.parametrize("number", range(2))

@@ -16,6 +16,7 @@ from .identity_cases import identity_cases, notation_cases
 from .mapping_cases import mapping_cases
 from .receipt_cases import receipt_cases
 from .record_cases import record_cases
+from .rekey_cases import rekey_cases
 from .stream import plain
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ FILES: dict[str, tuple[str, str, Callable[[], list[Value]]]] = {
     "enrol.json": ("token, ENROL, ENROLLED and ROTATE with every intermediate value", "E1 to E4", enrol_cases),
     "mapping.json": ("a mapping and its next generation", "K1 to K3", mapping_cases),
     "records.json": ("chain keys, message keys and records of one session", "R1, R2, R3", record_cases),
+    "rekeys.json": ("rekeys of one session, requests and late replies", "R6, R7", rekey_cases),
     "receipts.json": ("inclusion, cosigned message and receipt", "H9", receipt_cases),
 }
 
