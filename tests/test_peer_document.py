@@ -16,7 +16,7 @@ STEPS = {
     "N": range(1, 6), "A": range(1, 6), "H": range(1, 11), "O": range(1, 5), "R": range(1, 10),
     "E": range(1, 6), "K": range(1, 5),
 }  # fmt: skip
-RESERVED = {"R6", "R7", "R8"}
+RESERVED = {"R8"}
 STATED_ELSEWHERE = {"N4", "O4", "E5", "K4"}  # a rule for callers or readers, with no code of its own in protocol/
 
 
