@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 8;
+SET LOCAL qflare.installs_version = 9;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -323,6 +323,15 @@ CREATE TABLE IF NOT EXISTS qflare.bucket_mark (
     CONSTRAINT bucket_mark_only_row CHECK (only_row),
     CONSTRAINT bucket_mark_bucket_range CHECK (bucket >= 0),
     CONSTRAINT bucket_mark_expired_before_range CHECK (expired_before >= 0)
+);
+
+-- One row: counted on every second by each worker, which then tells the keeper; a restored copy is behind the keeper.
+CREATE TABLE IF NOT EXISTS qflare.store_pulse (
+    only_row   boolean NOT NULL DEFAULT true,
+    pulse    bigint  NOT NULL DEFAULT 0,
+    CONSTRAINT store_pulse_pkey PRIMARY KEY (only_row),
+    CONSTRAINT store_pulse_only_row CHECK (only_row),
+    CONSTRAINT store_pulse_range CHECK (pulse >= 0)
 );
 
 -- Accepted handshakes (H8), kept until the bucket's ticket key is destroyed; written by every M3 and ANSWER,
@@ -753,7 +762,7 @@ GRANT SELECT, INSERT, UPDATE ON qflare.server_key TO qflare_app;
 GRANT SELECT, INSERT, UPDATE ON qflare.device, qflare.device_key, qflare.session, qflare.session_count,
       qflare.enrolment_token, qflare.rotation_mark, qflare.device_use TO qflare_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON qflare.rotation_policy TO qflare_app;
-GRANT SELECT, UPDATE ON qflare.bucket_mark, qflare.log_head TO qflare_app;
+GRANT SELECT, UPDATE ON qflare.bucket_mark, qflare.log_head, qflare.store_pulse TO qflare_app;
 GRANT SELECT ON qflare.tenant, qflare.session, qflare.session_route, qflare.session_state, qflare.session_count,
       qflare.audit_entry, qflare.bucket_key, qflare.bucket_mark, qflare.rotation_policy TO qflare_maintenance;
 GRANT INSERT ON qflare.session_state TO qflare_maintenance;
@@ -770,6 +779,7 @@ GRANT SELECT, DELETE ON qflare.change TO qflare_maintenance;
 -- Rows that always exist -----------------------------------------------------------------------------------------------
 INSERT INTO qflare.bucket_mark DEFAULT VALUES ON CONFLICT DO NOTHING;
 INSERT INTO qflare.log_head DEFAULT VALUES ON CONFLICT DO NOTHING;
+INSERT INTO qflare.store_pulse DEFAULT VALUES ON CONFLICT DO NOTHING;
 -- The default tenant; forced row-level security holds for the owner too, so the application's role writes it.
 SET LOCAL ROLE qflare_app;
 SET LOCAL qflare.tenant = '00000000-0000-0000-0000-000000000000';

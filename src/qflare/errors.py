@@ -246,5 +246,17 @@ class KeeperError(StoreError):
     """The keeper of the sealing keys cannot be read or written, or a key is gone."""
 
 
+class RestoredError(KeeperError):
+    """The database is an older copy than the one that was in use, or another; nothing was changed in it."""
+
+    def __init__(self, fact: str) -> None:
+        """Carry the *fact* that shows it, and the remedy."""
+        super().__init__(
+            f"the database is a restored copy: {fact}; if that is meant, accept it with  qflare restore --accept , "
+            "which ends every session and says so in the log"
+        )
+        self.fact = fact
+
+
 class OverloadedError(StoreError):
     """A bounded queue is full; retry later."""

@@ -57,6 +57,8 @@ COMMANDS = (
     ("device", "evidence"),
     ("demo",),
     ("migrate",),
+    ("backup",),
+    ("restore",),
     ("doctor",),
     ("audit",),
     ("audit", "verify"),

@@ -114,6 +114,7 @@ async def test_every_unique_key_holds_the_tenant_or_the_bucket(admin):
         "server_key",
         "server_key_move",
         "bucket_mark",
+        "store_pulse",
         "log_head",
         "log_node",
         "checkpoint",

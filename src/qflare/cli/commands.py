@@ -8,6 +8,7 @@ import typer
 
 from qflare.cli import (
     audit,
+    backup,
     bench,
     completion,
     demo,
@@ -68,6 +69,8 @@ app.add_typer(identity.app)
 app.add_typer(devices.app)
 app.command("demo")(demo.demo)
 app.command("migrate")(migrate.migrate)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.command("doctor")(doctor.doctor)
 app.add_typer(audit.app)
 app.add_typer(bench.app)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from qflare.manager.background import Background
     from qflare.manager.identity import Identity, SigningKeys
+    from qflare.manager.marks import Marks
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ids import CallId, TenantId
@@ -47,10 +48,18 @@ class Log:
     """Writes entries and signs heads; one for all operations of a worker."""
 
     def __init__(
-        self, *, store: LogStore, identity: Identity, offload: Offload, clock: Clock, settings: ManagerSettings
+        self,
+        *,
+        store: LogStore,
+        identity: Identity,
+        marks: Marks,
+        offload: Offload,
+        clock: Clock,
+        settings: ManagerSettings,
     ) -> None:
-        """Sign with *identity*'s log key what *store* has committed."""
+        """Sign with *identity*'s log key what *store* has committed, and what *marks* have reserved."""
         self._store = store
+        self._marks = marks
         self._identity = identity
         self._offload = offload
         self._clock = clock
@@ -149,6 +158,7 @@ class Log:
         return self._latest if self._latest_serial == self._identity.serial else None
 
     def _sign(self, keys: SigningKeys, size: int, root: bytes) -> SignedCheckpoint:
+        self._marks.reserve(size)
         return sign_checkpoint(keys.log, keys.certificate.log_origin, size, root, self._clock.now_s())
 
     def _prove(self, keys: SigningKeys, append: LogAppend) -> tuple[SignedCheckpoint, list[tuple[bytes, ...]]]:
@@ -168,6 +178,7 @@ class Log:
         if checkpoint is None:
             return
         await self._deadline.of(self._store.save_checkpoint(checkpoint))
+        await self._marks.note(checkpoint)
         if self._unsaved is checkpoint:
             self._unsaved = None
             self._has_unsaved.clear()

@@ -18,6 +18,7 @@ from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
 from qflare.model.ids import CallId, DeviceId, DeviceRef, RequestId, SessionId, TenantId, TokenId
 from qflare.model.key_record import KeyRecord
+from qflare.model.mark import HighWaterMark
 from qflare.model.reply import ReplyKeyResult, SealedReplyKey
 from qflare.model.rotation import (
     DueKey,
@@ -446,6 +447,20 @@ class Store(
     async def forget_calls(self) -> bool:
         """Forget changes of a day ago and before; False if that has to wait for the next call."""
 
+    async def pulse(self) -> int:
+        """Return how often `raise_pulse` was called in this store's life: less in a restored copy."""
+
+    async def raise_pulse(self) -> int:
+        """Count on, and return the new count."""
+
+    async def begin_anew(self, *, bucket: int) -> int:
+        """
+        End what a restored copy must not bring back, and return how many sessions were live.
+
+        Sessions end, tokens that were not used expire, every live bucket goes with what lies in it, and the bucket mark
+        rises to *bucket*.
+        """
+
     async def check(self) -> None:
         """Raise `StoreUnavailableError` or `SchemaMismatchError` if the store cannot be used."""
 
@@ -471,6 +486,18 @@ class Keeper(Protocol):
 
     def destroy_bucket_keys(self, *, before: int) -> int:
         """Destroy every KEK_b of buckets below *before*, for good; return how many."""
+
+    def destroyed_before(self) -> int:
+        """Return the lowest bucket whose key was not destroyed for good, 0 where none was yet."""
+
+    def high_water(self) -> HighWaterMark:
+        """Return how far a database has come, known outside of it."""
+
+    def raise_high_water(self, mark: HighWaterMark) -> HighWaterMark:
+        """Raise the marks, durably, and return those that stand."""
+
+    def replace_high_water(self, mark: HighWaterMark) -> HighWaterMark:
+        """Take over the log and database that an operator has accepted, durably; return the marks that stand."""
 
     def promise(self) -> str | None:
         """Return None if destroyed keys are gone from the medium, else a sentence saying why the promise is void."""

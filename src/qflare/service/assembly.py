@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +29,7 @@ from qflare.manager.identity import Identity, open_identity
 from qflare.manager.log import Log
 from qflare.manager.lookups import Lookups
 from qflare.manager.maintenance import Maintenance
+from qflare.manager.marks import Marks
 from qflare.manager.offers import Offers
 from qflare.manager.offload import Offload
 from qflare.manager.policies import Policies
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from qflare.model.ports import Keeper, Store
 
 _KEEPER_NAME: Final = "keeper"
+LONG_STATEMENT_S: Final = 900.0
+"""For an operator's statements over whole tables."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,8 @@ class Place:
     data_dir: Path | None
     keeper: Keeper | None = None
     """A keeper of the caller's, who closes it; None opens the one that the settings name."""
+    is_restored: bool = False
+    """Whether the database may be a restored copy that the caller is about to accept, with statements that are long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +127,7 @@ async def open_foundation(
         ConfigError: a folder or address cannot be used.
         KeeperError: the keeper does not belong to this database.
         MissingExtraError: the server extra is not installed.
+        RestoredError: the database is an older copy than the one that was in use.
         SchemaMismatchError: the database has no schema, or another version's.
         SelfTestError: the lanes engine and liboqs disagree.
         StoreUnavailableError: the database does not answer.
@@ -138,12 +144,17 @@ async def open_foundation(
         stack.callback(identity.wipe)
         background = Background()
         refusals = Refusals(clock=its_clock, per_minute=settings.refusal_events_per_minute)
-        log = Log(store=store, identity=identity, offload=offload, clock=its_clock, settings=settings)
+        marks = Marks(store=store, keeper=keeper, offload=offload, server_id=identity.server_id, settings=settings)
+        if not place.is_restored:
+            await marks.check()
+        log = Log(store=store, identity=identity, marks=marks, offload=offload, clock=its_clock, settings=settings)
         stack.push_async_callback(log.close, settings.close_timeout_s)
         stack.push_async_callback(background.close, settings.close_timeout_s)
         background.start(log.save_heads(background), name="heads")
         background.start(identity.watch(background), name="identity")
         background.start(refusals.write(log.append, background), name="refusals")
+        if not place.is_restored:
+            background.start(marks.watch(background), name="marks")
         yield Foundation(
             store=store,
             keeper=keeper,
@@ -336,6 +347,8 @@ async def _open_store(place: Place, settings: ManagerSettings, stack: AsyncExitS
         database = server.dsn
     dsn: str | None = None
     limits = PoolSettings(min_size=max(1, settings.pool_size_min), max_size=settings.pool_size_max)
+    if place.is_restored:
+        limits = replace(limits, statement_timeout_s=LONG_STATEMENT_S, command_timeout_s=LONG_STATEMENT_S)
     if isinstance(database, str):
         pool = await open_pool(database, limits)
         stack.push_async_callback(_close_pool, pool, settings.close_timeout_s)

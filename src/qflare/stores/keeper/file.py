@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import KeeperError
+from qflare.model.mark import HighWaterMark
 from qflare.stores.keeper.files import destroy_file, make_key, own_folder, read_key, unusable
 from qflare.stores.keeper.folder import KeeperFolder
 from qflare.stores.keeper.medium import file_system_of, has_swap, is_in_memory
@@ -112,6 +113,23 @@ class FileKeeper:
                     destroy_file(path)
                     count += 1
         return count
+
+    def destroyed_before(self) -> int:
+        """Return the lowest bucket whose key was not destroyed for good, 0 where none was yet."""
+        with self._folder.locked():
+            return self._folder.destroyed_before()
+
+    def high_water(self) -> HighWaterMark:
+        """Return the high-water marks; `KeeperError` if they are damaged."""
+        return self._folder.high_water()
+
+    def raise_high_water(self, mark: HighWaterMark) -> HighWaterMark:
+        """Raise the marks, durably, and return those that stand."""
+        return self._folder.raise_high_water(mark)
+
+    def replace_high_water(self, mark: HighWaterMark) -> HighWaterMark:
+        """Take over the log and database that an operator has accepted, durably; return the marks that stand."""
+        return self._folder.replace_high_water(mark)
 
     def promise(self) -> str | None:
         """Return None if destroyed keys are gone from the medium, else a sentence saying why the promise is void."""

@@ -1,5 +1,5 @@
 """
-The keeper's lasting folder: its lock, and the mark below which no bucket key is ever made again.
+The keeper's lasting folder: its lock, the mark below which no bucket key is ever made again, and the high-water marks.
 
 It lies outside the database and outlives restarts of the machine; every worker of a machine uses the same one.
 """
@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import KeeperError
 from qflare.stores.keeper.files import own_folder, read_file, replace_file, unusable
+from qflare.stores.keeper.marks import read_marks, write_marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from qflare.model.mark import HighWaterMark
 
 LOCK_NAME: Final = "keeper.lock"
 _MARK_NAME: Final = "destroyed-before"
@@ -52,6 +55,27 @@ class KeeperFolder:
         """Raise the mark to *bucket*, durably; a lower one changes nothing."""
         if bucket > self.destroyed_before():
             replace_file(self.path / _MARK_NAME, str(bucket).encode())
+
+    def high_water(self) -> HighWaterMark:
+        """Return the high-water marks; `KeeperError` if their file is damaged."""
+        with self.locked():
+            return read_marks(self.path)
+
+    def raise_high_water(self, mark: HighWaterMark) -> HighWaterMark:
+        """Raise the marks, durably, and return those that stand; takes the lock."""
+        with self.locked():
+            before = read_marks(self.path)
+            after = before.raised(mark)
+            if after != before:
+                write_marks(self.path, after)
+            return after
+
+    def replace_high_water(self, mark: HighWaterMark) -> HighWaterMark:
+        """Take over the log and database that an operator has accepted, durably; takes the lock."""
+        with self.locked():
+            after = read_marks(self.path).replaced(mark)
+            write_marks(self.path, after)
+            return after
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

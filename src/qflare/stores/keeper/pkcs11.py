@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from qflare.errors import KeeperError
+from qflare.model.mark import HighWaterMark
 from qflare.primitives.random import random_bytes, random_secret
 from qflare.secret import SecretBytes
 from qflare.stores.keeper.address import TokenAddress, parse_address
@@ -126,6 +127,23 @@ class Pkcs11Keeper:
                 return len(gone)
 
         return self._library.call(self._address, work)
+
+    def destroyed_before(self) -> int:
+        """Return the lowest bucket whose key was not destroyed for good, 0 where none was yet."""
+        with self._folder.locked():
+            return self._folder.destroyed_before()
+
+    def high_water(self) -> HighWaterMark:
+        """Return the high-water marks; `KeeperError` if they are damaged."""
+        return self._folder.high_water()
+
+    def raise_high_water(self, mark: HighWaterMark) -> HighWaterMark:
+        """Raise the marks, durably, and return those that stand."""
+        return self._folder.raise_high_water(mark)
+
+    def replace_high_water(self, mark: HighWaterMark) -> HighWaterMark:
+        """Take over the log and database that an operator has accepted, durably; return the marks that stand."""
+        return self._folder.replace_high_water(mark)
 
     def promise(self) -> str | None:
         """Return None if destroyed keys are gone from the token, else a sentence saying why the promise is void."""

@@ -76,6 +76,13 @@ def _mismatch(version: int | None, wanted: int) -> SchemaMismatchError:
     return SchemaMismatchError(f"the database {remedy}")
 
 
+def require_version(version: int | None) -> int:
+    """Return a schema version that this code knows or can bring up to date; `SchemaMismatchError` for any other."""
+    if version is None or version > schema_version():
+        raise _mismatch(version, schema_version())
+    return version
+
+
 async def plan_migration(connection: Executor) -> MigrationPlan:
     """
     Return what `install_schema` would do.
@@ -84,8 +91,8 @@ async def plan_migration(connection: Executor) -> MigrationPlan:
         SchemaMismatchError: the schema is newer than this code.
     """
     version, wanted = await installed_version(connection), schema_version()
-    if version is not None and version > wanted:
-        raise _mismatch(version, wanted)
+    if version is not None:
+        require_version(version)
     steps = () if version is None else tuple(step for step in migrations() if step.version > version)
     return MigrationPlan(found=version, wanted=wanted, steps=steps)
 

@@ -20,6 +20,7 @@ from qflare.stores.postgres.key_records import KeyRecords
 from qflare.stores.postgres.log import Log
 from qflare.stores.postgres.pool import PoolSettings, open_pool
 from qflare.stores.postgres.reply_keys import ReplyKeys
+from qflare.stores.postgres.restores import Restores
 from qflare.stores.postgres.rotations import Rotations
 from qflare.stores.postgres.schema import check_schema
 from qflare.stores.postgres.sessions import Sessions
@@ -51,6 +52,7 @@ class PostgresStore(
     Statistics,
     KeyRecords,
     Changes,
+    Restores,
 ):
     """
     `model.ports.Store` on a pool of asyncpg.

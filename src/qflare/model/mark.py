@@ -1,0 +1,47 @@
+"""
+The keeper's high-water marks: how far a database has come, known outside of it.
+
+Whoever restores an older copy of the database cannot restore these with it: they lie with the sealing keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HighWaterMark:
+    """What must not go back; 0 or empty where nothing is known yet."""
+
+    pulse: int = 0
+    """The store's count of seconds in which it was used, as last seen."""
+    server_id: str = ""
+    """Whose log it is, in hex."""
+    log_size: int = 0
+    """The largest size of the log that is known to have been signed, and"""
+    log_root: bytes = b""
+    """its root, 32 bytes."""
+    log_reserved: int = 0
+    """No larger size was ever signed: raised before a signature, by a stride."""
+    is_accepting: bool = False
+    """Whether an operator began to accept a restored database and has not finished."""
+
+    def raised(self, other: HighWaterMark) -> HighWaterMark:
+        """Return these marks with each raised to *other*'s; another server's log changes nothing."""
+        mark = replace(self, pulse=max(self.pulse, other.pulse))
+        if not other.server_id or mark.server_id not in {"", other.server_id}:
+            return mark
+        mark = replace(
+            mark, server_id=other.server_id, log_reserved=max(mark.log_reserved, other.log_reserved, other.log_size)
+        )
+        if other.log_size > mark.log_size:
+            mark = replace(mark, log_size=other.log_size, log_root=other.log_root)
+        return mark
+
+    def replaced(self, other: HighWaterMark) -> HighWaterMark:
+        """Return *other*, which an operator accepts; what was reserved in the same log does not fall."""
+        is_same_log = self.server_id == other.server_id
+        return replace(
+            other,
+            log_reserved=max(other.log_reserved, other.log_size, self.log_reserved if is_same_log else 0),
+        )

@@ -1,0 +1,303 @@
+"""
+What a restored backup brings back, and what it cannot: identities, roster and log, but no session and no replay.
+
+A real manager over a real database; a copy is taken in the middle of its life, and later put in its place.
+"""
+
+import asyncio
+import json
+import stat
+
+import asyncpg
+import pytest
+
+from at_rest import run as run_program
+from manager_world import Edge, TurnedClock, make_manager, managers, settings
+from qflare.errors import ConfigError, KeeperError, QflareError, RestoredError
+from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.service.restoring import back_up, restore
+from qflare.service.security_monitor import SecurityMonitor
+
+PULSE = "SELECT pulse FROM qflare.store_pulse"
+
+
+@pytest.fixture
+def clock():
+    return TurnedClock()
+
+
+class World:
+    """One database, its keeper, and the ways to copy and restore it."""
+
+    def __init__(self, dsn, folder, clock):
+        self.dsn, self.folder, self.clock = dsn, folder, clock
+        self.copy = folder / "copy.backup"
+        self.settings = settings(folder)
+
+    def managers(self, count=1):
+        return managers(self.dsn, self.folder, count, clock=self.clock)
+
+    async def back_up(self):
+        return await back_up(self.copy, dsn=self.dsn, data_dir=self.folder / "data")
+
+    async def restore(self, path="copy", **more):
+        return await restore(
+            self.copy if path == "copy" else path,
+            dsn=self.dsn,
+            data_dir=self.folder / "data",
+            settings=self.settings,
+            clock=self.clock,
+            **more,
+        )
+
+    async def audit(self):
+        """Verify the whole log; return its report and what its entries tell, by `what`."""
+        async with SecurityMonitor(
+            self.dsn, data_dir=self.folder / "data", config=self.settings, clock=self.clock
+        ) as monitor:
+            report = await monitor.verify_log(deep=True)
+            entries = await monitor.list_events(first=0, limit=10_000)
+        told = {}
+        for entry in entries:
+            told.setdefault(json.loads(entry.data or b"{}").get("what"), []).append(entry)
+        return report, told
+
+
+@pytest.fixture
+def world(database_dsn, tmp_path, clock):
+    return World(database_dsn, tmp_path, clock)
+
+
+async def test_a_restored_copy_keeps_what_lasts_and_ends_what_does_not(world):
+    """Identity, roster and log survive; old sessions and messages are refused; devices shake hands again; the log tells."""
+    async with world.managers() as (manager,):
+        edge, late = await Edge.provision(manager), await Edge.provision(manager)
+        old = await edge.connect(manager)
+        identity = await manager.identity()
+        await manager.issue_enrolment_token("of-the-copy")
+        backup = await world.back_up()
+        # After the copy: a record, a whole handshake, a device that the copy does not know, entries that were signed.
+        record = edge.seal(old.sid, b"model", bucket=await manager.current_bucket())
+        assert (await manager.open_record(record)).plaintext.equals(b"model")
+        pending = await late.hello(manager)
+        message = pending.message
+        new = late.accept(pending, (await manager.confirm(message)).confirmation)
+        unknown = await Edge.provision(manager)
+    assert backup.devices == 2
+    assert stat.S_IMODE(world.copy.stat().st_mode) == 0o600
+
+    done = await world.restore(replaces=True)
+    assert done.sessions_ended == 1
+    assert done.log_size_signed > done.log_size_found
+
+    async with world.managers(2) as (manager, other):
+        assert identity == await manager.identity()
+        for bad in (record, late.seal(new.sid, b"again", bucket=new.start)):
+            with pytest.raises(QflareError):
+                await other.open_record(bad)
+        with pytest.raises(QflareError):
+            await manager.confirm(message)
+        assert done.bucket == await manager.current_bucket()
+        for form in ("hello", "offer"):
+            for each in (edge, late):
+                # With the marks that they held before: no device sees the log fork.
+                fresh = await each.connect(manager, form=form, other=other)
+                sent = each.seal(fresh.sid, b"model", bucket=await manager.current_bucket())
+                assert (await other.open_record(sent)).plaintext.equals(b"model")
+        with pytest.raises(QflareError):
+            await unknown.connect(manager)
+        # Tokens of the copy may have been used since: none is left to be used.
+        assert 0 == await value_of(world, "SELECT count(*) FROM qflare.enrolment_token WHERE expires_at > now()")
+
+    report, told = await world.audit()
+    (tells,) = told["database restored"]
+    facts = json.loads(tells.data)
+    assert (backup.log_size, done.log_size_signed) == (facts["log_size_found"], facts["log_size_signed"])
+    assert SecurityEventType.OPERATOR_ACTION == tells.event_type
+    assert report.size > facts["log_fills_to"] - 1 >= facts["log_size_signed"]
+    assert len(told["gap of a restored database"]) == facts["log_fills_to"] - tells.index - 1
+
+
+async def test_no_size_of_the_log_is_signed_twice(world):
+    """After two restores of one copy every head that was ever signed has a size of its own."""
+    signed = {}
+
+    async def live():
+        async with world.managers() as (manager,):
+            edge = await Edge.provision(manager)
+            for _ in range(3):
+                await edge.connect(manager)
+                checkpoint = await manager.monitor.checkpoint()
+                assert signed.setdefault(checkpoint.size, checkpoint.root) == checkpoint.root
+            await manager.monitor.log_security_event(
+                SecurityEventType.SYSTEM, EventSeverity.INFO, {"life": len(signed)}
+            )
+            last = await manager.monitor.checkpoint()
+            assert last.size not in signed
+            signed[last.size] = last.root
+
+    await live()
+    await world.back_up()
+    sizes = []
+    for _ in range(3):
+        await live()
+        done = await world.restore(replaces=True)
+        assert done.log_size > max(signed)
+        sizes.append(done.log_size)
+    assert sizes == sorted(set(sizes))
+    await live()
+
+
+async def put_back(world):
+    """Put the copy in the database's place as other tools do: `pg_restore --clean`, and nothing else."""
+    connection = await asyncpg.connect(world.dsn)
+    try:
+        await connection.execute("DROP SCHEMA qflare CASCADE")
+    finally:
+        await connection.close()
+    await asyncio.to_thread(run_program, "pg_restore", "--single-transaction", f"--dbname={world.dsn}", world.copy)
+
+
+async def value_of(world, statement):
+    connection = await asyncpg.connect(world.dsn)
+    try:
+        return await connection.fetchval(statement)
+    finally:
+        await connection.close()
+
+
+async def test_a_copy_that_nobody_accepted_is_refused(world):
+    """A worker, a monitor and a second try all refuse an older copy that other tools restored, until it is accepted."""
+    async with world.managers() as (manager,):
+        edge = await Edge.provision(manager)
+        await world.back_up()
+        await edge.connect(manager)
+        # Nothing of this stands in the log: the second in which it was done does.
+    await put_back(world)
+    for _ in range(2):
+        with pytest.raises(RestoredError, match="restore --accept"):
+            await make_manager(world.dsn, world.folder, clock=world.clock).open()
+    with pytest.raises(RestoredError):
+        await world.audit()
+    await world.restore(None)
+    async with world.managers() as (manager,):
+        await edge.connect(manager)
+
+
+async def test_a_copy_whose_log_did_not_grow_is_refused_all_the_same(world):
+    """Records leave no entry in the log; the store's pulse tells the copy that misses them."""
+    async with world.managers() as (manager,):
+        edge = await Edge.provision(manager)
+        session = await edge.connect(manager)
+        await manager.monitor.checkpoint()
+        await world.back_up()
+        record = edge.seal(session.sid, b"model", bucket=await manager.current_bucket())
+        await manager.open_record(record)
+        before = await value_of(world, PULSE)
+        async with asyncio.timeout(20):
+            while await value_of(world, PULSE) == before:
+                await asyncio.sleep(0.1)
+    await put_back(world)
+    with pytest.raises(RestoredError, match="pulse"):
+        await make_manager(world.dsn, world.folder, clock=world.clock).open()
+    await world.restore(None)
+    async with world.managers() as (manager,):
+        with pytest.raises(QflareError):
+            await manager.open_record(record)
+
+
+async def test_a_log_with_another_history_is_refused(world):
+    """A copy that went on by itself to the same size has another root, and is refused."""
+    async with world.managers() as (manager,):
+        await Edge.provision(manager)
+        await world.back_up()
+        await manager.monitor.log_security_event(SecurityEventType.SYSTEM, EventSeverity.INFO, {"life": 1})
+        size = (await manager.monitor.checkpoint()).size
+    await put_back(world)
+    connection = await asyncpg.connect(world.dsn)
+    try:
+        await connection.execute("UPDATE qflare.store_pulse SET pulse = 1000000")
+        while await connection.fetchval("SELECT size FROM qflare.log_head") < size:
+            await connection.execute(
+                "SELECT qflare.append_events('00000000-0000-0000-0000-000000000000', ARRAY['system'], ARRAY['info'],"
+                " ARRAY[NULL]::text[], ARRAY['{}'::bytea], ARRAY['\\x01'::bytea], ARRAY[1]::bigint[])"
+            )
+    finally:
+        await connection.close()
+    with pytest.raises(RestoredError, match="not those that were signed"):
+        await make_manager(world.dsn, world.folder, clock=world.clock).open()
+
+
+async def test_an_accepting_that_was_cut_must_be_done_again(world, monkeypatch):
+    """A crash in the middle of accepting leaves a database that no worker takes, and a second try that finishes."""
+    from qflare.stores.postgres import PostgresStore
+
+    async with world.managers() as (manager,):
+        edge = await Edge.provision(manager)
+        await world.back_up()
+        await edge.connect(manager)
+    for name in ("begin_anew", "append_events", "save_checkpoint"):
+        with monkeypatch.context() as patch:
+
+            async def cut(*_arguments, **_more):
+                raise KeeperError("cut")
+
+            patch.setattr(PostgresStore, name, cut)
+            with pytest.raises(KeeperError, match="cut"):
+                await world.restore(replaces=True)
+        with pytest.raises(RestoredError, match="not finished"):
+            await make_manager(world.dsn, world.folder, clock=world.clock).open()
+    await world.restore(None)
+    async with world.managers() as (manager,):
+        await edge.connect(manager)
+
+
+async def test_a_copy_without_its_sealing_key_opens_nothing(world, tmp_path):
+    """The file without the keeper's long-term key is refused, with the remedy."""
+    async with world.managers() as (manager,):
+        await Edge.provision(manager)
+        await world.back_up()
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(KeeperError, match="restore it from its backup"):
+        await restore(
+            world.copy,
+            dsn=world.dsn,
+            data_dir=tmp_path / "elsewhere",
+            settings=settings(tmp_path / "elsewhere"),
+            replaces=True,
+        )
+
+
+async def test_restoring_and_backing_up_refuse_what_cannot_work(world, tmp_path):
+    """Bad files, a schema that stands, a name that is taken and workers that run are refused before anything changes."""
+    async with world.managers() as (manager,):
+        edge = await Edge.provision(manager)
+        await world.back_up()
+        with pytest.raises(ConfigError, match="exists already"):
+            await world.back_up()
+        with pytest.raises(ConfigError, match="stop its workers"):
+            await world.restore(replaces=True)
+    with pytest.raises(ConfigError, match="--replace"):
+        await world.restore()
+    (tmp_path / "text").write_text("no backup")
+    with pytest.raises(ConfigError, match="is no backup"):
+        await world.restore(tmp_path / "text", replaces=True)
+    with pytest.raises(ConfigError, match="cannot read"):
+        await world.restore(tmp_path / "absent", replaces=True)
+    async with world.managers() as (manager,):
+        await edge.connect(manager)
+
+
+async def test_a_damaged_file_of_marks_stops_the_start(world):
+    """Marks that cannot be read are an error with its remedy, never taken for none."""
+    async with world.managers() as (manager,):
+        await Edge.provision(manager)
+    path = world.folder / "data" / "keeper" / "high-water"
+    whole = path.read_text()
+    for broken in ("", "{}", whole[:-5], whole.replace('"pulse": ', '"pulse": -')):
+        path.write_text(broken)
+        with pytest.raises(KeeperError, match="is damaged"):
+            await make_manager(world.dsn, world.folder, clock=world.clock).open()
+    path.write_text(whole)
+    async with world.managers():
+        pass
