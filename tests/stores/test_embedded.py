@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import asyncpg
@@ -201,6 +202,61 @@ async def test_a_stale_mark_with_a_living_number_does_not_stop_it(data_dir):
     wait_until_stopped(Folder(data_dir.resolve()))
     (data_dir / "postgres" / "postmaster.pid").write_text(mark.replace(str(process), str(os.getpid()), 1))
     async with await open_embedded(data_dir) as server:
+        assert 0 == await query_again(server.dsn, "SELECT size FROM qflare.log_head")
+
+
+async def test_a_stale_socket_lock_with_a_living_number_does_not_stop_it(data_dir):
+    """After kill -9 of all, the mark beside the socket may name some other living process; it is no obstacle either."""
+    async with await open_embedded(data_dir):
+        process = postmaster_of(data_dir)
+        lock = Folder(data_dir.resolve()).socket.with_name(".s.PGSQL.5432.lock")
+        mark, pid = lock.read_text(), (data_dir / "postgres" / "postmaster.pid").read_text()
+    await within(20, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
+    wait_until_stopped(Folder(data_dir.resolve()))
+    lock.write_text(mark.replace(str(process), str(os.getpid()), 1))
+    (data_dir / "postgres" / "postmaster.pid").write_text(pid)
+    async with await open_embedded(data_dir, timeout_s=20) as server:
+        assert 0 == await query_again(server.dsn, "SELECT size FROM qflare.log_head")
+
+
+async def test_an_idle_client_does_not_hold_up_the_end(data_dir):
+    """SIGTERM would wait for idle clients for ever: the server is stopped by SIGINT, which ends them."""
+    server = await open_embedded(data_dir)
+    idle = await asyncpg.connect(server.dsn)
+    process = postmaster_of(data_dir)
+    await server.close()
+    await within(20, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
+    with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await idle.fetchval("SELECT 1")
+    idle.terminate()
+
+
+async def test_a_supervisor_that_is_told_to_end_takes_the_server_along_and_a_user_brings_both_back(data_dir):
+    """SIGTERM to the supervisor stops the server in order; while somebody uses the folder it comes back by itself."""
+    async with await open_embedded(data_dir) as server:
+        first, process = supervisor_of(data_dir), postmaster_of(data_dir)
+        os.kill(first, signal.SIGTERM)
+        await within(20, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
+        assert 0 == await query_again(server.dsn, "SELECT size FROM qflare.log_head")
+        assert "database system is shut down" in (data_dir / "postgres.log").read_text()
+        assert first != supervisor_of(data_dir)
+
+
+async def test_the_server_outlives_the_thread_and_the_process_that_started_it(data_dir):
+    """A signal at the parent's death would fire when a thread ends: the supervisor belongs to nobody's thread or session."""
+    starter = start_user(data_dir)
+    assert b"open\n" == await asyncio.to_thread(starter.stdout.readline)
+    async with await open_embedded(data_dir) as server:
+        # In a loop of a thread that is over at once: nothing of the server's was tied to it.
+        with ThreadPoolExecutor(max_workers=1) as executor:
+            second = await asyncio.wrap_future(executor.submit(asyncio.run, open_embedded(data_dir)))
+        second._users.close()
+        process, supervisor = postmaster_of(data_dir), supervisor_of(data_dir)
+        starter.kill()
+        starter.communicate()
+        await asyncio.sleep(0.5)
+        assert (process, supervisor) == (postmaster_of(data_dir), supervisor_of(data_dir))
+        assert os.getsid(supervisor) not in {os.getsid(0), os.getsid(os.getpid())}
         assert 0 == await query_again(server.dsn, "SELECT size FROM qflare.log_head")
 
 

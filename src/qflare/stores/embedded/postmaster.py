@@ -106,8 +106,9 @@ def find_postmaster(folder: Folder) -> Postmaster | None:
         process_id = 0
     if process_id > 0 and runs_cluster(process_id, folder):
         return Postmaster(folder, process_id=process_id)
-    # Another process may have the number by now, and PostgreSQL would then refuse to start.
+    # Another process may have the number by now, and PostgreSQL would then refuse to start; the socket has a mark too.
     mark.unlink(missing_ok=True)
+    folder.socket.with_name(f"{folder.socket.name}.lock").unlink(missing_ok=True)
     return None
 
 
