@@ -365,7 +365,7 @@ async def _open_store(place: Place, settings: ManagerSettings, stack: AsyncExitS
 async def _cluster_of(pool: asyncpg.Pool, timeout_s: float) -> str:
     """Return a short name of the database that *pool* reaches, the same from every worker."""
     # One statement about the server, not about our tables: it has no place among the named queries.
-    async with asyncio.timeout(timeout_s), pool.acquire() as connection:
+    async with asyncio.timeout(timeout_s), pool.acquire() as connection, connection.transaction():
         name: str = await connection.fetchval(
             "SELECT system_identifier::text || '/' || current_database() FROM pg_control_system()", timeout=timeout_s
         )

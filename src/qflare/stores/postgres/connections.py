@@ -65,6 +65,8 @@ class Connections:
         self._pool = pool
         self._acquire_timeout_s = acquire_timeout_s
         self._command_timeout_s = command_timeout_s
+        self.is_pooled = False
+        """Whether a pooler in transaction mode stands between; the store finds out when it is checked."""
         self._attempts = Attempts(for_s=retry_for_s, is_over=pool.is_closing)
 
     async def fetch(self, name: str, *arguments: object) -> list[asyncpg.Record]:
@@ -90,7 +92,11 @@ class Connections:
         connection = await self._acquire()
         with translated():
             try:
-                return await connection.fetch(queries()[name].text, *arguments, timeout=self._command_timeout_s)
+                if not self.is_pooled:
+                    return await connection.fetch(queries()[name].text, *arguments, timeout=self._command_timeout_s)
+                # A statement with arguments is two messages: outside a transaction they may meet different servers.
+                async with connection.transaction():
+                    return await connection.fetch(queries()[name].text, *arguments, timeout=self._command_timeout_s)
             finally:
                 await self._pool.release(connection, timeout=self._acquire_timeout_s)
 

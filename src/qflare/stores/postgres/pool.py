@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
 from qflare.errors import ConfigError
 from qflare.stores.postgres.failures import translated
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+_log = logging.getLogger(__name__)
 
 APPLICATION_NAME: Final = "qflare"
 CONNECTIONS_MAX: Final = 1000
@@ -19,8 +25,9 @@ class PoolSettings:
     """
     Limits of a pool.
 
-    Behind PgBouncer in transaction mode set `statement_cache_size` to 0: prepared statements belong to one server
-    connection, and the next transaction may run on another.  No other setting lives longer than a transaction.
+    Behind PgBouncer in transaction mode, which `open_pool` finds by itself, `statement_cache_size` is 0: prepared
+    statements belong to one server connection, and the next transaction may run on another.  The server's timeouts
+    are then those of the login's role (docs/operations.md).
     """
 
     min_size: int = 1
@@ -73,27 +80,64 @@ async def open_pool(dsn: str, settings: PoolSettings | None = None) -> asyncpg.P
     """
     limits = settings or PoolSettings()
     _check_dsn(dsn)
+    server_settings = {"application_name": APPLICATION_NAME}
     with translated():
         try:
+            pooled = await _is_pooled(dsn, limits)
+            if not pooled:
+                server_settings |= {
+                    "statement_timeout": _milliseconds(limits.statement_timeout_s),
+                    "lock_timeout": _milliseconds(limits.lock_timeout_s),
+                    "idle_in_transaction_session_timeout": _milliseconds(limits.idle_in_transaction_timeout_s),
+                    # Just-in-time compiling costs more than any statement here takes.
+                    "jit": "off",
+                }
             return await asyncpg.create_pool(
                 dsn,
                 min_size=limits.min_size,
                 max_size=limits.max_size,
                 timeout=limits.connect_timeout_s,
                 command_timeout=limits.command_timeout_s,
-                statement_cache_size=limits.statement_cache_size,
+                statement_cache_size=0 if pooled else limits.statement_cache_size,
                 reset=_leave,
-                server_settings={
-                    "application_name": APPLICATION_NAME,
-                    "statement_timeout": _milliseconds(limits.statement_timeout_s),
-                    "lock_timeout": _milliseconds(limits.lock_timeout_s),
-                    "idle_in_transaction_session_timeout": _milliseconds(limits.idle_in_transaction_timeout_s),
-                    # Just-in-time compiling costs more than any statement here takes.
-                    "jit": "off",
-                },
+                server_settings=server_settings,
             )
         except (ValueError, TypeError):
             raise _unreadable_dsn() from None
+
+
+async def has_pooler(connection: asyncpg.Connection | PoolConnectionProxy) -> bool:
+    """
+    Tell whether a pooler such as PgBouncer stands between: the process that it named is not the one that answers.
+
+    A pooler has no process of the server's to name at the start, since each transaction may run in another.
+    """
+    # In a transaction: without one the statement's two messages may meet different servers.
+    async with connection.transaction():
+        process: int = await connection.fetchval("SELECT pg_backend_pid()")
+    return process != connection.get_server_pid()
+
+
+async def _is_pooled(dsn: str, limits: PoolSettings) -> bool:
+    connection = await asyncpg.connect(
+        dsn,
+        timeout=limits.connect_timeout_s,
+        command_timeout=limits.command_timeout_s,
+        statement_cache_size=0,
+        server_settings={"application_name": APPLICATION_NAME},
+    )
+    try:
+        pooled = await has_pooler(connection)
+        if pooled:
+            async with connection.transaction():
+                if await connection.fetchval("SHOW statement_timeout") == "0":
+                    _log.warning(
+                        "the database is behind a pooler and its login has no statement_timeout: set it for the role, "
+                        "as docs/operations.md says"
+                    )
+        return pooled
+    finally:
+        await connection.close(timeout=limits.connect_timeout_s)
 
 
 async def open_connection(

@@ -18,7 +18,7 @@ from qflare.stores.postgres.failures import translated
 from qflare.stores.postgres.identity import Identities
 from qflare.stores.postgres.key_records import KeyRecords
 from qflare.stores.postgres.log import Log
-from qflare.stores.postgres.pool import PoolSettings, open_pool
+from qflare.stores.postgres.pool import PoolSettings, has_pooler, open_pool
 from qflare.stores.postgres.reply_keys import ReplyKeys
 from qflare.stores.postgres.restores import Restores
 from qflare.stores.postgres.rotations import Rotations
@@ -91,12 +91,18 @@ class PostgresStore(
         """Raise `StoreUnavailableError` or `SchemaMismatchError` if the store cannot be used."""
         with translated():
             async with self._pool.acquire(timeout=self._limits.acquire_timeout_s) as connection:
-                await check_schema(connection, timeout_s=self._limits.command_timeout_s, is_running=self._is_checked)
+                self._connections.is_pooled = await has_pooler(connection)
+                async with connection.transaction():
+                    await check_schema(
+                        connection, timeout_s=self._limits.command_timeout_s, is_running=self._is_checked
+                    )
             self._is_checked = True
 
     def listener(self) -> ChangeListener | None:
-        """Return what hears of changes over a connection of its own, None where only a pool is known."""
-        return None if self._dsn is None else ChangeListener(self._dsn, self._limits, self._connections)
+        """Return what hears of changes over a connection of its own, None where only a pool or a pooler is known."""
+        if self._dsn is None or self._connections.is_pooled:
+            return None
+        return ChangeListener(self._dsn, self._limits, self._connections)
 
     async def close(self) -> None:
         """Close the pool if the store opened it; connections in use get a few seconds to end."""

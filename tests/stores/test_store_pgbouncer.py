@@ -1,0 +1,61 @@
+"""The store through PgBouncer in transaction mode: its contract, and tenants that never mix (goals E1 and E2)."""
+
+# ruff: noqa: F401, F811 - tests of other modules run here again, on this module's store
+
+import asyncio
+from os import urandom
+
+import asyncpg
+import pytest
+
+from pgbouncer import SERVERS, pgbouncer
+from qflare.model.ids import TenantId
+from qflare.stores.postgres import PoolSettings, PostgresStore, open_store
+from qflare.stores.postgres.pool import has_pooler
+from store_records import new_event, register
+from stores.test_store_log import test_concurrent_appends_leave_no_gap
+from stores.test_store_sessions import *  # noqa: F403 - the contract of what happens most
+from stores.test_store_tenancy import test_many_tenants_with_cancellations_never_mix as many_tenants
+
+
+@pytest.fixture
+async def store(database_dsn, pgbouncer):
+    """A store of more connections than the pooler has."""
+    opened = await open_store(pgbouncer.dsn(database_dsn), settings=PoolSettings(max_size=2 * SERVERS))
+    yield opened
+    await opened.close()
+
+
+async def test_it_is_found_and_nothing_listens_through_it(store, database_dsn, pgbouncer, admin):
+    """A pooler is told from the server itself, on a dsn and on a pool of the caller's; no LISTEN goes through it."""
+    assert store.listener() is None
+    assert not await has_pooler(admin)
+    async with asyncpg.create_pool(pgbouncer.dsn(database_dsn), min_size=1, max_size=2, statement_cache_size=0) as pool:
+        own = PostgresStore(pool, owns_pool=False, dsn=pgbouncer.dsn(database_dsn))
+        await own.check()
+        assert own.listener() is None
+        assert 0 == (await own.log_head()).size
+    direct = await open_store(database_dsn)
+    assert direct.listener() is not None
+    await direct.close()
+
+
+async def test_the_store_works_through_it(store, admin):
+    """Many calls at once over fewer servers are all answered, in several processes of the server's."""
+    tenants = [TenantId(urandom(16)) for _ in range(20)]
+    for number, tenant_id in enumerate(tenants):
+        await store.save_tenant(tenant_id, f"tenant {number}", event=new_event())
+    added = await asyncio.gather(*(register(store, 3, tenant_id=tenant_id) for tenant_id in tenants))
+    listed = await asyncio.gather(*(store.list_devices(tenant_id, limit=9) for tenant_id in tenants))
+    assert [{device.ref for device in each} for each in added] == [{device.ref for device in each} for each in listed]
+    assert 60 == await admin.fetchval("SELECT count(*) FROM qflare.device")
+    left = await admin.fetch(
+        "SELECT pid, query FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    assert 1 <= len(left) <= SERVERS
+    assert not any("LISTEN" in row["query"] for row in left)
+
+
+async def test_tenants_never_mix_through_it(store):
+    """Goal E2 through the pooler: 5,000 requests of 50 tenants, some cancelled, see their own rows alone."""
+    await many_tenants(store)
