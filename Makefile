@@ -39,8 +39,10 @@ types: $(VENV)/.installed
 check-c: $(VENV)/.installed
 	PYTHON=$(abspath $(BIN)/python) bash tests/c/run
 
-# The same with more time for what finds more with time: hours, outside CI.
+# Ten million cases of the ML-KEM engine against liboqs (QFLARE_LONG_ROWS asks for more or fewer rows), then the same as
+# above with more time for what finds more with time: hours, outside CI.
 check-long: $(VENV)/.installed
+	PYTHON=$(abspath $(BIN)/python) bash tests/c/run-long
 	QFLARE_FUZZ_S=1800 QFLARE_TIMING_ROUNDS=200000 PYTHON=$(abspath $(BIN)/python) bash tests/c/run
 
 bench: $(VENV)/.installed
