@@ -19,6 +19,12 @@
 #define KECCAK_HAVE_WIDE 0
 #endif
 
+/* The build may leave the engines of csrc/lanes out: what has no batches needs Keccak alone. */
+#ifndef QFL_LANES
+#define QFL_LANES 1
+#endif
+#define LANES_HAVE_WIDE (KECCAK_HAVE_WIDE && QFL_LANES)
+
 #define KECCAK_WIDTH_MAX 8u /* most states of an engine */
 #define KECCAK_LANES_IN_STATE 25u
 #define KECCAK_RATE_256 136u /* capacity 512: SHA3-256, SHAKE256, cSHAKE256, KMAC256 */

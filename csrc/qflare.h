@@ -175,7 +175,7 @@ qfl_kem1024_decaps_one_key(uint8_t *ss, const uint8_t *dk, const uint8_t *ct, si
 #define QFL_KEM1024_SCRATCH_BYTES 458752
 
 /* How many items this thread's calls of the engine take together: 32, 16, 8 where the processor (or
- * qfl_lanes_force) has no wide vectors, or 0 where there is no engine. */
+ * qfl_lanes_force) has no wide vectors, or 0 where there is no engine (QFLARE_LANES=OFF, big-endian machines). */
 QFL_API size_t qfl_kem1024_lanes_items(void);
 
 /* Generate `count` key pairs with fresh randomness, drawn once for as many rows as go together.

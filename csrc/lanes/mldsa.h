@@ -55,7 +55,7 @@ int mldsa_unpack_hints(uint16_t hints[MLDSA44_K][MLDSA_N / 16], const uint8_t *p
 /* Algorithm 30 over `size` bytes of SHAKE128; returns 1 if they gave all coefficients. */
 int mldsa_sample_slowly(mldsa_poly *a, const uint8_t *stream, size_t size);
 
-#if KECCAK_HAVE_WIDE
+#if LANES_HAVE_WIDE
 /* mldsa_x8.c, with AVX-512 (F and BW). */
 void mldsa_x8_roots(mldsa_roots *roots);
 /* Algorithm 41; the result is below 9 q in absolute value. */

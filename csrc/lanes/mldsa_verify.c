@@ -14,7 +14,7 @@
 #define MU_BYTES 64u
 #define SIGNS_BYTES 8u /* the sign bits of SampleInBall */
 
-#if KECCAK_HAVE_WIDE
+#if LANES_HAVE_WIDE
 
 /* What is laid out in the caller's scratch memory. */
 typedef struct {
@@ -297,7 +297,7 @@ int mldsa_unpack_hints(uint16_t hints[MLDSA44_K][MLDSA_N / 16], const uint8_t *p
 
 size_t qfl_mldsa44_lanes_items(void)
 {
-#if KECCAK_HAVE_WIDE
+#if LANES_HAVE_WIDE
     return has_engine() ? GROUP : 0;
 #else
     return 0;
@@ -325,7 +325,7 @@ qfl_status qfl_mldsa44_lanes_verify(uint8_t *status, uint8_t *scratch, const uin
         }
         left -= sizes[row];
     }
-#if KECCAK_HAVE_WIDE
+#if LANES_HAVE_WIDE
     if (has_engine()) {
         static const uint8_t nothing = 0;
         /* Algorithm 3, step 5: M' = 0 || |ctx| || ctx || M. */

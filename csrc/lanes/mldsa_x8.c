@@ -9,7 +9,7 @@
  */
 #include "lanes/mldsa.h"
 
-#if KECCAK_HAVE_WIDE
+#if LANES_HAVE_WIDE
 #include <immintrin.h>
 
 #include "lanes/mldsa_zetas.h"

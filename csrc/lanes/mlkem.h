@@ -73,14 +73,14 @@ typedef struct {
 #define MLKEM_WIDTH_MAX 32u
 
 /* Vectors of the compiler's own, on any machine that is little-endian. */
-#if defined(__BYTE_ORDER__) && defined(__ORDER_LITTLE_ENDIAN__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#if QFL_LANES && defined(__BYTE_ORDER__) && defined(__ORDER_LITTLE_ENDIAN__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define MLKEM_HAVE_PORTABLE 1
 extern const keccak_engine keccak_engine_x2;
 extern const mlkem_engine mlkem_engine_x2; /* 8 items */
 #else
 #define MLKEM_HAVE_PORTABLE 0
 #endif
-#if KECCAK_HAVE_WIDE
+#if LANES_HAVE_WIDE
 extern const mlkem_engine mlkem_engine_x4; /* 16 items: AVX2 */
 extern const mlkem_engine mlkem_engine_x8; /* 32 items: AVX-512 */
 #endif

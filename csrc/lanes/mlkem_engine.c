@@ -13,7 +13,7 @@ _Static_assert(sizeof(mlkem_key) + ALIGNMENT <= QFL_KEM1024_CONTEXT_BYTES, "cont
 /* The widest engine that the machine has and this thread allows; null where it has none. */
 static const mlkem_engine *engine(void)
 {
-#if KECCAK_HAVE_WIDE
+#if LANES_HAVE_WIDE
     const unsigned width = qfl_lanes_width();
     /* Dot products of 16-bit words came with VNNI, permuting and compressing of small elements with VBMI and VBMI2; an
      * older processor with AVX-512 takes AVX2. */

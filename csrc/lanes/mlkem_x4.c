@@ -5,7 +5,7 @@
  */
 #include "lanes/mlkem.h"
 
-#if KECCAK_HAVE_WIDE
+#if LANES_HAVE_WIDE
 #include "lanes/transpose.h"
 
 #define WORDS 4u

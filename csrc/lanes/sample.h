@@ -15,7 +15,7 @@
  * many there are now.  `size` is a multiple of 24; up to 64 bytes behind it are read, and places of the row behind
  * the last coefficient are written. */
 size_t mlkem_sample(int16_t row[SAMPLE_ROW], size_t have, const uint8_t *bytes, size_t size);
-#if KECCAK_HAVE_WIDE
+#if LANES_HAVE_WIDE
 size_t mlkem_sample_x4(int16_t row[SAMPLE_ROW], size_t have, const uint8_t *bytes, size_t size); /* AVX2 */
 size_t mlkem_sample_x8(int16_t row[SAMPLE_ROW], size_t have, const uint8_t *bytes, size_t size); /* AVX-512 VBMI2 */
 #endif

@@ -2,7 +2,7 @@
  * where mlkem_engine.c found it. */
 #include "lanes/sample.h"
 
-#if KECCAK_HAVE_WIDE
+#if LANES_HAVE_WIDE
 #include <immintrin.h>
 
 /* For every set of good candidates among eight, which are they, in order: one byte each.

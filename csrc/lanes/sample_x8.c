@@ -2,7 +2,7 @@
  * machine and called only where mlkem_engine.c found it. */
 #include "lanes/sample.h"
 
-#if KECCAK_HAVE_WIDE
+#if LANES_HAVE_WIDE
 #include <immintrin.h>
 
 /* 16-bit place p of a vector takes the two bytes in which candidate p begins: 3 p / 2. */

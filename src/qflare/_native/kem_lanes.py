@@ -33,7 +33,8 @@ def items() -> int:
     """
     Return how many items go through the engine together.
 
-    32 with AVX-512, 16 with AVX2, 8 with neither, and 0 on a machine that is not little-endian, which has no engine.
+    32 with AVX-512, 16 with AVX2, 8 with neither; 0 where there is no engine: in the wheel for devices and on a
+    machine that is not little-endian.
     """
     return int(lib.qfl_kem1024_lanes_items())
 
@@ -162,7 +163,7 @@ def decaps(context: SecretBytes, cts: memoryview, count: int) -> SecretBytes:
 
 def _scratch_memory() -> SecretMemory:
     if items() == 0:
-        raise UsageError("the lanes engine needs a little-endian machine; use liboqs")
+        raise UsageError("this build or this machine has no lanes engine of ML-KEM-1024; use liboqs")
     scratch: SecretMemory | None = getattr(_scratch, "memory", None)
     if scratch is None:
         scratch = _scratch.memory = SecretMemory(_SCRATCH_BYTES)

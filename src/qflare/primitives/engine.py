@@ -47,7 +47,7 @@ def lanes_items() -> int:
     """
     Return how many rows the lanes take at once.
 
-    32 with AVX-512, 16 with AVX2, 8 with neither, 0 on a machine that has none at all.
+    32 with AVX-512, 16 with AVX2, 8 with neither, 0 where there are none at all: in the wheel for devices.
     """
     return kem_lanes.items()
 
@@ -68,7 +68,7 @@ def choose_engine(name: str | None) -> Engine:
         raise ConfigError(message)
     items = kem_lanes.items()
     if name == Engine.LANES and items == 0:
-        message = "the lanes engine needs a little-endian machine, and this is none: use liboqs"
+        message = "this build or this machine has no lanes engine of ML-KEM-1024: use liboqs"
         raise ConfigError(message)
     wanted = Engine(name) if name is not None else Engine.LANES if items >= WIDE_ITEMS_MIN else Engine.LIBOQS
     if wanted is Engine.LANES:
