@@ -26,6 +26,7 @@ def pytest_addoption(parser) -> None:
 ORDER = (
     "test_published_primitives",
     "test_raw",
+    "test_lanes_engine",
     "test_threads",
     "test_peers",
     "test_kdf",

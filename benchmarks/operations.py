@@ -44,9 +44,9 @@ def batch(operation: str, count: int, engine: Engine | None = None) -> Work:
     """One call through Python does *count* operations, by *engine* or by what the process chose."""
     kems, sigs = kem_rows(count), sig_rows(count)
     calls = {
-        "keygen": lambda: kem.generate_many(count),
-        "encaps": lambda: kem.encapsulate_many(kems.ek),
-        "decaps": lambda: kem.decapsulate_many(kems.dk, kems.ct),
+        "keygen": lambda: kem.generate_many(count, engine=engine),
+        "encaps": lambda: kem.encapsulate_many(kems.ek, engine=engine),
+        "decaps": lambda: kem.decapsulate_many(kems.dk, kems.ct, engine=engine),
         "sign": lambda: SIG44.sign_many(sigs.sk, sigs.messages, context=CONTEXT),
         "verify": lambda: SIG44.verify_many(sigs.pk, sigs.messages, sigs.sig, context=CONTEXT, engine=engine),
     }

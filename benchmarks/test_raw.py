@@ -6,10 +6,9 @@ import time
 
 import operations
 import pytest
-from inputs import CONTEXT, MESSAGE_BYTES, as_array, kem_rows, sig_rows
+from inputs import CONTEXT, MESSAGE_BYTES, as_array, sig_rows
 from interleave import Work
 
-from qflare.primitives import kem
 from qflare.primitives.engine import Engine
 from qflare.primitives.sig import SIG44
 
@@ -38,17 +37,6 @@ def test_single_call(bench, raw, operation):
         operations.single(operation), operations.plain(raw, operation, 64), block_s=operations.block_s(operation)
     )
     bench.more_than(f"{operations.NAMES[operation]}, one call", rounds, "raw", 3e-6, is_mean=operation == "sign")
-
-
-def test_one_key(bench, raw):
-    """Many ciphertexts under one key."""
-    rows = kem_rows(256)
-    dk = bytes(rows.dk[: kem.DK_BYTES])
-    rounds = bench.interleave(
-        Work(lambda: kem.decapsulate_one_key(dk, rows.one_key_ct), items=256),
-        Work(lambda: raw.decaps(rows.ss_out, rows.one_key_ct, rows.dk, 256, is_one_key=True), items=256),
-    )
-    bench.faster_than("ML-KEM-1024 decapsulation, 256 under one key", rounds, "raw", 12)
 
 
 def test_verification_in_lanes(bench, raw):
