@@ -52,7 +52,7 @@ class Server:
         """Open PostgreSQL and the manager, by a *clock* and with *changes* of its settings, and register the fleet."""
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         FOLDER.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix="data-", dir=FOLDER))
+        self.folder = Path(tempfile.mkdtemp(prefix="data-", dir=FOLDER))
         self._stack = AsyncExitStack()
         self._clock = clock
         self._changes = changes
@@ -66,7 +66,7 @@ class Server:
         """Close the manager, stop PostgreSQL and remove its data."""
         self.run(self._stack.aclose())
         self._runner.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     # --- cost -------------------------------------------------------------------------------------
 
@@ -99,16 +99,17 @@ class Server:
     # --- opening ----------------------------------------------------------------------------------
 
     async def _open(self, devices: int) -> None:
-        embedded = await self._stack.enter_async_context(await open_embedded(self._folder))
+        embedded = await self._stack.enter_async_context(await open_embedded(self.folder))
         self.dsn = embedded.dsn
-        self._postmaster = int(next(self._folder.rglob("postmaster.pid")).read_text().split("\n", 1)[0])
+        self._postmaster = int(next(self.folder.rglob("postmaster.pid")).read_text().split("\n", 1)[0])
         now_s = SystemClock().now_s()
         # Both ends of a width never come within the same hour: their distance is checked, not hoped for.
         width_s = max(BUCKET_WIDTHS_S, key=lambda width_s: width_s - now_s % width_s)
         settings = ManagerSettings(bucket_width_s=width_s, **self._changes)
+        self.settings = settings
         self.width_s = width_s
         self.manager = await self._stack.enter_async_context(
-            QuantumKeyManager(self.dsn, data_dir=self._folder, config=settings, clock=self._clock)
+            QuantumKeyManager(self.dsn, data_dir=self.folder, config=settings, clock=self._clock)
         )
         self.admin = await asyncpg.connect(self.dsn)
         self._stack.push_async_callback(self.admin.close)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
+from crypto_time import CryptoTime
 from inputs import CONTEXT, MESSAGE_BYTES, kem_rows, sig_rows
 from server import Cost, Server, good
+from workers import BATCH, Workers
 
 from qflare.service.bench.spread import spread_of
 
@@ -30,18 +34,23 @@ def raw_s(raw, form: str) -> float:
     return (time.thread_time() - start) / ROWS
 
 
-def handshakes(server: Server, form: str, count: int) -> tuple[Cost, Cost]:
-    """Run *count* handshakes as one batch a step; return the cost of both of the server's steps."""
+def handshakes(
+    server: Server, form: str, count: int, around: Callable[[], AbstractContextManager] = nullcontext
+) -> tuple[Cost, Cost]:
+    """Run *count* handshakes as one batch a step, each step *around*; return the cost of both of the server's steps."""
     devices = server.take_devices(count)
     if form == "hello":
         pending = server.hellos(devices)
-        first, m2s = server.cost_of(server.manager.answer_hellos_many([hello.message for hello in pending]))
+        with around():
+            first, m2s = server.cost_of(server.manager.answer_hellos_many([hello.message for hello in pending]))
         messages = server.finishes(pending, good(m2s), devices)
     else:
         pairs = [(device.device_id, device.encapsulation_key) for device in devices]
-        first, offers = server.cost_of(server.manager.initiate_temporal_key_exchanges_many(pairs))
+        with around():
+            first, offers = server.cost_of(server.manager.initiate_temporal_key_exchanges_many(pairs))
         messages = server.answers([offer.offer for offer in good(offers)], devices)
-    second, done = server.cost_of(server.manager.confirm_many(messages))
+    with around():
+        second, done = server.cost_of(server.manager.confirm_many(messages))
     assert all(not one.is_repeated for one in good(done))
     return first, second
 
@@ -71,6 +80,34 @@ def test_cpu(bench, raw, server, form, count):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_split(bench, server, form):
+    """Where a handshake's CPU goes: cryptography, Python around it, PostgreSQL."""
+    crypto = CryptoTime()
+    parts: dict[str, list[float]] = {"cryptography": [], "Python": [], "PostgreSQL": []}
+
+    def one_round() -> tuple[float, float]:
+        plain = handshakes(server, form, ROWS)
+        handshakes(server, form, ROWS, around=crypto.running)
+        crypto_s = crypto.take()
+        # The clock's own calls lengthen the second run: it is asked for the cryptography alone.
+        worker_s = sum(cost.worker_s for cost in plain)
+        parts["cryptography"].append(crypto_s / ROWS * 1e6)
+        parts["Python"].append((worker_s - crypto_s) / ROWS * 1e6)
+        parts["PostgreSQL"].append(sum(cost.postgres_s for cost in plain) / ROWS * 1e6)
+        return worker_s, crypto_s
+
+    one_round()
+    for values in parts.values():
+        values.clear()
+    bench.rounds_of(one_round, rounds=3 if bench.is_quick else 15)
+    whole = sum(spread_of(values).median for values in parts.values())
+    for part, values in parts.items():
+        share = f"{spread_of(values).median / whole:.0%} of the three"
+        note = "the C core and AES-256-GCM, by the threads' own clock" if part == "cryptography" else ""
+        bench.figure(f"{form} form, batches of {ROWS}, CPU: {part}", values, "µs", reference=share, note=note)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_rate(bench, server, form):
     """Handshakes a second that one process with two threads and its PostgreSQL reach on two cores."""
     count = 256 if bench.is_quick else 1024
@@ -92,6 +129,53 @@ def test_rate(bench, server, form):
         "handshakes/s",
         RATE_GOAL[form],
         note="one process, its threads and PostgreSQL share the cores; the devices' own work is not counted",
+    )
+
+
+@pytest.fixture(scope="module")
+def workers(server):
+    """Two worker processes beside the one that owns the fleet, which is idle while they work."""
+    opened = Workers(2, dsn=server.dsn, folder=server.folder, settings=server.settings)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rate_of_workers(bench, server, workers, form):
+    """Handshakes a second that two worker processes over one PostgreSQL reach on two cores."""
+    count = 2 * BATCH if bench.is_quick else 8 * BATCH
+    rates: list[float] = []
+    cpu: list[float] = []
+
+    def one_round() -> None:
+        devices = server.take_devices(count)
+        if form == "hello":
+            pending = server.hellos(devices)
+            first_s, first_cpu_s, m2s = workers.run("hello", [hello.message for hello in pending])
+            messages = server.finishes(pending, m2s, devices)
+        else:
+            pairs = [(device.device_id, device.encapsulation_key) for device in devices]
+            first_s, first_cpu_s, offers = workers.run("offer", pairs)
+            messages = server.answers(offers, devices)
+        last_s, last_cpu_s, _ = workers.run("confirm", messages)
+        rates.append(count / (first_s + last_s))
+        cpu.append((first_cpu_s + last_cpu_s) / count * 1e6)
+
+    def rounds() -> None:
+        for _ in range(3 if bench.is_quick else 8):
+            one_round()
+
+    one_round()
+    rates.clear()
+    cpu.clear()
+    bench.once(rounds)
+    bench.at_least(
+        f"{form} form, {count:,} at a time in batches of {BATCH}, two worker processes",
+        rates,
+        "handshakes/s",
+        RATE_GOAL[form],
+        note=f"as serve --workers 2 has them, without HTTP; they and PostgreSQL share the cores; the workers' CPU "
+        f"{spread_of(cpu).median:,.0f} µs a handshake; the devices' own work is not counted",
     )
 
 
