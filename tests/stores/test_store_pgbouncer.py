@@ -3,6 +3,8 @@
 # ruff: noqa: F401, F811 - tests of other modules run here again, on this module's store
 
 import asyncio
+import contextlib
+import itertools
 from os import urandom
 
 import asyncpg
@@ -15,6 +17,15 @@ from qflare.stores.postgres.pool import has_pooler
 from store_records import new_event, register
 from stores.test_store_log import test_concurrent_appends_leave_no_gap
 from stores.test_store_sessions import *  # noqa: F403 - the contract of what happens most
+from stores.test_store_tenancy import (
+    filled,
+    test_a_row_of_another_tenant_cannot_be_written,
+    test_no_verb_reaches_a_foreign_row,
+    test_own_rows_are_seen,
+    test_the_auditor_reads_all_and_writes_nothing,
+    test_the_owner_sees_nothing_either,
+    tokens,
+)
 from stores.test_store_tenancy import test_many_tenants_with_cancellations_never_mix as many_tenants
 
 
@@ -24,6 +35,33 @@ async def store(database_dsn, pgbouncer):
     opened = await open_store(pgbouncer.dsn(database_dsn), settings=PoolSettings(max_size=2 * SERVERS))
     yield opened
     await opened.close()
+
+
+class Asker:
+    """As much of a connection as the matrix needs: each transaction comes from the next client of the pooler."""
+
+    def __init__(self, clients):
+        self._clients = itertools.cycle(clients)
+        self._client = None
+
+    def transaction(self):
+        self._client = next(self._clients)
+        return self._client.transaction()
+
+    async def execute(self, *arguments):
+        return await self._client.execute(*arguments)
+
+
+@pytest.fixture
+async def asker(database_dsn, pgbouncer):
+    """Clients in turn: each finds a server that the one before, of another tenant, was just served by."""
+    async with contextlib.AsyncExitStack() as stack:
+        clients = []
+        for _ in range(SERVERS):
+            client = await asyncpg.connect(pgbouncer.dsn(database_dsn), statement_cache_size=0)
+            stack.push_async_callback(client.close)
+            clients.append(client)
+        yield Asker(clients)
 
 
 async def test_it_is_found_and_nothing_listens_through_it(store, database_dsn, pgbouncer, admin):
