@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 9;
+SET LOCAL qflare.installs_version = 10;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -155,12 +155,14 @@ CREATE TABLE IF NOT EXISTS qflare.device (
     key_version      qflare.device_key_version NOT NULL,
     sealed_psk       bytea,
     registered_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    psk_version      bigint      NOT NULL DEFAULT 0,
     CONSTRAINT device_pkey PRIMARY KEY (ref, tenant_id),
     CONSTRAINT device_id_once UNIQUE (device_id, tenant_id),
     CONSTRAINT device_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
     CONSTRAINT device_ref_size CHECK (octet_length(ref) = 32),
     CONSTRAINT device_id_size CHECK (octet_length(device_id) BETWEEN 1 AND 255),
-    CONSTRAINT device_sealed_psk_size CHECK (octet_length(sealed_psk) BETWEEN 80 AND 128)
+    CONSTRAINT device_sealed_psk_size CHECK (octet_length(sealed_psk) BETWEEN 80 AND 128),
+    CONSTRAINT device_psk_version_range CHECK (psk_version >= 0)
 );
 
 -- Every public key a device had, one row a key, with its state of NIST SP 800-57; read with the roster row.
@@ -846,6 +848,23 @@ BEGIN
 END
 $$;
 
+-- Refuse a psk that does not follow the one before: its version rises with each, and never falls.  Version 0 is what
+-- workers before version 10 of this schema write.
+CREATE OR REPLACE FUNCTION qflare.refuse_older_psk() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.psk_version < OLD.psk_version
+       OR (NEW.psk_version = OLD.psk_version AND OLD.psk_version > 0
+           AND NEW.sealed_psk IS DISTINCT FROM OLD.sealed_psk) THEN
+        RAISE EXCEPTION 'the psk of a device follows the one before'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'device_psk_version_rises', TABLE = 'device';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE OR REPLACE TRIGGER device_psk_version_rises BEFORE UPDATE OF sealed_psk, psk_version ON qflare.device
+    FOR EACH ROW EXECUTE FUNCTION qflare.refuse_older_psk();
+
 -- Why a state changes: what the transaction says in qflare.reason, else what the move itself tells.
 CREATE OR REPLACE FUNCTION qflare.reason_of(p_from text, p_to text) RETURNS text
 LANGUAGE sql STABLE AS $$
@@ -1387,7 +1406,34 @@ BEGIN
 END
 $$;
 
--- find_devices: roster rows with their current keys.
+-- find_roster: roster rows with their current keys.
+CREATE OR REPLACE FUNCTION qflare.find_roster(p_tenant uuid, p_refs bytea[])
+RETURNS TABLE (ref bytea, device_id text, state text, key_version bigint, verification_key bytea,
+               encapsulation_key bytea, kem_state text, registered_at timestamptz, sealed_psk bytea,
+               psk_version bigint)
+LANGUAGE plpgsql ROWS 64 AS $$
+DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
+BEGIN
+    RETURN QUERY
+    SELECT d.ref, d.device_id, d.state::text, d.key_version::bigint, v.public_key, k.public_key, k.state::text,
+           d.registered_at, d.sealed_psk, d.psk_version
+      FROM qflare.device AS d
+     -- LIMIT keeps each look-up a walk down the key's index, whatever the planner believes of the table.
+     CROSS JOIN LATERAL (
+           SELECT e.public_key FROM qflare.device_key AS e
+            WHERE e.tenant_id = p_tenant AND e.ref = d.ref AND e.key_version = d.key_version
+              AND e.kind = 'signature' LIMIT 1) AS v
+     CROSS JOIN LATERAL (
+           SELECT e.public_key, e.state FROM qflare.device_key AS e
+            WHERE e.tenant_id = p_tenant AND e.ref = d.ref AND e.key_version = d.key_version
+              AND e.kind = 'kem' LIMIT 1) AS k
+     WHERE d.tenant_id = p_tenant
+       AND d.ref = ANY (p_refs);
+END
+$$;
+
+-- find_devices: the same for workers of a version before 10, which read no version of a psk.
 CREATE OR REPLACE FUNCTION qflare.find_devices(p_tenant uuid, p_refs bytea[])
 RETURNS TABLE (ref bytea, device_id text, state text, key_version bigint, verification_key bytea,
                encapsulation_key bytea, kem_state text, registered_at timestamptz, sealed_psk bytea)

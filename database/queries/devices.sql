@@ -9,8 +9,8 @@ SELECT r.added, r.first_index, r.old_frontier
 -- Roster rows with their current keys.
 -- $1 tenant_id uuid, $2 refs bytea[]
 SELECT d.ref, d.device_id, d.state, d.key_version, d.verification_key, d.encapsulation_key, d.kem_state,
-       d.registered_at, d.sealed_psk
-  FROM qflare.find_devices($1, $2) AS d;
+       d.registered_at, d.sealed_psk, d.psk_version
+  FROM qflare.find_roster($1, $2) AS d;
 
 -- name: list_device_refs :many
 -- A page of the roster in order of name; inside a transaction that entered the tenant.
@@ -38,10 +38,12 @@ SELECT d.is_known,
 SELECT qflare.rotate_device_keys($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS result;
 
 -- name: set_device_psk :one
--- Store or remove a sealed pre-shared key; no row if there is no such device. Inside a tenant's transaction.
--- $1 tenant_id uuid, $2 ref bytea, $3 sealed_psk bytea or null
+-- Store or remove a sealed pre-shared key; no row if there is no such device, or another version stands before this one.
+-- Inside a tenant's transaction.
+-- $1 tenant_id uuid, $2 ref bytea, $3 sealed_psk bytea or null, $4 psk_version bigint
 UPDATE qflare.device AS d
-   SET sealed_psk = $3
+   SET sealed_psk = $3, psk_version = $4
  WHERE d.tenant_id = $1
    AND d.ref = $2
+   AND d.psk_version = $4 - 1
 RETURNING d.ref;

@@ -4,22 +4,25 @@
 
 import itertools
 
+import asyncpg
 import pytest
 
 from manager_turns import sessions_of
 from manager_world import Edge, TurnedClock, engine_of, managers
 from qflare.errors import AuthenticationError, RefusedError
 from qflare.manager import pages
+from qflare.manager.devices import psk_place
 from qflare.manager.pages import page_place
+from qflare.manager.reply_keys import reply_place
 from qflare.manager.sealing import (
     ANNOUNCE_COLUMN,
     BUCKET_DK_COLUMN,
     BUCKET_TICKET_COLUMN,
     CHAIN_COLUMN,
     LOG_COLUMN,
-    PSK_COLUMN,
     ROOT_COLUMN,
     Place,
+    seal,
     unseal,
 )
 from qflare.model.refusal import Refusal
@@ -55,7 +58,10 @@ def _server_key(row):
 PLACES = {
     "bucket_key.sealed_dk": lambda row: Place(BUCKET_DK_COLUMN, u64(row["bucket"]), row["bucket"]),
     "bucket_key.sealed_ticket_key": lambda row: Place(BUCKET_TICKET_COLUMN, u64(row["bucket"]), row["bucket"]),
-    "device.sealed_psk": lambda row: Place(PSK_COLUMN, row["ref"], 0, tenant(row)),
+    "device.sealed_psk": lambda row: psk_place(tenant(row), row["ref"], row["psk_version"]),
+    "reply_key.sealed_reply_key": lambda row: reply_place(
+        tenant(row), row["sid"].bytes, row["request_id"].bytes, row["bucket"]
+    ),
     "server_identity.sealed_announce": lambda row: Place(ANNOUNCE_COLUMN, row["server_id"], row["serial"]),
     "server_identity.sealed_log": lambda row: Place(LOG_COLUMN, row["server_id"], row["serial"]),
     "server_identity.sealed_root": lambda row: Place(ROOT_COLUMN, row["server_id"], row["serial"]),
@@ -64,8 +70,6 @@ PLACES = {
     "session_state.sealed_chain_key": lambda row: Place(CHAIN_COLUMN, row["sid"].bytes, row["bucket"], tenant(row)),
 }
 """Where each column's values are bound to, as docs/architecture.md has it; the catalogue must name no other column."""
-ELSEWHERE = {"reply_key.sealed_reply_key"}
-"""Columns that other tests swap."""
 
 
 @pytest.fixture
@@ -77,20 +81,27 @@ async def full(database_dsn, tmp_path, monkeypatch):
         other = manager.for_tenant(await manager.create_tenant("other"))
         few = manager.for_tenant(await manager.create_tenant("few"))
         for view in (manager, other):
-            for _ in range(2):
-                await Edge.provision(view, psk=SecretBytes.copy_of(bytes(range(64))))
+            for times in (1, 2):
+                edge = await Edge.provision(view)
+                for _ in range(times):
+                    await view.set_device_psk(edge.name, bytes(range(64)))
         held = {"mine": await sessions_of(manager, 20), "theirs": await sessions_of(other, 6)}
         held["few"] = await sessions_of(few, 2)
         await manager.request_certificate(reason="a test")
+        # Two of one session, one each of others and of another tenant; those of before the turn and one of after it.
+        asked = [(manager, held["mine"][0])] * 2 + [(manager, held["mine"][1]), (other, held["theirs"][0])]
+        for view, (_, session) in asked:
+            await view.seal_request(session.sid, b"asked")
         clock.turn(WIDTH_S)
         await manager.turn()
+        await other.seal_request(held["theirs"][0][1].sid, b"asked")
         yield manager, held, clock
 
 
 async def values(admin, engine):
     """Every sealed value with its place and its key, found by the catalogue."""
     found = []
-    columns = [column for column in await admin.fetch(SEALED) if column["name"] not in ELSEWHERE]
+    columns = await admin.fetch(SEALED)
     assert set(PLACES) == {column["name"] for column in columns}
     with engine.buckets.lend() as ring, engine.foundation.keeper.long_term_key() as long_term:
         keks = {bucket: SecretBytes.copy_of(ring.kek(bucket)) for bucket in range(ring.first, ring.current + 2)}
@@ -184,3 +195,47 @@ async def test_swapped_rows_do_not_open(full, admin, database_dsn, tmp_path):
         for edge, session in held["few"]:
             record = edge.seal(session.sid, b"x", bucket=bucket)
             assert Refusal.SESSION_ENDED is await refusal_of(fresh.open_record(record))
+
+
+async def test_an_older_psk_put_back_into_its_own_row_does_not_open(database_dsn, tmp_path, admin):
+    """A superuser's rollback of a psk is refused by the database, and past the database's trigger by the seal."""
+    old, new = (SecretBytes.copy_of(bytes([filler]) * 64) for filler in (1, 2))
+    read = "SELECT sealed_psk FROM qflare.device"
+    write = "UPDATE qflare.device SET sealed_psk = $1"
+    async with managers(database_dsn, tmp_path) as (manager,):
+        edge = await Edge.provision(manager)
+        await manager.set_device_psk(edge.name, old)
+        before = await admin.fetchval(read)
+        await manager.set_device_psk(edge.name, new)
+        now = await admin.fetchval(read)
+        with pytest.raises(asyncpg.CheckViolationError, match="follows the one before"):
+            await admin.execute(write, before)
+        await admin.execute("SET session_replication_role = replica")
+        await admin.execute(write, before)
+    for value, is_whole in ((before, False), (now, True)):
+        await admin.execute(write, value)
+        async with managers(database_dsn, tmp_path) as (manager,):
+            engine = engine_of(manager)
+            device = await manager.find_device(edge.name)
+            (credential,) = await engine.devices.credentials([(device.tenant_id, device.ref, 1)], is_fresh=True)
+            assert is_whole == credential.is_accepted
+            assert is_whole == credential.psk.equals(bytes(new.view()))
+            assert not credential.psk.equals(bytes(old.view()))
+
+
+async def test_a_psk_of_before_versions_opens_until_it_is_written_next(database_dsn, tmp_path, admin):
+    """A psk that an older worker sealed, which counts no versions, is taken, and replaced by one with a version."""
+    psk = SecretBytes.copy_of(bytes([3]) * 64)
+    async with managers(database_dsn, tmp_path) as (manager,):
+        edge = await Edge.provision(manager)
+        device = await manager.find_device(edge.name)
+        engine = engine_of(manager)
+        with engine.foundation.keeper.long_term_key() as kek:
+            sealed = seal(kek, psk, psk_place(device.tenant_id, device.ref, 0))
+        await admin.execute("UPDATE qflare.device SET sealed_psk = $1", sealed)
+        for version in (0, 1):
+            (credential,) = await engine.devices.credentials([(device.tenant_id, device.ref, 1)], is_fresh=True)
+            assert credential.is_accepted
+            assert credential.psk.equals(bytes(psk.view()))
+            assert version == (await manager.find_device(edge.name)).psk_version
+            await manager.set_device_psk(edge.name, psk)

@@ -62,6 +62,7 @@ REPEATED = {
     "mark_rotations",
     "rekey_session",
     "reseal_reply_keys",
+    "store_pulse",
     "rotate_device_keys",
     "save_chains",
 }
@@ -167,7 +168,7 @@ class Kinds:
 
     async def psks(self):
         (device,) = await register(self.near)
-        await self.far.set_device_psk(T, device.ref, urandom(93), event=new_event())
+        await self.far.set_device_psk(T, device.ref, urandom(93), psk_version=1, event=new_event())
         return 1
 
     async def tokens(self):
@@ -227,7 +228,7 @@ async def test_an_unknown_outcome_says_so_and_may_be_repeated(store, hasty, prox
         ),
         (
             "note_calls",
-            lambda change: hasty.set_device_psk(T, device.ref, urandom(93), event=event, call_id=change),
+            lambda change: hasty.set_device_psk(T, device.ref, urandom(93), psk_version=1, event=event, call_id=change),
         ),
     )
     for needle, call in calls:

@@ -2,6 +2,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from os import urandom
 
+import asyncpg
 import pytest
 
 from qflare.errors import (
@@ -157,7 +158,7 @@ async def test_unknown_device_is_named_as_such(store):
     with pytest.raises(KeyNotFoundError):
         await store.rotate_device_keys(DEFAULT_TENANT, new_device(), key_version=2, event=new_event())
     with pytest.raises(KeyNotFoundError):
-        await store.set_device_psk(DEFAULT_TENANT, ref, urandom(93), event=new_event())
+        await store.set_device_psk(DEFAULT_TENANT, ref, urandom(93), psk_version=1, event=new_event())
     assert 0 == (await store.log_head()).size
 
 
@@ -181,12 +182,28 @@ async def test_rotation_makes_the_next_version_current(store):
 
 
 async def test_psk_is_stored_and_removed(store):
-    """A sealed psk comes back as it was, and goes."""
+    """A sealed psk comes back as it was, and goes; each time as the version that follows."""
     (device,) = await register(store)
     sealed = urandom(93)
-    for psk in (sealed, None):
-        await store.set_device_psk(DEFAULT_TENANT, device.ref, psk, event=new_event())
-        assert psk == (await store.find_devices(DEFAULT_TENANT, [device.ref]))[device.ref].sealed_psk
+    for version, psk in enumerate((sealed, None, sealed), 1):
+        await store.set_device_psk(DEFAULT_TENANT, device.ref, psk, psk_version=version, event=new_event())
+        found = (await store.find_devices(DEFAULT_TENANT, [device.ref]))[device.ref]
+        assert (psk, version) == (found.sealed_psk, found.psk_version)
+        for stale in (version - 1, version, version + 2):
+            with pytest.raises(ConflictError, match="at the same time"):
+                await store.set_device_psk(DEFAULT_TENANT, device.ref, psk, psk_version=stale, event=new_event())
+
+
+async def test_the_database_takes_no_older_psk(store, admin):
+    """A psk under the version that stands or an older one is refused, whoever writes it; workers before versions may."""
+    (device,) = await register(store)
+    write = "UPDATE qflare.device SET sealed_psk = $1"
+    await admin.execute(write, urandom(93))
+    await admin.execute(write, urandom(93))
+    await store.set_device_psk(DEFAULT_TENANT, device.ref, urandom(93), psk_version=1, event=new_event())
+    for more in ("", ", psk_version = 1", ", psk_version = 0"):
+        with pytest.raises(asyncpg.CheckViolationError, match="follows the one before"):
+            await admin.execute(write + more, urandom(93))
 
 
 async def test_tenants_are_listed_and_unique(store):

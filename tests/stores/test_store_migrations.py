@@ -30,6 +30,8 @@ LOOKED_AT = {
     "bucket_key_begun": "0007: keeps a record beside the row, refuses nothing",
     "bucket_key_ended": "0007: keeps a record beside the row, refuses nothing",
     "bucket_mark_risen": "0007: moves records of buckets' keys, refuses nothing",
+    "device_psk_version_range": "0010: of a new column, whose default passes it",
+    "device_psk_version_rises": "0010: version 1 leaves the column at 0, at which any psk passes",
     "device_changed": "0007: notes and tells the change, refuses nothing",
     "device_key_moved": "0007: keeps the move, refuses nothing",
     "device_key_state_first": "0007: version 1 begins keys pre-active or active",

@@ -324,22 +324,30 @@ class Devices:
         *,
         call_id: CallId | None = None,
     ) -> None:
-        """Seal and store a device's pre-shared key (H4), or remove it; the caller keeps *psk*."""
+        """
+        Seal and store a device's pre-shared key (H4), or remove it; the caller keeps *psk*.
+
+        The seal is bound to the version that the psk gets: one from before, put back into the row, does not open.
+        """
         sealed: bytes | None = None
-        ref = device_ref(tenant_id, device_id)
         if psk is not None:
             if len(psk) != PSK_BYTES:
                 raise LengthError("psk", expected=PSK_BYTES, actual=len(psk))
             if psk.equals(bytes(PSK_BYTES)):
                 raise UsageError("a psk of zeros means none: draw 64 random bytes, or pass None to remove it")
-            sealed = seal(self._kek, psk, _psk_place(tenant_id, ref))
+        device = await self.get(tenant_id, device_id)
+        ref, version = device.ref, device.psk_version + 1
+        if psk is not None:
+            sealed = seal(self._kek, psk, psk_place(tenant_id, ref, version))
         event = self.event(
             tenant_id,
             SecurityEventType.DEVICE_STATE,
             {"what": "psk set" if psk is not None else "psk removed", "ref": ref.hex()},
             device_id=device_id,
         )
-        await self._deadline.of(self._store.set_device_psk(tenant_id, ref, sealed, event=event, call_id=call_id))
+        await self._deadline.of(
+            self._store.set_device_psk(tenant_id, ref, sealed, psk_version=version, event=event, call_id=call_id)
+        )
         self.forget(tenant_id, ref)
 
     async def page(self, tenant_id: TenantId, *, limit: int, after: DeviceId | None) -> tuple[Device, ...]:
@@ -369,7 +377,7 @@ class Devices:
         psk, is_whole = None, True
         if device.sealed_psk is not None:
             try:
-                psk = unseal(self._kek, device.sealed_psk, _psk_place(device.tenant_id, device.ref))
+                psk = unseal(self._kek, device.sealed_psk, psk_place(device.tenant_id, device.ref, device.psk_version))
             except AuthenticationError:
                 # This device alone is refused, not the batch it came in. Without a psk its handshakes would go on as if
                 # none had been set: nobody has this one.
@@ -428,5 +436,6 @@ def _check_keys(devices: Sequence[NewDevice]) -> list[QflareError | None]:
     ]
 
 
-def _psk_place(tenant_id: TenantId, ref: DeviceRef) -> Place:
-    return Place(PSK_COLUMN, ref, 0, tenant_id)
+def psk_place(tenant_id: TenantId, ref: DeviceRef, psk_version: int) -> Place:
+    """Say where a psk rests: what the seal is bound to."""
+    return Place(PSK_COLUMN, ref, psk_version, tenant_id)

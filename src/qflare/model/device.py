@@ -53,3 +53,5 @@ class Device:
     registered_at: datetime
     sealed_psk: bytes | None = None
     """Pre-shared key of PROTOCOL H4, sealed under KEK_L; None if the device has none."""
+    psk_version: int = 0
+    """How often the psk was set or removed; the seal is bound to it. 0 for psks from before this was counted."""

@@ -164,10 +164,15 @@ class DeviceStore(Protocol):
         ref: DeviceRef,
         sealed_psk: bytes | None,
         *,
+        psk_version: int,
         event: NewEvent,
         call_id: CallId | None = None,
     ) -> None:
-        """Store or remove a device's sealed pre-shared key."""
+        """
+        Store or remove a device's sealed pre-shared key as *psk_version*.
+
+        Raises `ConflictError` unless *psk_version* is the current one + 1.
+        """
 
     async def add_token(self, token: TokenRecord, *, event: NewEvent) -> None:
         """Store a token; `AlreadyExistsError` if its id is taken."""

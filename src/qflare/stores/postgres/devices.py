@@ -172,16 +172,20 @@ class Devices(Connected):
         ref: DeviceRef,
         sealed_psk: bytes | None,
         *,
+        psk_version: int,
         event: NewEvent,
         call_id: CallId | None = None,
     ) -> None:
-        """Store or remove a device's sealed pre-shared key; once for one change."""
+        """Store or remove a device's sealed pre-shared key as *psk_version*, the next one; once for one change."""
         change = call_about(call_id, b"psk", ref, b"removed" if sealed_psk is None else b"set")
 
         async def put() -> int:
             async with self._connections.transaction(tenant_id) as transaction:
-                if await transaction.fetch_row("set_device_psk", transaction.tenant_id, ref, sealed_psk) is None:
-                    raise KeyNotFoundError("no such device; register it first")
+                arguments = (transaction.tenant_id, ref, sealed_psk, psk_version)
+                if await transaction.fetch_row("set_device_psk", *arguments) is None:
+                    if not await transaction.fetch("find_devices", transaction.tenant_id, [ref]):
+                        raise KeyNotFoundError("no such device; register it first")
+                    raise ConflictError("the device's psk was set or removed at the same time elsewhere; set it again")
                 await transaction.write_events([event])
                 await transaction.note_call(change, "psk")
             return 1
@@ -215,4 +219,5 @@ def _device(row: asyncpg.Record, tenant_id: TenantId) -> Device:
         kem_state=KeyState(row["kem_state"]),
         registered_at=row["registered_at"],
         sealed_psk=row["sealed_psk"],
+        psk_version=row["psk_version"],
     )
