@@ -16,8 +16,8 @@ from qflare.manager.batcher import Batcher
 from qflare.manager.deadline import Deadline
 from qflare.model.event import AuditEntry, LogAppend, LoggedEvent, NewEvent, SignedCheckpoint
 from qflare.protocol.checkpoint import sign_checkpoint
-from qflare.protocol.log import Frontier, hash_leaf, inclusion_path, inclusion_paths, nodes_for_path
-from qflare.protocol.receipt import encode_receipt
+from qflare.protocol.log import Frontier, hash_leaf, inclusion_path, nodes_for_path, prove_append
+from qflare.protocol.receipt import encode_receipt, encode_receipts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,12 +98,9 @@ class Log:
         nobody's answer rests on it, and whoever holds a receipt holds the head.
         """
         with self._identity.lend() as keys:
-            checkpoint, paths = await self._offload.run(partial(self._prove, keys, append))
+            checkpoint, receipts = await self._offload.run(partial(self._prove, keys, append))
         self._note(checkpoint, keys.certificate.serial)
-        return [
-            encode_receipt(append.first_index + number, checkpoint.size, checkpoint.time_s, path, checkpoint.signature)
-            for number, path in enumerate(paths)
-        ]
+        return receipts
 
     async def receipts_at(self, indices: Sequence[int]) -> list[bytes]:
         """Return receipts of entries that stand already, under one head that covers them all."""
@@ -161,10 +158,10 @@ class Log:
         self._marks.reserve(size)
         return sign_checkpoint(keys.log, keys.certificate.log_origin, size, root, self._clock.now_s())
 
-    def _prove(self, keys: SigningKeys, append: LogAppend) -> tuple[SignedCheckpoint, list[tuple[bytes, ...]]]:
-        frontier, _ = Frontier(append.first_index, append.old_frontier).append(append.leaf_hashes)
-        checkpoint = self._sign(keys, frontier.size, frontier.root())
-        return checkpoint, inclusion_paths(append.old_frontier, append.first_index, append.leaf_hashes)
+    def _prove(self, keys: SigningKeys, append: LogAppend) -> tuple[SignedCheckpoint, list[bytes]]:
+        root, paths = prove_append(append.old_frontier, append.first_index, append.leaf_hashes)
+        signed = self._sign(keys, append.first_index + len(paths), root)
+        return signed, encode_receipts(append.first_index, signed.size, signed.time_s, paths, signed.signature)
 
     def _note(self, checkpoint: SignedCheckpoint, serial: int) -> None:
         is_newer = self._latest is None or (serial, checkpoint.size) > (self._latest_serial, self._latest.size)

@@ -3,7 +3,7 @@ The audit log's tree: SHA-256 over entries as RFC 9162, section 2.1, lays it out
 
 A *node* is named (level, index): the complete subtree of ``2**level`` leaves from leaf ``index << level`` on; level 0
 are the leaf hashes.  Complete nodes never change, so a store keeps them and every proof is put together from them.
-Proofs for leaves that were just appended need no store at all: `inclusion_paths` makes them from the frontier.
+Proofs for leaves that were just appended need no store at all: `prove_append` makes them from the frontier.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare.errors import AuthenticationError, BatchError, EvidenceError, LengthError, UsageError
 
@@ -94,43 +94,68 @@ class Frontier:
         return _fold(self.hashes) if self.hashes else EMPTY_ROOT
 
 
-def inclusion_paths(
-    old_frontier: Sequence[bytes], first_index: int, leaf_hashes: Sequence[bytes]
-) -> list[tuple[bytes, ...]]:
+class AppendProof(NamedTuple):
+    """The tree that an append left, and where the new leaves stand in it."""
+
+    root: bytes
+    """Root of the tree with the new leaves, 32 bytes."""
+    paths: list[bytes]
+    """Inclusion path of each new leaf in order: hashes from the leaf's sibling upwards, behind each other."""
+
+
+def prove_append(old_frontier: Sequence[bytes], first_index: int, leaf_hashes: Sequence[bytes]) -> AppendProof:
     """
-    Return the inclusion path of every leaf just appended, in the tree that the append left.
+    Return the root that an append left and the inclusion path of every leaf just appended.
 
     Args:
         old_frontier: Frontier hashes of the tree of *first_index* leaves, largest first (`LogAppend.old_frontier`).
         first_index: Index of the first new leaf.
-        leaf_hashes: The new leaf hashes in order.
+        leaf_hashes: The new leaf hashes in order, one or more.
 
     Returns:
-        One path a new leaf, from the leaf's sibling upwards, for size ``first_index + len(leaf_hashes)``.
+        Root and paths for size ``first_index + len(leaf_hashes)``.
 
     Raises:
-        BatchError: *old_frontier* does not fit *first_index*.
+        BatchError: *old_frontier* does not fit *first_index*, or there is no new leaf.
         LengthError: a hash is not 32 bytes.
 
     Source: RFC 9162, section 2.1.3.1.
     """
     before = Frontier(first_index, tuple(old_frontier))
     _require_hashes(leaf_hashes, name="leaf hash")
-    size = first_index + len(leaf_hashes)
-    _require_size(size, name="size")
+    if not leaf_hashes:
+        message = "an append has at least one leaf"
+        raise BatchError(message)
+    _require_size(first_index + len(leaf_hashes), name="size")
     left_of = _frontier_by_level(before)
-    rows: list[tuple[int, list[bytes]]] = []  # per level: index of the first hash, hashes up to the right edge
-    row, offset, last, level = list(leaf_hashes), first_index, size - 1, 0
-    while row and last > 0:
-        if offset & 1:
+    rows: list[tuple[int, list[bytes]]] = []  # per level: how many hashes in front are old, hashes to the right edge
+    row, offset, last, level = list(leaf_hashes), first_index, first_index + len(leaf_hashes) - 1, 0
+    while last > 0:
+        old = offset & 1
+        if old:
             # The left sibling is complete and old: exactly then the old frontier has a node of this level.
             row.insert(0, left_of[level])
-            offset -= 1
-        rows.append((offset, row))
+        rows.append((old, row))
         # A last node without a right sibling is also the root of its parent: it goes up unchanged.
         row = [hash_children(row[i], row[i + 1]) if i + 1 < len(row) else row[i] for i in range(0, len(row), 2)]
         offset, last, level = offset >> 1, last >> 1, level + 1
-    return [_path_from_rows(first_index + number, rows) for number in range(len(leaf_hashes))]
+    # From the root down: what a node's path goes on with is its parent's, made once for all leaves below.
+    (root,), paths = row, [b""]
+    for old, row in reversed(rows):
+        paths = [row[i ^ 1] + paths[i >> 1] if i ^ 1 < len(row) else paths[i >> 1] for i in range(old, len(row))]
+    return AppendProof(root, paths)
+
+
+def inclusion_paths(
+    old_frontier: Sequence[bytes], first_index: int, leaf_hashes: Sequence[bytes]
+) -> list[tuple[bytes, ...]]:
+    """Return the paths of `prove_append`, each as the hashes that it is made of; none where no leaf is new."""
+    if not leaf_hashes:
+        return []
+    return [
+        tuple(path[at : at + HASH_BYTES] for at in range(0, len(path), HASH_BYTES))
+        for path in prove_append(old_frontier, first_index, leaf_hashes).paths
+    ]
 
 
 def path_length(index: int, size: int) -> int:
@@ -391,16 +416,6 @@ def _fold(hashes: Sequence[bytes]) -> bytes:
 def _frontier_by_level(frontier: Frontier) -> dict[int, bytes]:
     levels = [level for level in range(frontier.size.bit_length()) if frontier.size >> level & 1]
     return dict(zip(reversed(levels), frontier.hashes, strict=True))
-
-
-def _path_from_rows(index: int, rows: Sequence[tuple[int, list[bytes]]]) -> tuple[bytes, ...]:
-    path: list[bytes] = []
-    for offset, row in rows:
-        sibling = (index ^ 1) - offset
-        if sibling < len(row):
-            path.append(row[sibling])
-        index >>= 1
-    return tuple(path)
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------

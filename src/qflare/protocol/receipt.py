@@ -6,6 +6,7 @@ Receipts (H9): where an entry stands in the log, the path to the root, and the l
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -14,12 +15,13 @@ from qflare.model.event import SignedCheckpoint
 from qflare.primitives.sig import SIG44
 from qflare.protocol.checkpoint import verify_checkpoint
 from qflare.protocol.log import HASH_BYTES, SIZE_MAX, path_length, root_from_path
-from qflare.protocol.wire import RECEIPT_BYTES_MIN, RECEIPT_PATH_AT, RECEIPT_PATH_MAX, u64
+from qflare.protocol.wire import RECEIPT_BYTES_MIN, RECEIPT_PATH_AT, RECEIPT_PATH_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _COUNT_AT: Final = RECEIPT_PATH_AT - 1
+_HEAD: Final = struct.Struct(">QQQB")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,22 +58,43 @@ def encode_receipt(index: int, size: int, time_s: int, path: Sequence[bytes], si
         UsageError: index, size, time and path do not belong together, or the path has over 48 hashes.
         LengthError: a hash or the signature has the wrong size.
     """
-    if not 0 <= index < size <= SIZE_MAX or not 1 <= time_s <= SIZE_MAX:
-        message = f"a receipt needs 0 <= index < size and a time from 1 on, got {index}, {size}, {time_s}"
-        raise UsageError(message)
-    if len(path) > RECEIPT_PATH_MAX or len(path) != path_length(index, size):
-        message = (
-            f"the path of leaf {index} of {size} has {path_length(index, size)} hashes (48 at most), got {len(path)}"
-        )
-        raise UsageError(message)
     for sibling in path:
         if len(sibling) != HASH_BYTES:
             name = "inclusion hash"
             raise LengthError(name, expected=HASH_BYTES, actual=len(sibling))
+    return encode_receipts(index, size, time_s, [b"".join(path)], signature)[0]
+
+
+def encode_receipts(first_index: int, size: int, time_s: int, paths: Sequence[bytes], signature: bytes) -> list[bytes]:
+    """
+    Write the receipts of entries that stand behind each other, under one head.
+
+    Args:
+        first_index: Zero-based index of the first entry's leaf.
+        size: Leaves of the signed tree.
+        time_s: The checkpoint's time, POSIX seconds.
+        paths: Each entry's inclusion hashes behind each other, as `log.prove_append` makes them.
+        signature: The checkpoint's ML-DSA-44 signature.
+
+    Raises:
+        UsageError: indices, size, time and paths do not belong together, or a path has over 48 hashes.
+        LengthError: the signature has the wrong size.
+    """
+    end = first_index + len(paths)
+    if not 0 <= first_index < end <= size <= SIZE_MAX or not 1 <= time_s <= SIZE_MAX:
+        message = f"a receipt needs 0 <= index < size and a time from 1 on, got {first_index}, {size}, {time_s}"
+        raise UsageError(message)
     if len(signature) != SIG44.SIG_BYTES:
         name = "receipt signature"
         raise LengthError(name, expected=SIG44.SIG_BYTES, actual=len(signature))
-    return b"".join((u64(index), u64(size), u64(time_s), bytes((len(path),)), *path, signature))
+    receipts: list[bytes] = []
+    for index, path in enumerate(paths, first_index):
+        count = path_length(index, size)
+        if count > RECEIPT_PATH_MAX or len(path) != count * HASH_BYTES:
+            message = f"the path of leaf {index} of {size} has {count} hashes (48 at most), got {len(path)} bytes"
+            raise UsageError(message)
+        receipts.append(b"".join((_HEAD.pack(index, size, time_s, count), path, signature)))
+    return receipts
 
 
 def decode_receipt(encoded: bytes | memoryview) -> Receipt:
