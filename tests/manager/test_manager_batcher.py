@@ -177,3 +177,97 @@ async def test_close_gives_up_after_its_time():
     await kitchen.queue.close(0.05)
     with pytest.raises(StoreUnavailableError, match="closed"):
         await call
+
+
+async def test_a_large_call_keeps_nobody_waiting_for_all_of_it():
+    """A call that comes behind one of many batches waits for one batch of it, not for all, and both get their own."""
+    kitchen = Kitchen(items_max=4)
+    large = asyncio.create_task(kitchen.queue.submit_many(list(range(20))))
+    await asyncio.sleep(0)
+    small = asyncio.create_task(kitchen.queue.submit(100))
+    assert 200 == await small
+    assert 100 in kitchen.batches[2]
+    assert [2 * number for number in range(20)] == await large
+    assert [4, 4, 4, 4, 4, 1] == [len(batch) for batch in kitchen.batches]
+
+
+async def test_cancelling_a_large_call_takes_its_items_out():
+    """Of a call that is cancelled what has not flown never does, what comes back is discarded, and its room is free."""
+    kitchen = Kitchen(items_max=2, waiting_max=6, flights_max=1)
+    kitchen.gate.clear()
+    large = asyncio.create_task(kitchen.queue.submit_many([1, 2, 3, 4, 5, 6]))
+    await asyncio.sleep(0.01)
+    large.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await large
+    others = asyncio.create_task(kitchen.queue.submit_many([11, 12, 13, 14, 15, 16]))
+    await asyncio.sleep(0.01)
+    kitchen.gate.set()
+    assert [22, 24, 26, 28, 30, 32] == await others
+    assert [[1, 2], [11, 12], [13, 14], [15, 16]] == kitchen.batches
+    assert [2, 4] == kitchen.dropped
+
+
+async def test_results_before_a_cancellation_are_discarded_too():
+    """Results that came before the rest of their call was cancelled are handed to `discard` as well, each once."""
+    kitchen = Kitchen(items_max=2)
+    large = asyncio.create_task(kitchen.queue.submit_many([1, 2, 3, 4]))
+    while len(kitchen.batches) < 2:
+        kitchen.gate.set()
+        await asyncio.sleep(0)
+        if kitchen.batches:
+            kitchen.gate.clear()
+    large.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await large
+    kitchen.gate.set()
+    await kitchen.queue.close(1)
+    assert [2, 4, 6, 8] == sorted(kitchen.dropped)
+
+
+async def test_one_error_for_many_callers_keeps_its_traceback_short():
+    """However many callers a failed batch has, none finds the others' frames in the error."""
+    kitchen = Kitchen()
+    answers = await asyncio.gather(
+        *(kitchen.queue.submit(item) for item in ("bomb", 1, 2, 3, 4, 5, 6, 7)), return_exceptions=True
+    )
+    depth, step = 0, answers[0].__traceback__
+    while step is not None:
+        depth, step = depth + 1, step.tb_next
+    assert 1 == len({id(answer) for answer in answers})
+    assert depth <= 4
+
+
+async def test_a_batch_with_too_few_results_fails_whole():
+    """A batch that returns another number of results than it had items answers nobody with somebody else's."""
+    kitchen = Kitchen()
+
+    async def run(batch):
+        return [item for item in batch if item != 2]
+
+    queue = Batcher("short", run, items_max=8, waiting_max=8, discard=kitchen.dropped.append)
+    answers = await asyncio.gather(*(queue.submit(number) for number in (1, 2, 3)), return_exceptions=True)
+    assert all(isinstance(answer, ValueError) for answer in answers)
+    assert [1, 3] == kitchen.dropped
+
+
+async def test_statistics_tell_batches_and_waits():
+    """A queue tells how many batches and items it had, its largest batch, what waits, and for how long items waited."""
+    kitchen = Kitchen(items_max=4)
+    kitchen.gate.clear()
+    call = asyncio.create_task(kitchen.queue.submit_many([1, 2, 3, 4, 5, 6]))
+    await asyncio.sleep(0.02)
+    now = kitchen.queue.statistics
+    assert ("double", 1, 4, 4, 2, 1) == (
+        now.name,
+        now.batches,
+        now.items,
+        now.batch_items_max,
+        now.waiting,
+        now.in_flight,
+    )
+    kitchen.gate.set()
+    await call
+    then = kitchen.queue.statistics
+    assert (2, 6, 0) == (then.batches, then.items, then.waiting)
+    assert then.waited_ms >= 2 * then.waited_max_ms >= 2 * 15

@@ -93,6 +93,9 @@ async def test_concurrent_hellos_become_few_batches(database_dsn, tmp_path):
         assert queues.finishes.batches - before <= 3
         assert [5] == [place for place, end in enumerate(ended) if isinstance(end, Exception)]
         assert 62 == (await manager.get_key_statistics()).sessions_live
+        figures = await manager.queue_statistics()
+        assert (64, 0) == (figures["hello"].items, figures["hello"].in_flight)
+        assert (63, 0) == (figures["confirm"].items, figures["confirm"].waiting)
         for edge in edges:
             edge.identity = await edges[0].trust(manager)
         others = [edge for place, edge in enumerate(edges) if place != 17]

@@ -2,27 +2,64 @@
 Gather concurrent calls into batches (DESIGN, decision 5).
 
 A queue per operation: what waits is flushed at once when no batch is in flight, else when one ends, or earlier when a
-full batch waits and another flight is free.  Every caller has its own future: cancelling one takes its item out (or
-lets its result be discarded) and harms no other, and an item that fails does so alone.
+full batch waits and another flight is free.  Every call has one future, however many items it brought: cancelling one
+takes its items out (or lets their results be discarded) and harms no other, and an item that fails does so alone.  Of a
+call that brought more than a batch takes, what is left goes behind the others that wait, so that none waits for all of
+it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from qflare.errors import OverloadedError, QflareError, StoreUnavailableError
+from qflare.model.statistics import QueueStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from types import TracebackType
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_MS: Final = 1000.0
+_NO_OUTCOME: Final = StoreUnavailableError("no outcome for this item yet; send it again", outcome_unknown=True)
 
-def _one(_item: object) -> int:
-    return 1
+
+class _Call(Generic[Item, Result]):
+    """The items of one call on their way through the queue."""
+
+    __slots__ = ("began_s", "end", "failure", "future", "items", "outcomes", "remaining", "taken", "traceback")
+
+    def __init__(self, items: Sequence[Item], future: asyncio.Future[None], began_s: float) -> None:
+        self.items = items
+        self.future = future
+        """Done when every item has its outcome; cancelled when the caller has left."""
+        self.began_s = began_s
+        self.outcomes: list[Result | QflareError] = [_NO_OUTCOME] * len(items)
+        self.failure: BaseException | None = None
+        """What a batch of its items raised, if that was no error of ours."""
+        self.traceback: TracebackType | None = None
+        """Where a batch of its items failed."""
+        self.taken = 0
+        """Items that have gone into batches."""
+        self.end = len(items)
+        """Items that are to; fewer once the caller has left."""
+        self.remaining = len(items)
+        """Items without an outcome."""
+
+    def settle(self, first: int, outcomes: Sequence[Result | QflareError]) -> None:
+        """Note the outcomes of items from *first* on, and wake the caller with the last."""
+        self.outcomes[first : first + len(outcomes)] = outcomes
+        self.remaining -= len(outcomes)
+        if not self.remaining and not self.future.done():
+            self.future.set_result(None)
+
+
+_Part = tuple[_Call[Item, Result], int, int]
+"""Of a call, the first item that a batch took, and how many."""
 
 
 class Batcher(Generic[Item, Result]):
@@ -37,7 +74,7 @@ class Batcher(Generic[Item, Result]):
         waiting_max: int,
         flights_max: int = 1,
         discard: Callable[[Result], None] | None = None,
-        weigh: Callable[[Item], int] = _one,
+        weigh: Callable[[Item], int] | None = None,
         weight_max: int | None = None,
     ) -> None:
         """
@@ -51,7 +88,7 @@ class Batcher(Generic[Item, Result]):
             waiting_max: Most items that wait.
             flights_max: Most batches under way at a time.
             discard: Wipes a result whose caller was cancelled.
-            weigh: Weight of an item, such as its bytes.
+            weigh: Weight of an item, such as its bytes; with *weight_max*.
             weight_max: Most weight of a batch; an item heavier than that flies alone.
         """
         self._name = name
@@ -62,7 +99,10 @@ class Batcher(Generic[Item, Result]):
         self._discard = discard
         self._weigh = weigh
         self._weight_max = weight_max
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._calls: OrderedDict[_Call[Item, Result], None] = OrderedDict()
+        """Those with items that no batch has taken, in their order."""
+        self._waiting = 0
+        """Items that no batch has taken."""
         self._flights: set[asyncio.Task[None]] = set()
         self._is_closed = False
         self._is_flush_due = False
@@ -70,6 +110,23 @@ class Batcher(Generic[Item, Result]):
         """Batches begun so far."""
         self.items = 0
         """Items in them."""
+        self._items_most = 0
+        self._waited_s = 0.0
+        self._waited_max_s = 0.0
+
+    @property
+    def statistics(self) -> QueueStatistics:
+        """What went through this queue so far, and what waits."""
+        return QueueStatistics(
+            name=self._name,
+            batches=self.batches,
+            items=self.items,
+            batch_items_max=self._items_most,
+            waiting=self._waiting,
+            in_flight=len(self._flights),
+            waited_ms=self._waited_s * _MS,
+            waited_max_ms=self._waited_max_s * _MS,
+        )
 
     async def submit(self, item: Item) -> Result:
         """
@@ -79,12 +136,15 @@ class Batcher(Generic[Item, Result]):
             OverloadedError: the queue is full or closed.
             QflareError: what the batch said of this item.
         """
-        future = self._enqueue(item)
+        call = await self._settled((item,))
+        (outcome,) = call.outcomes
         try:
-            return await future
-        except asyncio.CancelledError:
-            self._abandon(future)
-            raise
+            if isinstance(outcome, QflareError):
+                # One error may go to every caller of a batch: none of them lengthens the others' traceback.
+                raise outcome.with_traceback(call.traceback)
+            return outcome
+        finally:
+            del call, outcome  # the error holds this frame, which must not hold the error
 
     async def submit_many(self, items: Sequence[Item]) -> list[Result | QflareError]:
         """
@@ -93,27 +153,7 @@ class Batcher(Generic[Item, Result]):
         Raises:
             OverloadedError: they do not all fit into the queue; none was taken.
         """
-        if not items:
-            return []
-        if len(self._waiting) + len(items) > self._waiting_max:
-            raise self._overloaded()
-        futures = [self._enqueue(item) for item in items]
-        try:
-            await asyncio.wait(futures)
-        except asyncio.CancelledError:
-            for future in futures:
-                self._abandon(future)
-            raise
-        outcomes: list[Result | QflareError] = []
-        for future in futures:
-            failure = future.exception()
-            if failure is None:
-                outcomes.append(future.result())
-            elif isinstance(failure, QflareError):
-                outcomes.append(failure)
-            else:
-                raise failure
-        return outcomes
+        return (await self._settled(items)).outcomes if items else []
 
     async def close(self, timeout_s: float) -> None:
         """Take nothing more, let what was accepted end within *timeout_s*, and fail the rest."""
@@ -128,22 +168,31 @@ class Batcher(Generic[Item, Result]):
                 task.cancel()
             if self._flights:
                 await asyncio.wait(self._flights)
-        while self._waiting:
-            _, future = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(self._overloaded())
+        for call in list(self._calls):
+            first, count = call.taken, call.end - call.taken
+            self._forget(call)
+            call.settle(first, [self._overloaded()] * count)
 
-    def _enqueue(self, item: Item) -> asyncio.Future[Result]:
-        if self._is_closed or len(self._waiting) >= self._waiting_max:
+    async def _settled(self, items: Sequence[Item]) -> _Call[Item, Result]:
+        if self._is_closed or self._waiting + len(items) > self._waiting_max:
             raise self._overloaded()
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append((item, future))
+        call: _Call[Item, Result] = _Call(items, loop.create_future(), loop.time())
+        self._calls[call] = None
+        self._waiting += len(items)
         if not self._is_flush_due:
             # In the next round of the loop: whoever calls in this round still gets on.
             self._is_flush_due = True
             loop.call_soon(self._flush)
-        return future
+        try:
+            await call.future
+        except asyncio.CancelledError:
+            self._abandon(call)
+            raise
+        if call.failure is not None:
+            self._drop(call.outcomes)
+            raise call.failure.with_traceback(call.traceback)
+        return call
 
     def _overloaded(self) -> OverloadedError:
         if self._is_closed:
@@ -153,57 +202,92 @@ class Batcher(Generic[Item, Result]):
     def _flush(self) -> None:
         self._is_flush_due = False
         while self._waiting:
-            is_full = len(self._waiting) >= self._items_max
+            is_full = self._waiting >= self._items_max
             if len(self._flights) >= (self._flights_max if is_full else 1):
                 return
-            batch = self._take()
-            if batch:
-                self.batches += 1
-                self.items += len(batch)
+            items, parts = self._take()
+            if parts:
                 # The set keeps the task alive; close() waits for it.
-                task = asyncio.get_running_loop().create_task(self._fly(batch), name=f"qflare-batch-{self._name}")
+                task = asyncio.get_running_loop().create_task(
+                    self._fly(items, parts), name=f"qflare-batch-{self._name}"
+                )
                 self._flights.add(task)
                 task.add_done_callback(self._land)
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+    def _take(self) -> tuple[list[Item], list[_Part[Item, Result]]]:
+        items: list[Item] = []
+        parts: list[_Part[Item, Result]] = []
+        now_s = asyncio.get_running_loop().time()
         weight = 0
-        while self._waiting and len(batch) < self._items_max:
-            item, future = self._waiting[0]
-            if future.done():  # cancelled while it waited
-                self._waiting.popleft()
+        while self._calls and len(items) < self._items_max:
+            call = next(iter(self._calls))
+            if call.future.done():  # cancelled in this very round of the loop
+                self._forget(call)
                 continue
-            weight += self._weigh(item)
-            if batch and self._weight_max is not None and weight > self._weight_max:
+            count, weight = self._count_of(call, self._items_max - len(items), weight)
+            if not count:
                 break
-            self._waiting.popleft()
-            batch.append((item, future))
-        return batch
+            parts.append((call, call.taken, count))
+            items += call.items[call.taken : call.taken + count]
+            call.taken += count
+            self._waiting -= count
+            waited_s = now_s - call.began_s
+            self._waited_s += waited_s * count
+            self._waited_max_s = max(self._waited_max_s, waited_s)
+            # Behind the others: a call of thousands keeps nobody waiting for all of it.
+            self._calls.move_to_end(call)
+            if call.taken == call.end:
+                del self._calls[call]
+        if items:
+            self.batches += 1
+            self.items += len(items)
+            self._items_most = max(self._items_most, len(items))
+        return items, parts
 
-    async def _fly(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    def _count_of(self, call: _Call[Item, Result], room: int, weight: int) -> tuple[int, int]:
+        """Return how many of a call's items go into a batch that has *room* and *weight*, and its weight with them."""
+        count = min(room, call.end - call.taken)
+        if self._weight_max is None or self._weigh is None:
+            return count, weight
+        for number in range(count):
+            more = weight + self._weigh(call.items[call.taken + number])
+            # What is too heavy for any batch flies alone: the weight is 0 only before the first item.
+            if more > self._weight_max and (weight or number):
+                return number, weight
+            weight = more
+        return count, weight
+
+    async def _fly(self, items: list[Item], parts: list[_Part[Item, Result]]) -> None:
         try:
-            results = await self._run([item for item, _ in batch])
+            results = await self._run(items)
         except asyncio.CancelledError:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(
-                        StoreUnavailableError(
-                            f"{self._name}: the manager closed before it was done", outcome_unknown=True
-                        )
-                    )
+            closed = StoreUnavailableError(f"{self._name}: the manager closed before it was done", outcome_unknown=True)
+            for call, first, count in parts:
+                call.settle(first, [closed] * count)
             raise
         except Exception as failure:  # noqa: BLE001 - every caller gets it; the batch task itself must not die
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(failure)
+            for call, first, count in parts:
+                call.traceback = failure.__traceback__
+                if isinstance(failure, QflareError):
+                    call.settle(first, [failure] * count)
+                else:
+                    call.failure = failure
+                    call.settle(first, [_NO_OUTCOME] * count)
             return
-        for (_, future), result in zip(batch, results, strict=True):
-            if future.done():
-                self._drop(result)
-            elif isinstance(result, QflareError):
-                future.set_exception(result)
+        if len(results) != len(items):
+            self._drop(results)
+            for call, first, count in parts:
+                call.failure = ValueError(f"{self._name}: {len(results)} results of {len(items)} items")
+                call.settle(first, [_NO_OUTCOME] * count)
+            return
+        at = 0
+        for call, first, count in parts:
+            outcomes = results[at : at + count]
+            at += count
+            if call.future.done():
+                self._drop(outcomes)
             else:
-                future.set_result(result)
+                call.settle(first, outcomes)
 
     def _land(self, task: asyncio.Task[None]) -> None:
         self._flights.discard(task)
@@ -211,13 +295,20 @@ class Batcher(Generic[Item, Result]):
             task.exception()  # _fly has told the callers
         self._flush()
 
-    def _abandon(self, future: asyncio.Future[Result]) -> None:
-        """Leave: take back a result that came in the same moment, else mark the place as empty."""
-        if not future.done():
-            future.cancel()
-        elif not future.cancelled() and future.exception() is None:
-            self._drop(future.result())
+    def _abandon(self, call: _Call[Item, Result]) -> None:
+        """Leave: take back the results that came already, and the items that no batch has taken."""
+        self._drop(call.outcomes)
+        if not call.future.done():
+            call.future.cancel()
+        self._forget(call)
 
-    def _drop(self, result: Result | QflareError) -> None:
-        if self._discard is not None and not isinstance(result, QflareError):
-            self._discard(result)
+    def _forget(self, call: _Call[Item, Result]) -> None:
+        self._calls.pop(call, None)
+        self._waiting -= call.end - call.taken
+        call.end, call.items = call.taken, ()
+
+    def _drop(self, outcomes: Sequence[Result | QflareError]) -> None:
+        if self._discard is not None:
+            for outcome in outcomes:
+                if not isinstance(outcome, QflareError):
+                    self._discard(outcome)

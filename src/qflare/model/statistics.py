@@ -1,4 +1,4 @@
-"""Figures about keys and sessions, for people and dashboards."""
+"""Figures about keys, sessions and queues, for people and dashboards."""
 
 from __future__ import annotations
 
@@ -23,3 +23,25 @@ class KeyStatistics:
     """The lowest bucket whose keys still exist, whole cluster."""
     log_size: int
     """Entries in the audit log, whole cluster."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStatistics:
+    """How one operation's calls were gathered into batches, in this worker since it opened."""
+
+    name: str
+    """The operation, such as `hello` or `confirm`."""
+    batches: int
+    """Batches begun."""
+    items: int
+    """Items in them."""
+    batch_items_max: int
+    """Items of the largest batch."""
+    waiting: int
+    """Items that wait now."""
+    in_flight: int
+    """Batches under way now."""
+    waited_ms: float
+    """Milliseconds that all items together waited for their batch."""
+    waited_max_ms: float
+    """The longest wait of one."""

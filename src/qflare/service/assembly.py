@@ -11,7 +11,7 @@ import hashlib
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qflare.clock import Clock, SystemClock
 from qflare.errors import MissingExtraError
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from qflare.manager.batcher import Batcher
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ports import Keeper, Store
 
@@ -114,6 +115,22 @@ class Engine:
     encapsulations: Encapsulations
     maintenance: Maintenance
     changes: Changes
+
+    @property
+    def queues(self) -> tuple[Batcher[Any, Any], ...]:  # each has its own items and results
+        """Where calls are gathered into batches."""
+        return (
+            self.handshakes.hellos,
+            self.handshakes.finishes,
+            self.offers.queue,
+            self.enrolments.queue,
+            self.registrations.queue,
+            self.lookups.queue,
+            self.records.opens,
+            self.records.seals,
+            self.records.keys,
+            self.replies.seals,
+        )
 
 
 @asynccontextmanager

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from qflare.manager.reserve import ReserveStatistics
     from qflare.model.ports import Keeper
     from qflare.model.refusal import Refusal
-    from qflare.model.statistics import KeyStatistics
+    from qflare.model.statistics import KeyStatistics, QueueStatistics
     from qflare.service.exchange import Readiness
 
 
@@ -180,6 +180,11 @@ class QuantumKeyManager(Roster, PolicyCalls, Exchanges, SessionCalls, ReplyCalls
         """Return what was made ahead by this worker: "keys" of devices, and "offers" of the next round."""
         engine = await self._engine()
         return {"keys": engine.reserve.statistics, "offers": engine.encapsulations.statistics}
+
+    async def queue_statistics(self) -> dict[str, QueueStatistics]:
+        """Return how this worker gathered calls into batches since it opened, by operation: sizes and waits."""
+        figures = [queue.statistics for queue in (await self._engine()).queues]
+        return {its.name: its for its in figures}
 
     async def turn(self) -> int:
         """Look at the clock now, do what a new bucket asks for, and return the server's bucket."""
