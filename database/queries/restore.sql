@@ -47,3 +47,7 @@ UPDATE qflare.enrolment_token AS t
 -- $1 tenant_id uuid
 DELETE FROM qflare.reply_key AS r
  WHERE r.tenant_id = $1;
+
+-- name: drop_all_changes :exec
+-- Delete what workers of another life of the database were to hear; inside a transaction of the application.
+SELECT qflare.drop_changes('infinity') AS dropped;

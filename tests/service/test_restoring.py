@@ -17,6 +17,7 @@ from qflare.errors import ConfigError, KeeperError, QflareError, RestoredError
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.service.restoring import back_up, restore
 from qflare.service.security_monitor import SecurityMonitor
+from qflare.stores.postgres.definition import migrations, schema_version
 
 PULSE = "SELECT pulse FROM qflare.store_pulse"
 
@@ -250,6 +251,49 @@ async def test_an_accepting_that_was_cut_must_be_done_again(world, monkeypatch):
     await world.restore(None)
     async with world.managers() as (manager,):
         await edge.connect(manager)
+
+
+OLD = ("device", "device_key", "server_identity", "audit_entry", "log_head", "log_node", "checkpoint")
+"""What lasts, in an order that its references allow."""
+
+
+async def write_as_version_1(dsn, old_dsn):
+    """Put what lasts into an empty database, as the first version of the schema has it."""
+    source, old = await asyncpg.connect(dsn), await asyncpg.connect(old_dsn)
+    try:
+        await old.execute(migrations()[0].text)
+        await old.execute("TRUNCATE qflare.log_head")
+        for table in OLD:
+            columns = await old.fetchval(
+                "SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute"
+                " WHERE attrelid = $1::text::regclass AND attnum > 0",
+                f"qflare.{table}",
+            )
+            rows = await source.fetch(f"SELECT {', '.join(columns)} FROM qflare.{table}")  # noqa: S608 - catalogue
+            await old.copy_records_to_table(table, schema_name="qflare", records=rows, columns=columns)
+    finally:
+        await source.close()
+        await old.close()
+
+
+async def test_a_backup_of_an_older_version_is_migrated_and_accepted(world, empty_database_dsn):
+    """A file of the first version of the schema becomes a database of the present one, and its devices go on."""
+    async with world.managers() as (manager,):
+        edge = await Edge.provision(manager)
+        await edge.connect(manager)
+        identity = await manager.identity()
+    await write_as_version_1(world.dsn, empty_database_dsn)
+    backup = await back_up(world.copy, dsn=empty_database_dsn, data_dir=world.folder / "data")
+    assert (1, 1) == (backup.schema_version, backup.devices)
+    done = await world.restore(replaces=True)
+    assert backup.log_size == done.log_size_found
+    assert schema_version() == await value_of(world, "SELECT max(version) FROM qflare.schema_version")
+    async with world.managers() as (manager,):
+        assert identity == await manager.identity()
+        await edge.connect(manager)
+    report, told = await world.audit()
+    assert 1 == len(told["database restored"])
+    assert report.size > done.log_size_found
 
 
 async def test_a_copy_without_its_sealing_key_opens_nothing(world, tmp_path):
