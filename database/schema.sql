@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 10;
+SET LOCAL qflare.installs_version = 11;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -2258,6 +2258,7 @@ LANGUAGE plpgsql ROWS 64 AS $$
 DECLARE
     v_entered  CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
     v_use      record;
+    v_session  record;
     v_sids     uuid[]   := '{}';
     v_refs     bytea[]  := '{}';
     v_versions bigint[] := '{}';
@@ -2275,9 +2276,17 @@ BEGIN
         UPDATE qflare.session AS s
            SET records = s.records + v_use.records, bytes = s.bytes + v_use.bytes
          WHERE s.tenant_id = p_tenant AND s.sid = v_use.sid
-        RETURNING v_sids || s.sid, v_refs || s.ref::bytea, v_versions || s.key_version::bigint, v_sums || s.records,
-                  v_sizes || s.bytes, v_records || v_use.records, v_bytes || v_use.bytes
-             INTO v_sids, v_refs, v_versions, v_sums, v_sizes, v_records, v_bytes;
+        RETURNING s.sid, s.ref::bytea AS ref, s.key_version::bigint AS key_version, s.records, s.bytes INTO v_session;
+        -- Where none was found, INTO has emptied what it names: the sums of the others must not be among that.
+        IF FOUND THEN
+            v_sids := v_sids || v_session.sid;
+            v_refs := v_refs || v_session.ref;
+            v_versions := v_versions || v_session.key_version;
+            v_sums := v_sums || v_session.records;
+            v_sizes := v_sizes || v_session.bytes;
+            v_records := v_records || v_use.records;
+            v_bytes := v_bytes || v_use.bytes;
+        END IF;
     END LOOP;
     INSERT INTO qflare.device_use AS u (tenant_id, ref, key_version, records, bytes)
     SELECT p_tenant, a.ref, a.key_version, sum(a.records), sum(a.bytes)

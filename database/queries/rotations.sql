@@ -51,7 +51,7 @@ SELECT m.ref, m.key_version, m.reason, m.due_at, m.marked_at, m.is_overdue
 -- How far a tenant's rotation is; inside a transaction that entered the tenant.
 -- $1 tenant_id uuid
 SELECT d.devices_active, m.waiting, m.overdue, m.rotated, m.marked_last_minute,
-       coalesce(greatest(1, d.devices_active * p.minute_ppm / 1000000), 0) AS minute_max
+       CASE WHEN p.minute_ppm IS NULL THEN 0 ELSE greatest(1, d.devices_active * p.minute_ppm / 1000000) END AS minute_max
   FROM (SELECT count(*) FILTER (WHERE state = 'active') AS devices_active FROM qflare.device WHERE tenant_id = $1) AS d
   LEFT JOIN (SELECT minute_ppm FROM qflare.rotation_policy WHERE tenant_id = $1) AS p ON true
  CROSS JOIN (
