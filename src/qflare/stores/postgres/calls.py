@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import ConflictError, KeyStateError, StoreUnavailableError
-from qflare.model.ids import ID_BYTES, CallId
+from qflare.model.ids import CallId
 from qflare.stores.postgres.buckets import EMPTYING_LOCK_TIMEOUT
 from qflare.stores.postgres.columns import as_uuid, as_uuids
 from qflare.stores.postgres.connections import Connected
@@ -20,23 +18,6 @@ if TYPE_CHECKING:
 
 CALL_ONCE: Final = "call_once"
 """The constraint that refuses what was carried out before."""
-
-
-def fresh_call() -> CallId:
-    """Return an id for a caller that gives none: then the store alone repeats the change."""
-    return CallId(secrets.token_bytes(ID_BYTES))
-
-
-def call_about(given: CallId | None, *subject: bytes) -> CallId:
-    """
-    Return the id of a change about *subject*.
-
-    The caller's id alone would let one id that is used for two devices leave the second one undone.
-    """
-    if given is None:
-        return fresh_call()
-    joined = b"".join(len(part).to_bytes(4, "big") + part for part in (given, *subject))
-    return CallId(hashlib.sha256(joined).digest()[:ID_BYTES])
 
 
 async def find_calls(connections: Connections, tenant_id: TenantId, changes: Sequence[CallId]) -> dict[CallId, int]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qflare.errors import BatchError, ConflictError, KeyNotFoundError, KeyRevokedError
+from qflare.model.call import call_about, fresh_call
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.ids import CallId, DeviceId, DeviceRef, TenantId
 from qflare.protocol.log import hash_leaf
-from qflare.stores.postgres.calls import call_about, carried_out, fresh_call
+from qflare.stores.postgres.calls import carried_out
 from qflare.stores.postgres.columns import as_uuid, event_columns, hashed_append
 from qflare.stores.postgres.connections import Connected
 

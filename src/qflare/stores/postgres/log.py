@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import BatchError, ConflictError, EvidenceError, StoreUnavailableError
+from qflare.model.call import fresh_call
 from qflare.model.event import AuditEntry, EventSeverity, LogAppend, LogHead, NewEvent, SecurityEventType
 from qflare.model.event import SignedCheckpoint as Checkpoint
 from qflare.model.ids import CallId, DeviceId, TenantId
-from qflare.stores.postgres.calls import CALL_ONCE, find_calls, fresh_call
+from qflare.stores.postgres.calls import CALL_ONCE, find_calls
 from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, log_append, split_frontier
 from qflare.stores.postgres.connections import Connected
 

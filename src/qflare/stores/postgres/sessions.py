@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from qflare.errors import StoreUnavailableError, UsageError
+from qflare.model.call import call_about
 from qflare.model.ids import ID_BYTES, CallId, DeviceId, DeviceRef, SessionId, TenantId
 from qflare.model.session import (
     ClaimOutcome,
@@ -17,7 +18,7 @@ from qflare.model.session import (
     SessionState,
 )
 from qflare.stores.postgres.buckets import EMPTYING_LOCK_TIMEOUT
-from qflare.stores.postgres.calls import call_about, carried_out
+from qflare.stores.postgres.calls import carried_out
 from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, hashed_append
 from qflare.stores.postgres.connections import Connected
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qflare.stores.postgres.calls import fresh_call
+from qflare.model.call import fresh_call
 from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids
 from qflare.stores.postgres.connections import Connected
 

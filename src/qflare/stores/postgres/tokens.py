@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qflare.errors import BatchError, KeyNotFoundError
+from qflare.model.call import fresh_call
 from qflare.model.ids import ID_BYTES, DeviceId, TenantId, TokenId
 from qflare.model.token import (
     EnrolmentClaim,
@@ -15,7 +16,7 @@ from qflare.model.token import (
     TokenState,
 )
 from qflare.protocol.log import hash_leaf
-from qflare.stores.postgres.calls import carried_out, fresh_call
+from qflare.stores.postgres.calls import carried_out
 from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, hashed_append
 from qflare.stores.postgres.connections import Connected
 from qflare.stores.postgres.devices import kem_state_of
