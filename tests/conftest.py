@@ -12,6 +12,7 @@ from postgres_database import (  # noqa: F401 - fixtures
     database_dsn,
     empty_database_dsn,
     postgres_cluster,
+    postgres_store,
     postgres_template,
     store,
 )

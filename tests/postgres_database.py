@@ -150,11 +150,17 @@ async def database_dsn(postgres_cluster, postgres_template):
 
 
 @pytest.fixture
-async def store(database_dsn):
+async def postgres_store(database_dsn):
     """A store on a fresh database."""
     opened = await open_store(database_dsn, settings=SETTINGS)
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+def store(postgres_store):
+    """The store that tests are about: on a fresh database, but where a folder's conftest offers more."""
+    return postgres_store
 
 
 @pytest.fixture

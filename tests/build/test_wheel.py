@@ -139,7 +139,7 @@ def test_the_wheel_for_devices_is_small(device_wheel):
         parts = {name.split("/")[1] for name in archive.namelist() if name.startswith("qflare/")}
     assert device_wheel.stat().st_size <= 400_000
     assert {"_native", "primitives", "protocol", "model", "device", "cli", "py.typed"} <= parts
-    assert not parts & {"service", "manager", "monitor", "stores", "database"}
+    assert not parts & {"service", "manager", "monitor", "stores", "testing", "database"}
 
 
 def test_the_wheel_for_devices_has_all_a_device_imports(device_wheel, tmp_path):

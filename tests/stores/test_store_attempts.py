@@ -29,6 +29,8 @@ from store_records import (
     register,
 )
 
+pytestmark = pytest.mark.contract
+
 REPEATED = {
     "accept_streams",
     "bucket_mark",

@@ -19,6 +19,8 @@ from qflare.model.ids import DEFAULT_TENANT, TenantId
 from qflare.model.token import EnrolmentClaim, TokenRecord
 from store_records import NOW_S, begin_session, new_device, new_event, publish, register
 
+pytestmark = pytest.mark.contract
+
 EXPIRY = datetime.fromtimestamp(NOW_S, UTC) + timedelta(hours=1)
 
 

@@ -18,6 +18,8 @@ from qflare.stores.postgres import PoolSettings, PostgresStore, open_pool, open_
 from qflare.stores.postgres.failures import translated
 from store_records import NOW_S, new_claim, new_device, new_event, publish, register
 
+pytestmark = pytest.mark.contract
+
 CANARY = b"canary-of-a-row-that-no-error-may-show!!"
 
 

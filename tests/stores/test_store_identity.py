@@ -3,6 +3,8 @@ import pytest
 from qflare.errors import ConflictError
 from store_records import BUCKET, confirm, new_bucket, new_claim, new_device, new_event, new_identity, publish, register
 
+pytestmark = pytest.mark.contract
+
 
 async def test_find_identity_returns_nothing_in_an_empty_database(store):
     """An empty database has no identity."""

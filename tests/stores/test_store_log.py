@@ -19,6 +19,8 @@ from qflare.protocol.log import (
 )
 from store_records import new_event
 
+pytestmark = pytest.mark.contract
+
 
 async def test_the_tree_in_the_database_is_the_tree_of_the_protocol(store):
     """Head and every node equal those that protocol.log computes, for appends of many sizes."""

@@ -22,6 +22,8 @@ from store_records import (
     step_turn,
 )
 
+pytestmark = pytest.mark.contract
+
 MOST = 4
 
 

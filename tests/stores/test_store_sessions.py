@@ -22,6 +22,8 @@ from store_records import (
     register,
 )
 
+pytestmark = pytest.mark.contract
+
 
 def results(outcomes):
     return [str(outcome.result) for outcome in outcomes]

@@ -17,6 +17,8 @@ from qflare.stores.postgres.failures import translated
 from qflare.stores.postgres.migration import apply_migrations
 from store_records import begin_session, new_bucket, new_device, new_event, new_identity, publish, register
 
+pytestmark = pytest.mark.contract
+
 KEY_STATES = ("pre-active", "active", "suspended", "deactivated", "compromised", "destroyed")
 KEY_MOVES = {
     "pre-active": {"active", "suspended", "deactivated", "compromised", "destroyed"},

@@ -16,6 +16,8 @@ from qflare.model.rotation import DueKey, RotationPolicy, RotationReason, Sessio
 from qflare.stores.postgres import PostgresStore
 from store_records import begin_session, new_event, new_reply_key, new_stream, publish, register, step_turn
 
+pytestmark = pytest.mark.contract
+
 OTHER = TenantId(bytes(range(16)))
 
 TENANT_TABLES = """

@@ -1,0 +1,107 @@
+"""The audit log in memory: entries, tree nodes and signed heads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from qflare.clock import utc
+from qflare.errors import BatchError
+from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
+from qflare.model.ids import CallId, TenantId
+from qflare.protocol.log import HASH_BYTES
+from qflare.testing.memory.constraints import require, require_numbers, require_size
+from qflare.testing.memory.entries import Logging
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SIGNATURE_BYTES: Final = 2420
+
+
+class Log(Logging):
+    """Entries, head, nodes and checkpoints."""
+
+    async def append_events(
+        self, tenant_id: TenantId, events: Sequence[NewEvent], *, call_ids: Sequence[CallId | None] | None = None
+    ) -> LogAppend:
+        """Append *events* in order; those whose change was carried out before stand already; `indexes` says where."""
+        if not events:
+            raise BatchError("an append needs at least one event")
+        changes = [None] * len(events) if call_ids is None else list(call_ids)
+        if len(changes) != len(events):
+            raise BatchError(f"{len(events)} events need as many call ids or None, got {len(changes)}")
+        async with self._transaction(tenant_id, *filter(None, changes)) as tables:
+            known = {
+                change: row.outcome for change in changes if change and (row := tables.calls.get((tenant_id, change)))
+            }
+            indexes: list[int] = []
+            fresh: list[NewEvent] = []
+            size = tables.head.value.size
+            for event, change in zip(events, changes, strict=True):
+                if change is not None and change in known:
+                    indexes.append(known[change])
+                    continue
+                index = size + len(fresh)
+                fresh.append(event)
+                indexes.append(index)
+                if change is not None:
+                    known[change] = index
+                    self._note_call(tenant_id, change, outcome=index)
+            append = self._write_events(tenant_id, fresh)
+            if append is None:
+                return LogAppend(first_index=0, old_frontier=(), leaf_hashes=(), indexes=tuple(indexes))
+            return replace(append, indexes=tuple(indexes))
+
+    async def log_head(self) -> LogHead:
+        """Return size and frontier as committed."""
+        async with self._transaction() as tables:
+            return LogHead(size=tables.head.value.size, frontier=tables.head.value.hashes)
+
+    async def list_entries(self, tenant_id: TenantId | None, *, first: int, limit: int) -> tuple[AuditEntry, ...]:
+        """Return entries from index *first* on; None reads all tenants, as the auditor does."""
+        require_numbers(first, limit)
+        async with self._transaction(*([] if tenant_id is None else [tenant_id])) as tables:
+            # Entries come in order of index, and none ever goes.
+            found = (row for index, row in tables.entries.items() if index >= first)
+            mine = [row for row in found if tenant_id is None or row.tenant_id == tenant_id]
+            return tuple(mine[:limit])
+
+    async def find_entry(self, tenant_id: TenantId, index: int) -> AuditEntry | None:
+        """Return one entry of the tenant, or None."""
+        require_numbers(index)
+        async with self._transaction(tenant_id) as tables:
+            row = tables.entries.get(index)
+            return row if row is not None and row.tenant_id == tenant_id else None
+
+    async def find_nodes(self, nodes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+        """Return hashes of complete subtrees by (level, index); level 0 are the leaves."""
+        async with self._transaction() as tables:
+            return {node: tables.nodes[node] for node in nodes if node in tables.nodes}
+
+    async def save_checkpoint(self, checkpoint: SignedCheckpoint) -> None:
+        """Store a signed head; the same size again keeps the first."""
+        async with self._transaction() as tables:
+            require(checkpoint.size >= 1, "checkpoint_size_range")
+            require(checkpoint.time_s >= 1, "checkpoint_time_range")
+            require_size(checkpoint.root, "checkpoint_root_size", HASH_BYTES)
+            require_size(checkpoint.signature, "checkpoint_signature_size", _SIGNATURE_BYTES)
+            tables.checkpoints.put_new(checkpoint.size, checkpoint)
+
+    async def latest_checkpoint(self) -> SignedCheckpoint | None:
+        """Return the signed head of the largest size, or None."""
+        async with self._transaction() as tables:
+            return tables.checkpoints[max(tables.checkpoints)] if tables.checkpoints else None
+
+    async def count_events(self, tenant_id: TenantId, *, since_s: int) -> dict[tuple[str, str], int]:
+        """Return counts by (event type, severity) since a time."""
+        async with self._transaction(tenant_id) as tables:
+            since = utc(since_s)
+            return dict(
+                Counter(
+                    (row.event_type.value, row.severity.value)
+                    for row in tables.entries.values()
+                    if row.tenant_id == tenant_id and row.recorded_at >= since
+                )
+            )

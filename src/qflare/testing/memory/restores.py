@@ -1,0 +1,50 @@
+"""How far the memory store has come, and the end of what a restored copy must not bring back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from qflare.model.session import SessionState
+from qflare.model.token import TokenState
+from qflare.testing.memory.buckets import Buckets
+from qflare.testing.memory.sessions import Sessions
+
+if TYPE_CHECKING:
+    from qflare.testing.memory.tables import Tables
+
+_EVERY_BUCKET: Final = 2**62
+"""Above any bucket."""
+
+
+class Restores(Buckets, Sessions):
+    """What crosses the tables."""
+
+    async def pulse(self) -> int:
+        """Return how often `raise_pulse` was called in this store's life."""
+        async with self._transaction() as tables:
+            return tables.pulse.value
+
+    async def raise_pulse(self) -> int:
+        """Count on, and return the new count."""
+        async with self._transaction() as tables:
+            tables.pulse.put(tables.pulse.value + 1)
+            return tables.pulse.value
+
+    async def begin_anew(self, *, bucket: int) -> int:
+        """End what a restored copy must not bring back, and return how many sessions were live."""
+        async with self._transaction() as tables:
+            self._raise_mark(bucket)
+            self._delete_buckets(_EVERY_BUCKET)
+            self._empty_slots()
+            live = [row for row in tables.sessions.values() if row.state is SessionState.LIVE]
+            for row in live:
+                self._end(row, SessionState.ENDED)
+            self._expire_tokens(tables)
+            tables.reply_keys.drop_all(where=lambda _key: True)
+            return len(live)
+
+    def _expire_tokens(self, tables: Tables) -> None:
+        for key, token in list(tables.tokens.items()):
+            if token.state is not TokenState.USED:
+                tables.tokens.put(key, replace(token, expires_at=min(token.expires_at, self._now)))
