@@ -35,6 +35,7 @@ ORDER = (
     "test_growth",
     "test_turn",
     "test_handshakes",
+    "test_http",
     "test_reserve",
     "test_audit",
     "test_footprint",

@@ -1,17 +1,23 @@
-"""What looking costs as the roster grows: the same calls beside a thousand devices and beside a million."""
+"""Growth: the same beside a thousand registered devices and beside many, in the same rounds."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Iterator
 
 import asyncpg
+import pytest
+from handshaking import handshakes
 from server import Server, good
 
-SMALL = 1_000
+FEW = 1_000
 MILLION = 1_000_000
-TIMES = 200
+FLEET = 512
+"""Of each thousand or million as many are devices that take part; the others are rows beside them."""
+CALLS = 10
+"""A round's, of each call."""
+BATCH = 128
+GOAL = 1.10
 PAGE = 100_000
 LOAD = """
     INSERT INTO qflare.device (tenant_id, ref, device_id, state, key_version)
@@ -33,7 +39,7 @@ COUNT = """
     DO UPDATE SET active = c.active + excluded.active, device_keys = c.device_keys + excluded.device_keys
 """
 
-Call = Callable[[], Awaitable[object]]
+Call = Callable[[], Coroutine[object, object, object]]
 
 
 async def _grow(dsn: str, first: int, last: int) -> None:
@@ -48,50 +54,85 @@ async def _grow(dsn: str, first: int, last: int) -> None:
         await connection.execute(COUNT, last - first + 1)
         await connection.execute("VACUUM ANALYZE qflare.device", timeout=3600)
         await connection.execute("VACUUM ANALYZE qflare.device_key", timeout=3600)
+        # What was loaded is written back now, not by the checkpointer while something is measured.
+        await connection.execute("CHECKPOINT", timeout=3600)
     finally:
         await connection.close()
 
 
-def test_growth(request, bench, is_quick):
-    """Public key, session key and statistics cost beside a million devices what they cost beside a thousand."""
-    large = MILLION if request.config.getoption("--million") else 20 * SMALL if is_quick else 100 * SMALL
-    server = Server(devices=64)
+@pytest.fixture(scope="module")
+def many(request, is_quick) -> int:
+    """How many devices the grown server has."""
+    return MILLION if request.config.getoption("--million") else 20 * FEW if is_quick else 100 * FEW
+
+
+@pytest.fixture(scope="module")
+def servers(many) -> Iterator[tuple[Server, Server]]:
+    """A server with a thousand devices, and one with many."""
+    opened: list[Server] = []
     try:
-        manager = server.manager
-        session = good(server.run(manager.confirm_many(server.m3s(1))))[0]
-        own = server.run(manager.derive_session_key(session.session_id, "growth"))
-        name = server.devices[0].device_id
-        calls: dict[str, Call] = {
-            "get_device_public_key": lambda: manager.get_device_public_key(name),
-            "verify_session_key": lambda: manager.verify_session_key(session.session_id, own, purpose="growth"),
-            "get_key_statistics": manager.get_key_statistics,
-        }
-        found: dict[tuple[str, int], list[float]] = {}
-
-        def rounds() -> None:
-            done = 0
-            for size in (SMALL, large):
-                server.run(_grow(server.dsn, done + 1, size))
-                done = size
-                for what, call in calls.items():
-                    found[what, size] = server.run(_seconds(call))
-
-        bench.once(rounds)
+        for size in (FEW, many):
+            opened.append(Server(devices=FLEET))
+            opened[-1].run(_grow(opened[-1].dsn, FLEET + 1, size))
+        yield opened[0], opened[1]
     finally:
-        server.close()
-    for what in calls:
-        small, grown = found[what, SMALL], found[what, large]
-        bench.figure(f"{what}, {SMALL:,} devices", [each * 1e3 for each in small], "ms")
-        bench.figure(f"{what}, {large:,} devices", [each * 1e3 for each in grown], "ms")
+        for server in opened:
+            server.close()
 
 
-async def _seconds(call: Call) -> list[float]:
-    for _ in range(20):
-        await call()
-    taken = []
-    for _ in range(TIMES):
+@pytest.mark.parametrize("form", ["hello", "offer"])
+def test_growth_of_handshakes(bench, servers, many, form):
+    """A handshake beside many devices costs what one beside a thousand costs."""
+
+    def cpu_s(server: Server) -> float:
+        return sum(cost.worker_s + cost.postgres_s for cost in handshakes(server, form, BATCH)) / BATCH
+
+    def one_round() -> tuple[float, float]:
+        reference = cpu_s(servers[0])
+        return cpu_s(servers[1]), reference
+
+    bench.warm_up(one_round)
+    rounds = bench.rounds_of(one_round)
+    bench.times_the_reference(
+        f"{form} form beside {many:,} devices, CPU",
+        rounds,
+        f"beside {FEW:,}",
+        GOAL,
+        note=f"{FLEET} devices in turn, batches of {BATCH}: what they touch is cached; --million has as many devices",
+    )
+
+
+def _look_ups(server: Server) -> dict[str, Call]:
+    manager = server.manager
+    session = good(server.run(manager.confirm_many(server.m3s(1))))[0]
+    own = server.run(manager.derive_session_key(session.session_id, "growth"))
+    name = server.devices[0].device_id
+    return {
+        "get_device_public_key": lambda: manager.get_device_public_key(name),
+        "verify_session_key": lambda: manager.verify_session_key(session.session_id, own, purpose="growth"),
+        "get_key_statistics": manager.get_key_statistics,
+    }
+
+
+@pytest.mark.parametrize("what", ["get_device_public_key", "verify_session_key", "get_key_statistics"])
+def test_growth_of_look_ups(bench, servers, many, what):
+    """Public key, session key and statistics cost beside many devices what they cost beside a thousand."""
+    few_call, many_call = (_look_ups(server)[what] for server in servers)
+
+    def seconds(server: Server, call: Call) -> float:
         start = time.perf_counter()
+        server.run(_again(call))
+        return (time.perf_counter() - start) / CALLS
+
+    def one_round() -> tuple[float, float]:
+        reference = seconds(servers[0], few_call)
+        return seconds(servers[1], many_call), reference
+
+    bench.warm_up(one_round)
+    rounds = bench.rounds_of(one_round)
+    bench.times_the_reference(f"{what} beside {many:,} devices", rounds, f"beside {FEW:,}", None)
+
+
+async def _again(call: Call) -> None:
+    for _ in range(CALLS):
         await call()
-        taken.append(time.perf_counter() - start)
-        await asyncio.sleep(0)
-    return taken

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 from crypto_time import CryptoTime
+from handshaking import handshakes
 from inputs import CONTEXT, MESSAGE_BYTES, kem_rows, sig_rows
-from server import Cost, Server, good
 from workers import BATCH, Workers
 
 from qflare.service.bench.spread import spread_of
@@ -32,27 +30,6 @@ def raw_s(raw, form: str) -> float:
     if form == "hello":
         raw.verify(sigs.sig, sigs.pk, sigs.text, size=MESSAGE_BYTES, context=CONTEXT, count=ROWS)
     return (time.thread_time() - start) / ROWS
-
-
-def handshakes(
-    server: Server, form: str, count: int, around: Callable[[], AbstractContextManager] = nullcontext
-) -> tuple[Cost, Cost]:
-    """Run *count* handshakes as one batch a step, each step *around*; return the cost of both of the server's steps."""
-    devices = server.take_devices(count)
-    if form == "hello":
-        pending = server.hellos(devices)
-        with around():
-            first, m2s = server.cost_of(server.manager.answer_hellos_many([hello.message for hello in pending]))
-        messages = server.finishes(pending, good(m2s), devices)
-    else:
-        pairs = [(device.device_id, device.encapsulation_key) for device in devices]
-        with around():
-            first, offers = server.cost_of(server.manager.initiate_temporal_key_exchanges_many(pairs))
-        messages = server.answers([offer.offer for offer in good(offers)], devices)
-    with around():
-        second, done = server.cost_of(server.manager.confirm_many(messages))
-    assert all(not one.is_repeated for one in good(done))
-    return first, second
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -162,7 +139,7 @@ def test_rate_of_workers(bench, server, workers, form):
         cpu.append((first_cpu_s + last_cpu_s) / count * 1e6)
 
     def rounds() -> None:
-        for _ in range(3 if bench.is_quick else 8):
+        for _ in range(3 if bench.is_quick else 6):
             one_round()
 
     one_round()

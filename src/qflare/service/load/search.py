@@ -15,18 +15,24 @@ TRIALS_MAX: Final = 16
 
 
 async def find_saturation(
-    attempt: Callable[[float], Awaitable[Trial]], *, first: float, latency_ms: float
+    attempt: Callable[[float], Awaitable[Trial]], *, first: float, latency_ms: float, trials_max: int = TRIALS_MAX
 ) -> list[Trial]:
     """
     Try rates, doubling from *first* until one fails and then closing in, and return every trial in order.
 
     A rate that failed is tried once more before it counts as failed, since a shared machine stumbles; a rate counts as
     held only if it held in a trial of its own.  The highest that held is the answer; all trials show how sharp it is.
+
+    Args:
+        attempt: Offers a rate, handshakes a second.
+        first: The rate to begin with.
+        latency_ms: What 99 of 100 requests stay below at a rate that holds.
+        trials_max: Trials after which no other rate is tried.
     """
     trials: list[Trial] = []
     held, failed = 0.0, 0.0
     rate = first
-    while len(trials) < TRIALS_MAX:
+    while len(trials) < trials_max:
         for _ in range(2):
             trials.append(await attempt(rate))
             if trials[-1].is_sustained(latency_ms=latency_ms):
