@@ -114,6 +114,15 @@ async def test_the_search_finds_where_a_server_ends(limit):
     assert len(trials) <= TRIALS_MAX + 1
 
 
+async def test_a_search_can_be_bounded():
+    """A search that is given few trials tries no other rate after them."""
+
+    async def attempt(rate):
+        return trial(rate)
+
+    assert len(await find_saturation(attempt, first=100.0, latency_ms=250, trials_max=3)) == 3
+
+
 async def test_one_stumble_does_not_end_the_search():
     """A rate that fails once and holds at the second try counts as held."""
     tried = []

@@ -69,8 +69,11 @@ def as_text(claims: Sequence[Claim], machine: Mapping[str, object]) -> str:
 
 
 def as_markdown(claims: Sequence[Claim], machine: Mapping[str, object]) -> str:
-    """Return the table as Markdown, one a section."""
+    """Return the machine, one table a section and the notes, as Markdown below a heading of the second level."""
+    with_goal = [claim for claim in claims if claim.goal is not None]
+    met = sum(claim.is_met is True for claim in with_goal)
     lines = [f"- {line}" for line in machine_lines(machine)]
+    lines += ["", f"Of the figures that were set, {met} are met and {len(with_goal) - met} are not."]
     section = None
     for claim in claims:
         if claim.section != section:
@@ -79,7 +82,7 @@ def as_markdown(claims: Sequence[Claim], machine: Mapping[str, object]) -> str:
         lines.append(_markdown(cells(claim)))
     notes = dict.fromkeys(f"- {claim.what}: {claim.note}" for claim in claims if claim.note)
     if notes:
-        lines += ["", *notes]
+        lines += ["", "Notes of the run:", "", *notes]
     return "\n".join(lines) + "\n"
 
 
