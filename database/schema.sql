@@ -367,7 +367,7 @@ CREATE TABLE IF NOT EXISTS qflare.session (
     ended_at     timestamptz,
     rekey_hash   qflare.session_rekey_hash,
     rekey_bucket bigint,
-    -- What it has carried, both ways; at most one flush of each worker behind (decision 0050).
+    -- What it has carried, both ways; at most one flush of each worker behind (decision 0051).
     records      bigint      NOT NULL DEFAULT 0,
     bytes        bigint      NOT NULL DEFAULT 0,
     CONSTRAINT session_pkey PRIMARY KEY (sid, tenant_id, slot),

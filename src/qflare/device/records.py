@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 Form = Literal["hello", "offer"]
 SESSION_RECORDS_MAX: Final = 2**32
 SESSION_BYTES_MAX: Final = 2**44
-"""What a session carries at most (R9, decision 0050); the server counts both directions, the device its own."""
+"""What a session carries at most (R9, decision 0051); the server counts both directions, the device its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 Rotation policies at work: due keys are marked, a bounded page at a time, and a plan says beforehand what would be.
 
 The server does not make a device's keys, so it cannot rotate them: it marks them as due, durably, tells the device when
-that asks, and the device rotates in its session (E4; decision 0050).  Every worker walks over the devices by itself;
+that asks, and the device rotates in its session (E4; decision 0051).  Every worker walks over the devices by itself;
 what is marked, and how much of it a minute, is decided in the database.
 """
 

@@ -1,9 +1,9 @@
 """
-What sessions carry: counted in memory, flushed into the database, and bounded (PROTOCOL R9, decision 0050).
+What sessions carry: counted in memory, flushed into the database, and bounded (PROTOCOL R9, decision 0051).
 
 Every record has its own AES-256-GCM key (R3), so what can wear out is not a key but a session: at 2^32 records two of
 its random stream ids meet with probability 2^-65, and at 2^44 bytes in records of at most 2^31 an adversary's advantage
-against all its keys together is below 2^-61 (decision 0050 has the sum and its sources).  A session that has carried as
+against all its keys together is below 2^-61 (decision 0051 has the sum and its sources).  A session that has carried as
 much is refused, and a new handshake begins another.
 
 Counts are exact but for the last flush: a worker that is killed loses what it counted since, which is at most
