@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from qflare.manager.key_mapping import KeyMapping, ServerKeypair
     from qflare.manager.mappings import SecureKeyMapper
     from qflare.manager.policies import RotationPlan
-    from qflare.manager.records import OpenedRecord
+    from qflare.manager.record import OpenedRecord
     from qflare.manager.settings import ManagerSettings
     from qflare.model.event import EventSeverity, LoggedEvent, SecurityEventType
     from qflare.model.ids import DEFAULT_TENANT
@@ -75,7 +75,7 @@ _MODULES: Final = {
     "LogReport": "qflare.monitor.audit",
     "LoggedEvent": "qflare.model.event",
     "ManagerSettings": "qflare.manager.settings",
-    "OpenedRecord": "qflare.manager.records",
+    "OpenedRecord": "qflare.manager.record",
     "OverloadedError": "qflare.errors",
     "QflareError": "qflare.errors",
     "QuantumKeyManager": "qflare.service.key_manager",

@@ -8,7 +8,7 @@ from qflare.protocol.record import KIND_CONTROL
 from qflare.protocol.rekey import BODY_REKEY
 
 if TYPE_CHECKING:
-    from qflare.manager.records import OpenedRecord
+    from qflare.manager.record import OpenedRecord
     from qflare.manager.rekeys import Rekeys
     from qflare.manager.rotations import Rotations
 

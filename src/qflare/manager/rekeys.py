@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.manager.chains import CHAIN_KEY_BYTES, seal_chains
 from qflare.manager.deadline import Deadline
-from qflare.manager.records import OpenedRecord, PlainRecord, Records
+from qflare.manager.record import OpenedRecord, PlainRecord
+from qflare.manager.records import Records
 from qflare.manager.sessions import Asked
 from qflare.model.event import SecurityEventType
 from qflare.model.refusal import Refusal

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from qflare.errors import ConflictError, KeyStateError, QflareError
 from qflare.manager.devices import Devices, new_device
-from qflare.manager.records import OpenedRecord, PlainRecord, Records
+from qflare.manager.record import OpenedRecord, PlainRecord
+from qflare.manager.records import Records
 from qflare.model.refusal import Refusal
 from qflare.protocol.record import KIND_CONTROL
 from qflare.protocol.rotation import (

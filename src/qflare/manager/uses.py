@@ -13,14 +13,18 @@ other workers have not flushed yet is not seen either.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from qflare.errors import QflareError
 from qflare.manager.deadline import Deadline
 from qflare.model.rotation import SessionUse
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ids import DeviceRef, SessionId, TenantId
     from qflare.model.ports import RotationStore
@@ -81,6 +85,15 @@ class Uses:
         use.bytes += size_bytes
         self._records += 1
         self._bytes += size_bytes
+
+    async def carry(self, carried: Sequence[tuple[Session, int]]) -> None:
+        """Count one record for each (session, bytes sealed), and flush if that is due."""
+        for session, size_bytes in carried:
+            self.count(session, size_bytes)
+        if self.is_flush_due:
+            with contextlib.suppress(QflareError):
+                # The records stand. What was counted is kept, and flushed with the next batch.
+                await self.flush()
 
     def is_used_up(self, session: Session) -> bool:
         """Whether a session has carried all that it may."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from qflare.manager.records import OpenedRecord
+    from qflare.manager.record import OpenedRecord
     from qflare.model.device import KeyState
     from qflare.model.ids import DeviceId, DeviceRef, RequestId, SessionId, TenantId
     from qflare.model.refusal import Refusal

@@ -9,7 +9,7 @@ from qflare.errors import LengthError, QflareError, RefusedError, UsageError
 from qflare.manager.algorithm import KEM_STANDARD
 from qflare.manager.handshakes import Confirmed, Finish
 from qflare.manager.offers import MadeOffer, OfferRequest
-from qflare.manager.records import OpenedRecord, SealedRecord
+from qflare.manager.record import OpenedRecord, SealedRecord
 from qflare.model.device import KeyState
 from qflare.model.ids import ID_BYTES, REF_BYTES, DeviceId, DeviceRef, SessionId, TenantId
 from qflare.model.refusal import Refusal

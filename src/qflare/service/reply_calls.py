@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qflare.errors import LengthError, QflareError, UsageError
-from qflare.manager.records import PlainRecord
+from qflare.manager.record import PlainRecord
 from qflare.manager.replies import PlainReply
 from qflare.model.ids import ID_BYTES, RequestId, SessionId
 from qflare.protocol.record import KIND_REQUEST, decode_header

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qflare.errors import AuthenticationError, QflareError
 from qflare.manager.lookups import Wanted
-from qflare.manager.records import KeyRequest, OpenedRecord, PlainRecord, SealedRecord
+from qflare.manager.record import KeyRequest, OpenedRecord, PlainRecord, SealedRecord
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import SessionId
 from qflare.model.session import Session, SessionState

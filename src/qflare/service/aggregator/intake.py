@@ -14,7 +14,7 @@ from qflare.protocol.record import KIND_CONTROL
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from qflare.manager.records import OpenedRecord
+    from qflare.manager.record import OpenedRecord
     from qflare.model.ids import RequestId
     from qflare.service.key_manager import QuantumKeyManager
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from qflare.manager.records import OpenedRecord
+    from qflare.manager.record import OpenedRecord
 
 _WAITING_MAX: Final = 1024
 _ANSWER_TIMEOUT_S: Final = 30.0
