@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 11;
+SET LOCAL qflare.installs_version = 12;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -225,7 +225,7 @@ CREATE TABLE IF NOT EXISTS qflare.rotation_mark (
     CONSTRAINT rotation_mark_pkey PRIMARY KEY (ref, tenant_id),
     CONSTRAINT rotation_mark_of_device FOREIGN KEY (ref, tenant_id) REFERENCES qflare.device (ref, tenant_id),
     CONSTRAINT rotation_mark_key_version_range CHECK (key_version BETWEEN 1 AND 4294967295),
-    CONSTRAINT rotation_mark_reason_known CHECK (reason IN ('age', 'records', 'bytes'))
+    CONSTRAINT rotation_mark_reason_known CHECK (reason IN ('age', 'records', 'bytes', 'operator'))
 );
 
 -- What the sessions of a device's key version have carried; added to by every worker's flush, read by the policies.

@@ -57,6 +57,7 @@ PUBLIC = [
     "QuantumKeyManager",
     "Refusal",
     "RefusedError",
+    "RotationMark",
     "RotationPlan",
     "RotationPolicy",
     "RotationProgress",

@@ -41,6 +41,20 @@ SELECT k.ref, k.device_id, k.key_version, k.created_s, k.records, k.bytes, k.mar
 SELECT m.marked, m.first_index, m.old_frontier
   FROM qflare.mark_rotations($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS m;
 
+-- name: request_rotation :one
+-- Mark an active device's keys as due because an operator asked for it; no row if that version is marked already, or is
+-- not the current one of an active device. Inside a transaction that entered the tenant.
+-- $1 tenant_id uuid, $2 ref bytea, $3 key_version bigint
+INSERT INTO qflare.rotation_mark AS m (tenant_id, ref, key_version, reason, due_at, marked_at)
+SELECT d.tenant_id, d.ref, d.key_version, 'operator', clock_timestamp(), clock_timestamp()
+  FROM qflare.device AS d
+ WHERE d.tenant_id = $1 AND d.ref = $2 AND d.key_version = $3 AND d.state = 'active'
+ON CONFLICT (ref, tenant_id) DO UPDATE
+   SET key_version = EXCLUDED.key_version, reason = EXCLUDED.reason, due_at = EXCLUDED.due_at,
+       marked_at = EXCLUDED.marked_at
+ WHERE m.key_version < EXCLUDED.key_version
+RETURNING m.key_version;
+
 -- name: find_rotation_marks :many
 -- The marks on devices' current keys.
 -- $1 tenant_id uuid, $2 refs bytea[]

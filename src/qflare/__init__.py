@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from qflare.model.event import EventSeverity, LoggedEvent, SecurityEventType
     from qflare.model.ids import DEFAULT_TENANT
     from qflare.model.refusal import Refusal
-    from qflare.model.rotation import RotationPolicy, RotationProgress
+    from qflare.model.rotation import RotationMark, RotationPolicy, RotationProgress
     from qflare.model.session import Session
     from qflare.model.statistics import KeyStatistics
     from qflare.monitor.audit import HeldReceipt, LogReport
@@ -81,6 +81,7 @@ _MODULES: Final = {
     "QuantumKeyManager": "qflare.service.key_manager",
     "Refusal": "qflare.model.refusal",
     "RefusedError": "qflare.errors",
+    "RotationMark": "qflare.model.rotation",
     "RotationPlan": "qflare.manager.policies",
     "RotationPolicy": "qflare.model.rotation",
     "RotationProgress": "qflare.model.rotation",
@@ -129,6 +130,7 @@ __all__ = [
     "QuantumKeyManager",
     "Refusal",
     "RefusedError",
+    "RotationMark",
     "RotationPlan",
     "RotationPolicy",
     "RotationProgress",

@@ -22,6 +22,7 @@ COMMANDS = (
     ("devices",),
     ("devices", "list"),
     ("devices", "show"),
+    ("devices", "rotate"),
     ("devices", "suspend"),
     ("devices", "resume"),
     ("devices", "revoke"),

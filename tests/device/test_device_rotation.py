@@ -1,8 +1,13 @@
 """A device rotates its keys when the server's policy says so, and is never locked out, whatever is lost on the way."""
 
+import asyncio
+import json
+
 import pytest
 
 from manager_world import TurnedClock, managers
+from qflare.cli.exits import ExitCode
+from qflare.cli.main import run
 from qflare.device import AsyncDevice, Step
 from qflare.device.records import SESSION_BYTES_MAX, SESSION_RECORDS_MAX
 from qflare.errors import QflareError, RefusedError, SessionUsedUpError, StoreUnavailableError
@@ -112,6 +117,30 @@ async def test_connect_rotates_keys_that_are_due(pair, admin, tmp_path, form):
         assert Urgency.NONE is await device.rotation_urgency()
     finally:
         await device.close()
+
+
+async def test_a_device_rotates_because_its_operator_asked(pair, tmp_path, database_dsn, monkeypatch, capsys):
+    """`qflare devices rotate` marks a device without a policy; the device learns it at its next contact, and rotates."""
+    line = Line(*pair)
+    monkeypatch.setenv("QFLARE_DSN", database_dsn)
+    monkeypatch.setenv("QFLARE_KEEPER_DIR", str(tmp_path / "volatile"))
+    asking = ["devices", "rotate", "pump 7", "--reason", "seen", "--data-dir", str(tmp_path / "data")]
+    device = await enrolled(pair[0], line, tmp_path)
+    try:
+        assert ExitCode.OK == await asyncio.to_thread(run, [*asking, "--json"])
+        told = json.loads(capsys.readouterr().out)
+        assert ("pump 7", 1, "operator", False) == (told["device_id"], told["keys"], told["cause"], told["is_overdue"])
+        assert ExitCode.OK == await asyncio.to_thread(run, asking)
+        assert f"of version 1, marked {told['marked_at']}" in capsys.readouterr().out
+        session = await device.connect()
+        assert (2, 2) == (device.device.key_version, await version_at(pair[0]))
+        assert session.sid == device.device.session.sid
+        assert Urgency.NONE is await device.rotation_urgency()
+    finally:
+        await device.close()
+    gone = [*asking[:2], "nobody", *asking[3:]]
+    assert ExitCode.FAILED == await asyncio.to_thread(run, gone)
+    assert "no device" in capsys.readouterr().err
 
 
 async def test_a_device_asks_once_an_hour_of_buckets(pair, tmp_path):

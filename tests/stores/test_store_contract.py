@@ -275,6 +275,28 @@ async def test_a_policy_is_the_tenants_own_and_marks_no_young_key(store):
     assert (size + 3, 0) == (await size_of(store), (await store.count_rotations(T)).minute_max)
 
 
+async def test_an_operators_request_marks_a_key_version_once(store):
+    """No policy and no age is needed; a version is marked once, with its event, and only the current one of who is active."""
+    (device,) = await register(store)
+    size = await size_of(store)
+    for ref, version in ((urandom(32), 1), (device.ref, 2)):
+        assert not await store.request_rotation(T, ref, key_version=version, event=new_event())
+    assert not await store.request_rotation(TenantId(urandom(16)), device.ref, key_version=1, event=new_event())
+    assert [True, False] == [
+        await store.request_rotation(T, device.ref, key_version=1, event=new_event()) for _ in range(2)
+    ]
+    assert size + 1 == await size_of(store)
+    mark = (await store.find_rotation_marks(T, [device.ref]))[device.ref]
+    assert (1, RotationReason.OPERATOR, False) == (mark.key_version, mark.reason, mark.is_overdue)
+    fresh = new_device(device.device_id)
+    await store.rotate_device_keys(T, fresh, key_version=2, event=new_event())
+    assert {} == await store.find_rotation_marks(T, [device.ref])
+    assert await store.request_rotation(T, device.ref, key_version=2, event=new_event())
+    await store.set_device_state(T, device.ref, KeyState.DEACTIVATED, reason="gone", event=new_event())
+    assert not await store.request_rotation(T, device.ref, key_version=2, event=new_event())
+    assert size + 4 == await size_of(store)
+
+
 async def test_what_sessions_carry_is_summed_for_their_device(store):
     """Use adds up by session and by key version; sessions of others are left out, and pages end where asked."""
     await publish(store)

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qflare.model.device import Device
+    from qflare.model.rotation import RotationMark
     from qflare.model.session import Session
     from qflare.service.key_manager import QuantumKeyManager
 
-app = typer.Typer(name="devices", help="List, suspend and revoke devices (server side).", no_args_is_help=True)
+app = typer.Typer(name="devices", help="List, rotate, suspend and revoke devices (server side).", no_args_is_help=True)
 
 _COLUMNS: Final = {"device_id": 24, "state": 11, "keys": 6, "kem_key": 11, "registered_at": 20}
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The device's name.")]
@@ -24,7 +25,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The device's name.")]
 
 @app.callback()
 def _group() -> None:
-    """List, suspend and revoke devices (server side)."""
+    """List, rotate, suspend and revoke devices (server side)."""
 
 
 @app.command("list")
@@ -108,6 +109,38 @@ def revoke(
 ) -> None:
     """Revoke a device for good; its sessions end."""
     _move(lambda manager: manager.revoke_device(name, reason=reason), dsn, data_dir, tenant, as_json=as_json)
+
+
+@app.command("rotate")
+def rotate(
+    name: Name,
+    *,
+    reason: listing.Reason = "asked for by the operator",
+    tenant: options.Tenant = None,
+    dsn: options.Dsn = None,
+    data_dir: options.DataDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Ask that a device rotate its keys: it learns so at its next contact, no policy needed."""
+    from qflare.cli.managing import run_with_manager
+    from qflare.cli.output import emit
+    from qflare.cli.table import moment
+
+    async def work(manager: QuantumKeyManager) -> RotationMark:
+        return await manager.request_device_rotation(name, reason=reason)
+
+    mark = run_with_manager(work, dsn, data_dir, tenant=tenant)
+    emit(
+        {
+            "device_id": name,
+            "keys": mark.key_version,
+            "cause": mark.reason.value,
+            "marked_at": moment(mark.marked_at),
+            "is_overdue": mark.is_overdue,
+        },
+        as_json=as_json,
+        text=f"device {name} is to rotate its keys of version {mark.key_version}, marked {moment(mark.marked_at)}",
+    )
 
 
 @app.command("compromise")

@@ -11,9 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import KeyNotFoundError
+from qflare.errors import ConflictError, KeyNotFoundError, KeyRevokedError, UsageError
 from qflare.manager.deadline import Deadline
+from qflare.manager.devices import REASON_BYTES_MAX
 from qflare.manager.due import age_due_s, find_due
+from qflare.model.device import KeyState
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.rotation import PPM, DueKey, RotationMark, RotationPolicy, RotationProgress, RotationReason
 from qflare.protocol.leaf import JsonValue, new_event
@@ -21,6 +23,7 @@ from qflare.protocol.leaf import JsonValue, new_event
 if TYPE_CHECKING:
     from qflare.clock import Clock
     from qflare.manager.settings import ManagerSettings
+    from qflare.model.device import Device
     from qflare.model.ids import DeviceId, DeviceRef, TenantId
     from qflare.model.ports import RotationStore
 
@@ -104,6 +107,34 @@ class Policies:
     async def find_mark(self, tenant_id: TenantId, ref: DeviceRef) -> RotationMark | None:
         """Return the mark on a device's current keys, None if they are not due."""
         return (await self._deadline.of(self._store.find_rotation_marks(tenant_id, [ref]))).get(ref)
+
+    async def request(self, tenant_id: TenantId, device: Device, *, reason: str) -> RotationMark:
+        """
+        Mark a device's current keys as due, whatever a policy says; return the mark that holds, an earlier one too.
+
+        Raises:
+            ConflictError: its keys or its state changed at the same moment.
+            KeyRevokedError: the device is not active.
+            UsageError: *reason* is not 1 to 1000 bytes.
+        """
+        if not 1 <= len(reason.encode()) <= REASON_BYTES_MAX:
+            raise UsageError("reason must be text of 1 to 1000 bytes: say why the keys are to be rotated")
+        if device.state is not KeyState.ACTIVE:
+            raise KeyRevokedError(f"device {device.device_id!r} is {device.state.value}: only active devices rotate")
+        facts: dict[str, JsonValue] = {
+            "what": "rotation requested",
+            "ref": device.ref.hex(),
+            "key_version": device.key_version,
+            "reason": reason,
+        }
+        event = self._event(tenant_id, SecurityEventType.OPERATOR_ACTION, facts, device_id=device.device_id)
+        await self._deadline.of(
+            self._store.request_rotation(tenant_id, device.ref, key_version=device.key_version, event=event)
+        )
+        mark = await self.find_mark(tenant_id, device.ref)
+        if mark is None or mark.key_version != device.key_version:
+            raise ConflictError(f"the keys or the state of {device.device_id!r} changed at this moment: look again")
+        return mark
 
     # --- marking ----------------------------------------------------------------------------------
 

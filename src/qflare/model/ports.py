@@ -229,6 +229,14 @@ class RotationStore(Protocol):
         version, or within `MIN_INTERVAL_S` of the version's beginning.
         """
 
+    async def request_rotation(self, tenant_id: TenantId, ref: DeviceRef, *, key_version: int, event: NewEvent) -> bool:
+        """
+        Mark a device's keys as due because an operator asked for it, with *event* in the same transaction.
+
+        No policy is needed, and the keys may be of any age.  False, and no event, if this version is marked already, or
+        is not the current one of an active device.
+        """
+
     async def find_rotation_marks(
         self, tenant_id: TenantId, refs: Sequence[DeviceRef]
     ) -> dict[DeviceRef, RotationMark]:

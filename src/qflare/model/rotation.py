@@ -30,6 +30,8 @@ class RotationReason(StrEnum):
     AGE = "age"
     RECORDS = "records"
     BYTES = "bytes"
+    OPERATOR = "operator"
+    """An operator asked for it, whatever a policy says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

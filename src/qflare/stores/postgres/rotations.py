@@ -89,6 +89,14 @@ class Rotations(Connected):
         )
         return tuple(row["marked"])
 
+    async def request_rotation(self, tenant_id: TenantId, ref: DeviceRef, *, key_version: int, event: NewEvent) -> bool:
+        """Mark a device's current keys as due and write *event*; False, and nothing is written, if that cannot be."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            if await transaction.fetch_row("request_rotation", transaction.tenant_id, ref, key_version) is None:
+                return False
+            await transaction.write_events([event])
+        return True
+
     async def find_rotation_marks(
         self, tenant_id: TenantId, refs: Sequence[DeviceRef]
     ) -> dict[DeviceRef, RotationMark]:

@@ -19,6 +19,7 @@ from qflare.model.rotation import (
     RotationMark,
     RotationPolicy,
     RotationProgress,
+    RotationReason,
     SessionUse,
     SessionUseTotal,
     TenantPolicy,
@@ -95,6 +96,15 @@ class Rotations(Logging):
                 marked.append(is_marked)
             self._write_events(tenant_id, [event for event, done in zip(events, marked, strict=True) if done])
             return tuple(marked)
+
+    async def request_rotation(self, tenant_id: TenantId, ref: DeviceRef, *, key_version: int, event: NewEvent) -> bool:
+        """Mark a device's current keys as due and write *event*; False, and nothing is written, if that cannot be."""
+        async with self._transaction(tenant_id):
+            now = self._now
+            if not self._put_mark(tenant_id, ref, key_version, reason=RotationReason.OPERATOR, due_at=now, now=now):
+                return False
+            self._write_events(tenant_id, [event])
+            return True
 
     async def find_rotation_marks(
         self, tenant_id: TenantId, refs: Sequence[DeviceRef]
@@ -173,20 +183,32 @@ class Rotations(Logging):
         )
 
     def _mark(self, tenant_id: TenantId, item: DueKey, now: datetime) -> bool:
-        """Mark one key version: of an active device, not twice, and none that is younger than an hour."""
-        tables = self._tables
-        key = (tenant_id, item.key.ref)
-        row = tables.devices.get(key)
-        if row is None or row.state is not KeyState.ACTIVE or row.key_version != item.key.key_version:
+        """Mark one key version that a policy makes due: none that is younger than an hour."""
+        row = self._tables.devices.get((tenant_id, item.key.ref))
+        if row is not None and self._created(row) > now - timedelta(seconds=MIN_INTERVAL_S):
             return False
-        if self._created(row) > now - timedelta(seconds=MIN_INTERVAL_S):
-            return False
-        known = tables.marks.get(key)
-        if known is not None and known.key_version >= row.key_version:
-            return False
-        tables.marks.put(
-            key, MarkRow(key_version=row.key_version, reason=item.reason, due_at=utc(item.due_s), marked_at=now)
+        return self._put_mark(
+            tenant_id, item.key.ref, item.key.key_version, reason=item.reason, due_at=utc(item.due_s), now=now
         )
+
+    def _put_mark(
+        self,
+        tenant_id: TenantId,
+        ref: DeviceRef,
+        key_version: int,
+        *,
+        reason: RotationReason,
+        due_at: datetime,
+        now: datetime,
+    ) -> bool:
+        """Mark one key version: the current one of an active device, and not twice."""
+        tables, key = self._tables, (tenant_id, ref)
+        row, known = tables.devices.get(key), tables.marks.get(key)
+        if row is None or row.state is not KeyState.ACTIVE or row.key_version != key_version:
+            return False
+        if known is not None and known.key_version >= key_version:
+            return False
+        tables.marks.put(key, MarkRow(key_version=key_version, reason=reason, due_at=due_at, marked_at=now))
         return True
 
     def _mark_of(self, tenant_id: TenantId, ref: DeviceRef) -> MarkRow | None:
