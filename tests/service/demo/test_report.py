@@ -28,6 +28,7 @@ from qflare.service.demo.result import (
     Form,
     Machine,
     OutputFile,
+    RotationRecord,
     RoundRecord,
     TimelineEvent,
     Timing,
@@ -92,6 +93,8 @@ def sample_result(*, devices: int = 10, rounds: int = 20) -> DemoResult:
                       detail="Bucket 119314206 became current; keys of 119314204 were destroyed.", entry_index=120),
         TimelineEvent(at_s=17.6, kind=EventKind.SLEEP, title=f"{sleeper} sleeps", device_id=sleeper,
                       detail="Its process stopped asking for rounds; its state file keeps its session."),
+        TimelineEvent(at_s=19.2, kind=EventKind.ROTATION, title=f"{ids[1 % devices]} rotates its keys",
+                      device_id=ids[1 % devices], detail="Keys of version 2, signed by those of version 1.", entry_index=132),
         TimelineEvent(at_s=27.1, kind=EventKind.REVOCATION, title=f"{revoked} revoked", device_id=revoked,
                       detail="By the operator, in the middle of a round.", entry_index=197),
         TimelineEvent(at_s=30.0, kind=EventKind.BUCKET, title="Bucket turn",
@@ -115,6 +118,10 @@ def sample_result(*, devices: int = 10, rounds: int = 20) -> DemoResult:
         ),
         timeline=timeline,
         attacks=attacks,
+        rotations=(
+            RotationRecord(at_s=19.2, device_id=ids[1 % devices], old_version=1, new_version=2, roster_version=2, epoch=1,
+                           is_same_session=True, request_index=131, rotation_index=132, rekey_index=133),
+        ),
         audit=AuditCheck(
             size=231, root=hashlib.sha256(b"root").hexdigest(), origin="qflare.demo/log/6f1c0a", is_chain_valid=True,
             is_signature_valid=True, receipts_total=devices + 1, receipts_valid=devices + 1, first_bad_index=None,
@@ -261,6 +268,10 @@ def test_page_tells_every_figure() -> None:
         result.audit.origin,
         "11 of 11 are in this log",
         "5 of 5",
+        "version 1 signed version 2",
+        "#131",
+        "#132",
+        "#133",
         *(f"{record.accuracy * 100:.1f} %" for record in result.training.rounds),
         *(attack.tried for attack in result.attacks),
         *(f"{attack.reason} +{attack.counted}" for attack in result.attacks),
@@ -305,6 +316,10 @@ def test_page_promises_no_more_than_was_shown() -> None:
         ("log", "the audit log or a receipt does not verify"),
         ("receipt", "the audit log or a receipt does not verify"),
         ("none", "no attempt against the servers was made"),
+        ("session", "the rotation of device-01 was not done in its session and logged"),
+        ("version", "the rotation of device-01 was not done in its session and logged"),
+        ("entry", "the rotation of device-01 was not done in its session and logged"),
+        ("rotation", "no device rotated its keys"),
     ],
 )
 def test_page_says_what_did_not_hold(change: str, expected: str) -> None:
@@ -319,6 +334,10 @@ def test_page_says_what_did_not_hold(change: str, expected: str) -> None:
         "log": replace(good, audit=replace(good.audit, is_chain_valid=False, first_bad_index=17)),
         "receipt": replace(good, audit=replace(good.audit, receipts_valid=3)),
         "none": replace(good, attacks=()),
+        "session": replace(good, rotations=(replace(good.rotations[0], is_same_session=False),)),
+        "version": replace(good, rotations=(replace(good.rotations[0], roster_version=1),)),
+        "entry": replace(good, rotations=(replace(good.rotations[0], rotation_index=None),)),
+        "rotation": replace(good, rotations=()),
     }[change]
     assert (True, False) == (good.is_successful, bad.is_successful)
     text = Page(render_page(bad)).text
@@ -334,6 +353,7 @@ def test_page_escapes_what_devices_are_called() -> None:
         good,
         devices=(replace(good.devices[0], device_id=evil), good.devices[1]),
         timeline=(replace(good.timeline[0], title=evil, detail=evil),),
+        rotations=(replace(good.rotations[0], device_id=evil),),
         attacks=(replace(good.attacks[0], name=evil, tried=evil, answer=evil, reason=evil),),
         components=(Component(name=evil, version=evil, origin=evil),),
         files=(OutputFile(path=evil, content=evil),),

@@ -32,6 +32,7 @@ REASONS = {
     "Update altered": "tag",
     "Update replayed": "replay",
     "Enrolment token used twice": "token",
+    "Handshake under rotated keys": "key-version",
 }
 
 
@@ -109,6 +110,23 @@ def test_forms_sleeper_and_revoked(finished):
     assert kinds[asleep:awake].count(EventKind.BUCKET) >= 1
     revocation = next(event for event in result.timeline if event.kind is EventKind.REVOCATION)
     assert revocation.entry_index is not None
+
+
+def test_a_device_rotates_its_keys_in_its_session(finished):
+    """Asked for by the operator, a device's keys become the next version, signed by the old, and its session goes on."""
+    result, folder = finished
+    story = tell_story(small(folder))
+    (rotation,) = result.rotations
+    assert rotation.is_held
+    assert (story.rotated, 1, 2, 2) == (
+        rotation.device_id, rotation.old_version, rotation.new_version, rotation.roster_version
+    )  # fmt: skip
+    assert rotation.request_index < rotation.rotation_index < rotation.rekey_index < result.audit.size
+    device = next(each for each in result.devices if each.device_id == story.rotated)
+    assert (1, tuple(range(ROUNDS))) == (device.handshakes, device.rounds)
+    events = [event for event in result.timeline if event.kind is EventKind.ROTATION]
+    assert [rotation.rotation_index, rotation.rekey_index] == [event.entry_index for event in events]
+    assert [] == list((folder / "devices").glob("copied*"))
 
 
 def test_log_is_verified_from_outside(finished):
@@ -332,6 +350,12 @@ def test_summary_says_what_held_and_what_did_not(finished):
     assert "Every check held" in good.getvalue()
     assert str(folder / "report.html") in good.getvalue()
     assert all(attack.name in good.getvalue() for attack in result.attacks)
+    assert "NOT EVERYTHING HELD" in bad.getvalue()
+    rotation = result.rotations[0]
+    assert f"{rotation.device_id} rotated its keys in its session: version 2" in good.getvalue()
+    bad = io.StringIO()
+    print_summary(replace(result, rotations=(replace(rotation, is_same_session=False),)), stream=bad)
+    assert f"The rotation of {rotation.device_id} DID NOT HOLD" in bad.getvalue()
     assert "NOT EVERYTHING HELD" in bad.getvalue()
 
 

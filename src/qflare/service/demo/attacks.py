@@ -106,6 +106,24 @@ async def enrol_as_thief(url: str, token: str, *, device_id: str, folder: Path) 
     return await asyncio.to_thread(_enrol, url, token, device_id, folder)
 
 
+async def connect_as_thief(url: str, state: Path) -> bytes:
+    """Begin a handshake with a device's *state* that was copied; return what the server answered."""
+    return await asyncio.to_thread(_connect, url, state)
+
+
+def _connect(url: str, state: Path) -> bytes:
+    way = HttpTransport(url)
+    transport = RecordingTransport([way])
+    try:
+        with Device.open(state, transport) as thief:
+            thief.connect(attempts=1)
+    except RefusedError:
+        pass
+    finally:
+        way.close()
+    return transport.answers[Step.HELLO]
+
+
 def _enrol(url: str, token: str, device_id: str, folder: Path) -> bytes:
     way = HttpTransport(url)
     transport = RecordingTransport([way])

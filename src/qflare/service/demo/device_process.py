@@ -58,6 +58,7 @@ class DeviceProcess:
             "deliver": _deliver,
             "round": _round,
             "recording": _recording,
+            "rotate": _rotate,
         }
 
     def run(self, command: dict[str, Any]) -> dict[str, Any]:
@@ -135,6 +136,17 @@ def _round(edge: Edge, arguments: dict[str, Any]) -> dict[str, Any]:
 def _recording(edge: Edge, arguments: dict[str, Any]) -> dict[str, Any]:
     step = Step(arguments["step"])
     return {"sent": edge.transport.sent[step].hex(), "answer": edge.transport.answers[step].hex()}
+
+
+def _rotate(edge: Edge, arguments: dict[str, Any]) -> dict[str, Any]:
+    del arguments
+    rotated = edge.rotate()
+    return {
+        "old_version": rotated.old_version,
+        "new_version": rotated.new_version,
+        "sid": rotated.sid.hex(),
+        "epoch": rotated.epoch,
+    }
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from qflare.device.transport import Step
 from qflare.errors import ProtocolError, RefusedError
 from qflare.protocol import wire
 from qflare.protocol.envelope import encode_envelope, split_envelope
+from qflare.protocol.rotation import Urgency
 from qflare.service.demo.conversation import model_request, read_model, taken_answer, update_message
 from qflare.service.demo.data import read_shard
 from qflare.service.demo.learning import train_local
@@ -64,6 +65,16 @@ class Delivered:
     bucket: int
     elapsed_s: float
     """From sending to the verified receipt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotated:
+    """What became of a rotation and of the rekey after it."""
+
+    old_version: int
+    new_version: int
+    sid: bytes
+    epoch: int
 
 
 class Edge:
@@ -150,6 +161,21 @@ class Edge:
         if not is_receipt:
             raise ProtocolError("the server's receipt is for another update")
         return Delivered(record_bytes=held.record_bytes, bucket=held.bucket, elapsed_s=time.perf_counter() - began)
+
+    def rotate(self) -> Rotated:
+        """
+        Ask whether the keys are due, rotate them in the session (E4), and rekey the session (R7).
+
+        Raises:
+            ProtocolError: the server says that they are not due.
+        """
+        device = self._enrolled()
+        old_version = device.key_version
+        if device.rotation_urgency() is Urgency.NONE:
+            raise ProtocolError("the server says that no rotation is due although its operator asked for one")
+        new_version = device.rotate_keys()
+        terms = device.rekey()
+        return Rotated(old_version=old_version, new_version=new_version, sid=terms.sid, epoch=terms.epoch)
 
     @property
     def samples(self) -> int:

@@ -62,6 +62,7 @@ def assemble(
         ),
         timeline=stage.journal.timeline,
         attacks=stage.attacker.records,
+        rotations=tuple(tally.rotations),
         audit=audit,
         timings=timings,
         devices=_devices(stage, tally, {device.device_id: device.state for device in roster}),

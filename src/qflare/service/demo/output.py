@@ -77,6 +77,15 @@ class Output:
         """A folder with the state file of each device."""
         return self.folder / "devices"
 
+    def state_of(self, device_id: str) -> Path:
+        """Return a device's state file."""
+        return self.devices / device_id / "state.bin"
+
+    @property
+    def copied_state(self) -> Path:
+        """A device's state file as a thief copied it."""
+        return self.devices / "copied.bin"
+
     @property
     def shards(self) -> Path:
         """Each device's training samples."""

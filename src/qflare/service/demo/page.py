@@ -44,6 +44,7 @@ def render_page(result: DemoResult) -> str:
         sections.accuracy(result),
         sections.participation(result),
         sections.attacks(result),
+        sections.rotations(result),
         sections.audit(result),
         sections.timings(result),
         sections.timeline(result),
@@ -88,6 +89,13 @@ def _verdict(result: DemoResult) -> Markup:
         failed.append("no attempt against the servers was made")
     failed += [
         f"“{attack.name}” was not refused, counted and logged" for attack in result.attacks if not attack.is_held
+    ]
+    if not result.rotations:
+        failed.append("no device rotated its keys")
+    failed += [
+        f"the rotation of {rotation.device_id} was not done in its session and logged"
+        for rotation in result.rotations
+        if not rotation.is_held
     ]
     if not result.audit.is_valid:
         failed.append("the audit log or a receipt does not verify")

@@ -40,6 +40,7 @@ class EventKind(StrEnum):
     BUCKET = "bucket"
     SLEEP = "sleep"
     WAKE = "wake"
+    ROTATION = "rotation"
     REVOCATION = "revocation"
     ATTACK = "attack"
 
@@ -146,6 +147,46 @@ class AttackRecord:
     def is_held(self) -> bool:
         """Return whether it was refused, counted and logged: all three."""
         return self.is_refused and self.counted > 0 and self.entry_index is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotationRecord:
+    """
+    A device's keys rotated inside its session (PROTOCOL E4), and the session rekeyed after it (R7).
+
+    Attributes:
+        at_s: Seconds since the start of the run.
+        device_id: Whose keys.
+        old_version: Version of the keys that signed the new ones.
+        new_version: Version that the device went by afterwards.
+        roster_version: Version that the servers knew afterwards.
+        epoch: Of the session after its rekey.
+        is_same_session: Whether the session stood throughout.
+        request_index: Index of the audit entry about the operator's request; None if there is none.
+        rotation_index: Of the entry about the rotation.
+        rekey_index: Of the entry about the rekey.
+    """
+
+    at_s: float
+    device_id: str
+    old_version: int
+    new_version: int
+    roster_version: int
+    epoch: int
+    is_same_session: bool
+    request_index: int | None
+    rotation_index: int | None
+    rekey_index: int | None
+
+    @property
+    def is_held(self) -> bool:
+        """Return whether device and servers went on to the next keys, in the session, and the log tells all of it."""
+        return (
+            self.new_version == self.roster_version == self.old_version + 1
+            and self.epoch > 0
+            and self.is_same_session
+            and None not in {self.request_index, self.rotation_index, self.rekey_index}
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,6 +331,7 @@ class DemoResult:
     training: Training
     timeline: tuple[TimelineEvent, ...]
     attacks: tuple[AttackRecord, ...]
+    rotations: tuple[RotationRecord, ...]
     audit: AuditCheck
     timings: tuple[Timing, ...]
     devices: tuple[DeviceRecord, ...]
@@ -310,6 +352,8 @@ class DemoResult:
             and self.audit.is_valid
             and bool(self.attacks)
             and all(attack.is_held for attack in self.attacks)
+            and bool(self.rotations)
+            and all(rotation.is_held for rotation in self.rotations)
             and len(self.bucket_turns) >= TURNS_MIN
         )
 

@@ -21,6 +21,7 @@ _KIND_NAMES: Final = {
     EventKind.BUCKET: "Bucket turn",
     EventKind.SLEEP: "Device asleep",
     EventKind.WAKE: "Device awake",
+    EventKind.ROTATION: "Rotation",
     EventKind.REVOCATION: "Revocation",
     EventKind.ATTACK: "Attempt",
 }
@@ -129,6 +130,37 @@ def attacks(result: DemoResult) -> Markup:
         table(
             "Attempts against the servers", columns, [_attack(attack) for attack in result.attacks], class_="attacks"
         ),
+    )
+
+
+def rotations(result: DemoResult) -> Markup:
+    """Return each rotation of a device's keys: its versions, its session and its log entries."""
+    columns = (
+        Column("Device"), Column("Keys"), Column("Session"), Column("Epoch after the rekey", is_number=True),
+        Column("Request"), Column("Rotation"), Column("Rekey"),
+    )  # fmt: skip
+    rows = [
+        (
+            joined(_mark(is_good=rotation.is_held), rotation.device_id),
+            f"version {rotation.old_version} signed version {rotation.new_version}",
+            "went on" if rotation.is_same_session else "ended",
+            str(rotation.epoch),
+            *(
+                "none" if index is None else f"#{index}"
+                for index in (rotation.request_index, rotation.rotation_index, rotation.rekey_index)
+            ),
+        )
+        for rotation in result.rotations
+    ]
+    return _section(
+        "Keys rotated on the way",
+        element(
+            "p",
+            "The operator asked for it; the device learned so inside its session, made new keys, had the old ones sign "
+            "them, and rekeyed the session. Somebody had copied its state file before, and "
+            "tried to connect with it afterwards: see the attempts above.",
+        ),
+        table("Rotations of device keys, and their log entries", columns, rows, is_dense=True),
     )
 
 
@@ -268,17 +300,20 @@ def _event_shape(kind: EventKind) -> Markup:
     """Return a shape for each kind of event, told apart without colour."""
     match kind:
         case EventKind.BUCKET:
-            return element("path", d="M7 1 L13 7 L7 13 L1 7 Z", class_="mark")
+            shape = element("path", d="M7 1 L13 7 L7 13 L1 7 Z", class_="mark")
         case EventKind.SLEEP:
-            return element("path", d="M5.5 1.2 A6 6 0 1 0 12.8 8.5 A5.2 5.2 0 0 1 5.5 1.2 Z", class_="mark filled")
+            shape = element("path", d="M5.5 1.2 A6 6 0 1 0 12.8 8.5 A5.2 5.2 0 0 1 5.5 1.2 Z", class_="mark filled")
         case EventKind.WAKE:
-            return element("path", d="M2 9 A5 5 0 0 1 12 9 Z M1 12.2 L13 12.2", class_="mark filled")
+            shape = element("path", d="M2 9 A5 5 0 0 1 12 9 Z M1 12.2 L13 12.2", class_="mark filled")
+        case EventKind.ROTATION:
+            shape = element("path", d="M11.8 5 A5 5 0 1 0 11.8 9 M11.8 1.5 L11.8 5 L8.3 5", class_="mark open")
         case EventKind.REVOCATION:
-            return element("path", d="M7 1.5 A5.5 5.5 0 1 0 7.01 1.5 M3.2 3.2 L10.8 10.8", class_="mark open")
+            shape = element("path", d="M7 1.5 A5.5 5.5 0 1 0 7.01 1.5 M3.2 3.2 L10.8 10.8", class_="mark open")
         case EventKind.ATTACK:
-            return element("path", d="M2.5 2.5 L11.5 11.5 M11.5 2.5 L2.5 11.5", class_="mark open")
+            shape = element("path", d="M2.5 2.5 L11.5 11.5 M11.5 2.5 L2.5 11.5", class_="mark open")
         case EventKind.STEP:
-            return element("circle", cx=7, cy=7, r=4, class_="mark filled")
+            shape = element("circle", cx=7, cy=7, r=4, class_="mark filled")
+    return shape
 
 
 def _section(heading: str, *children: str) -> Markup:

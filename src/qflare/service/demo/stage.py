@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qflare.service.demo.options import DemoOptions
     from qflare.service.demo.output import Output
     from qflare.service.demo.progress import Progress
+    from qflare.service.demo.result import RotationRecord
     from qflare.service.demo.servers import Servers
     from qflare.service.demo.story import Story
     from qflare.service.key_manager import QuantumKeyManager
@@ -52,6 +53,7 @@ class Tally:
     """Seconds from sending an update to its verified receipt."""
     tokens: dict[str, str] = field(default_factory=dict, repr=False)
     """Enrolment tokens, as the operator handed them out."""
+    rotations: list[RotationRecord] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
 
     def note(self, device_id: str, text: str) -> None:

@@ -19,22 +19,26 @@ class Story:
 
     Attributes:
         device_ids: In order; even places begin with a hello, odd ones answer an offer.
+        rotated: Whose keys are rotated in its session, after somebody copied its state.
         attacked: Whose handshake and updates are recorded and sent again.
         revoked: Who is revoked by the operator at half time.
         sleeper: Who sleeps for some rounds, over bucket turns.
         sleep_first: First round that the sleeper misses, zero-based.
         sleep_end: First round that it takes part in again.
+        rotate_round: Round before which the rotation falls.
         revoke_round: Round in which the revocation falls: the update made for it is refused.
         attack_round: Round around which the other attacks fall.
         rounds: How many there are.
     """
 
     device_ids: tuple[str, ...]
+    rotated: str
     attacked: str
     revoked: str
     sleeper: str
     sleep_first: int
     sleep_end: int
+    rotate_round: int
     revoke_round: int
     attack_round: int
     rounds: int
@@ -69,11 +73,13 @@ def tell_story(options: DemoOptions) -> Story:
     sleep_end = max(sleep_first + 1, options.rounds * 13 // 20)
     return Story(
         device_ids=device_ids,
+        rotated=device_ids[1],
         attacked=device_ids[0],
         revoked=device_ids[2],
         sleeper=device_ids[3],
         sleep_first=sleep_first,
         sleep_end=sleep_end,
+        rotate_round=sleep_first,
         revoke_round=options.rounds // 2,
         attack_round=min(options.rounds - 1, max(sleep_end, options.rounds * 3 // 4)),
         rounds=options.rounds,

@@ -34,6 +34,14 @@ def print_summary(result: DemoResult, *, stream: TextIO | None = None) -> None:
     console.print()
     console.print(_attacks(result))
     console.print()
+    for rotation in result.rotations:
+        _say(
+            console,
+            is_good=rotation.is_held,
+            good=f"{rotation.device_id} rotated its keys in its session: version {rotation.new_version}, log entry "
+            f"{rotation.rotation_index}.",
+            bad=f"The rotation of {rotation.device_id} DID NOT HOLD.",
+        )
     audit = result.audit
     _say(
         console,

@@ -1,8 +1,8 @@
 """
 The second act: rounds of federated averaging over sealed updates, with what happens in between.
 
-A device sleeps for some rounds and over bucket turns, wakes and goes on; one is revoked at half time and its next
-update refused; and the attempts of `trials` fall around their round.
+A device sleeps for some rounds and over bucket turns, wakes and goes on; one rotates its keys; one is revoked
+at half time and its next update refused; and the attempts of `trials` fall around their round.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from qflare.model.event import SecurityEventType
-from qflare.service.demo import learning, trials
+from qflare.service.demo import learning, rotation, trials
 from qflare.service.demo.failure import DemoError
 from qflare.service.demo.journal import find_event
 from qflare.service.demo.result import EventKind
@@ -57,6 +57,8 @@ async def train(stage: Stage, tally: Tally) -> list[TrainedRound]:
         if index == story.sleep_first:
             slept_at_bucket = await stage.manager.current_bucket()
             _fall_asleep(stage)
+        if index == story.rotate_round:
+            await rotation.rotate(stage, tally, worker_of(stage, story.rotated, index))
         if index == story.sleep_end:
             await _wake(stage, tally, slept_at_bucket)
         if index == story.attack_round:
@@ -70,6 +72,7 @@ async def train(stage: Stage, tally: Tally) -> list[TrainedRound]:
         if index == story.attack_round:
             await trials.try_recorded_update(stage, index)
             await trials.try_token(stage, tally)
+            await trials.try_copied_state(stage)
         if index + 1 < story.rounds:
             await asyncio.sleep(max(0.0, began_s + pace_s - stage.journal.now_s))
     return rounds

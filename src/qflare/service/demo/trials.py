@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qflare.device.transport import Step
 from qflare.protocol import wire
-from qflare.service.demo.attacks import altered, enrol_as_thief
+from qflare.service.demo.attacks import altered, connect_as_thief, enrol_as_thief
 from qflare.service.demo.enrolment import connect_devices
 from qflare.service.demo.failure import DemoError
 from qflare.service.demo.result import EventKind
@@ -99,6 +99,19 @@ async def try_token(stage: Stage, tally: Tally) -> None:
             stage.servers.urls[SENT_TO], tally.tokens[device_id], device_id=device_id, folder=stage.output.devices
         ),
     )
+
+
+async def try_copied_state(stage: Stage) -> None:
+    """Use the state that somebody copied before its device rotated its keys."""
+    device_id, copied = stage.story.rotated, stage.output.copied_state
+    await stage.attacker.attempt(
+        "Handshake under rotated keys",
+        f"A thief who had copied the state of {device_id} before its rotation began a handshake with worker "
+        f"{SENT_TO + 1}.",
+        lambda: connect_as_thief(stage.servers.urls[SENT_TO], copied),
+    )
+    for path in copied.parent.glob(f"{copied.name}*"):
+        path.unlink()
 
 
 async def try_revoked(stage: Stage, device_id: str, worker: int) -> None:
