@@ -20,6 +20,7 @@ def pytest_addoption(parser) -> None:
     group.addoption(
         "--million", action="store_true", help="a million live sessions and devices, not 100,000 (10 minutes more)"
     )
+    group.addoption("--http", action="store_true", help="offers over HTTP too, and a finer search (4 minutes more)")
     group.addoption("--gigabyte", action="store_true", help="seal and open 1 GB too (needs 4 GB of memory)")
 
 
