@@ -34,8 +34,12 @@ SELECT d.is_known,
 -- name: rotate_device_keys :one
 -- Make new keys current; 'rotated' or what stands in the way.
 -- $1 tenant_id uuid, $2 ref bytea, $3 key_version bigint, $4 signature algorithm text, $5 verification key bytea,
--- $6 KEM algorithm text, $7 encapsulation key bytea, $8 KEM key state text, $9 to $14 events
-SELECT qflare.rotate_device_keys($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS result;
+-- $6 KEM algorithm text, $7 encapsulation key bytea, $8 KEM key state text, $9 to $14 events, $15 call id uuid
+WITH done AS MATERIALIZED (
+    SELECT qflare.rotate_device_keys($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS result)
+SELECT d.result,
+       d.result = 'rotated' AND qflare.note_calls($1, ARRAY[$15::uuid], 'rotation', 0, ARRAY[$3::bigint]) AS is_noted
+  FROM done AS d;
 
 -- name: set_device_psk :one
 -- Store or remove a sealed pre-shared key; no row if there is no such device, or another version stands before this one.

@@ -7,7 +7,8 @@ import pytest
 
 from manager_world import Edge, make_manager
 from proxy import Point, proxied
-from qflare.errors import ConflictError, IllegalTransitionError, LengthError, UsageError
+from qflare.errors import AlreadyExistsError, ConflictError, IllegalTransitionError, LengthError, UsageError
+from qflare.manager.devices import DeviceKeypair
 from qflare.model.device import KeyState
 from qflare.model.event import EventSeverity, SecurityEventType
 
@@ -53,6 +54,55 @@ async def test_a_change_repeated_by_its_caller_is_done_once(database_dsn, tmp_pa
         for bad, error in ((b"short", LengthError), ("text", UsageError)):
             with pytest.raises(error, match="call_id"):
                 await manager.revoke_device(edge.name, reason="x", call_id=bad)
+
+
+async def log_size(manager):
+    return (await manager.get_key_statistics()).log_size
+
+
+async def test_a_tenant_of_one_call_is_one_tenant(database_dsn, tmp_path):
+    """Tenants made twice at once or later under one id are one, with one entry; under another name it is refused."""
+    async with make_manager(database_dsn, tmp_path) as manager:
+        call_id, size = urandom(16), (await manager.monitor.checkpoint()).size
+        first, again = await asyncio.gather(*(manager.create_tenant("a", call_id=call_id) for _ in range(2)))
+        assert first == again == await manager.create_tenant("a", call_id=call_id)
+        assert size + 1 == (await manager.monitor.checkpoint()).size
+        for name, change in (("b", call_id), ("a", urandom(16)), ("a", None)):
+            with pytest.raises(AlreadyExistsError):
+                await manager.create_tenant(name, call_id=change)
+        assert 2 == len(await manager.list_tenants())
+        assert size + 1 == (await manager.monitor.checkpoint()).size
+
+
+async def test_what_is_told_once_is_made_once(database_dsn, tmp_path):
+    """A repeat of a call whose secret is told once makes nothing, and its error names what there is and what to do."""
+    async with make_manager(database_dsn, tmp_path) as manager:
+        edge, other = await Edge.provision(manager), await Edge.provision(manager)
+        call_id, size = urandom(16), await log_size(manager)
+        ends = await asyncio.gather(
+            *(manager.issue_enrolment_token("d", call_id=call_id) for _ in range(2)), return_exceptions=True
+        )
+        assert {str, AlreadyExistsError} == {type(end) for end in ends}
+        (token,) = await manager.list_enrolment_tokens()
+        for name in ("d", "e"):
+            with pytest.raises(AlreadyExistsError, match=f"{token.token_id.hex()}.*revoke it"):
+                await manager.issue_enrolment_token(name, call_id=call_id)
+        assert size + 1 == await log_size(manager)
+        ends = await asyncio.gather(
+            *(manager.rotate_device_keys(edge.name, call_id=call_id) for _ in range(2)), return_exceptions=True
+        )
+        assert {DeviceKeypair, AlreadyExistsError} == {type(end) for end in ends}
+        with pytest.raises(AlreadyExistsError, match=r"version 2 .* rotate again"):
+            await manager.rotate_device_keys(edge.name, call_id=call_id)
+        assert size + 2 == await log_size(manager)
+        repeated, fresh = await manager.rotate_device_keys_many([edge.name, other.name], call_id=call_id)
+        assert isinstance(repeated, AlreadyExistsError)
+        assert 2 == fresh.key_version
+        assert 3 == (await manager.rotate_device_keys(edge.name, call_id=urandom(16))).key_version
+        for bad, error in ((b"short", LengthError), ("text", UsageError)):
+            for call in (manager.create_tenant, manager.issue_enrolment_token, manager.rotate_device_keys):
+                with pytest.raises(error, match="call_id"):
+                    await call(edge.name, call_id=bad)
 
 
 async def test_callers_of_a_batch_get_their_own_answers_through_cut_connections(database_dsn, tmp_path):

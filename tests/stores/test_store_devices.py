@@ -15,7 +15,7 @@ from qflare.errors import (
     LengthError,
 )
 from qflare.model.device import KeyState
-from qflare.model.ids import DEFAULT_TENANT, TenantId
+from qflare.model.ids import DEFAULT_TENANT, CallId, TenantId
 from qflare.model.token import EnrolmentClaim, TokenRecord
 from store_records import NOW_S, begin_session, new_device, new_event, publish, register
 
@@ -181,6 +181,36 @@ async def test_rotation_makes_the_next_version_current(store):
     await store.set_device_state(DEFAULT_TENANT, device.ref, KeyState.SUSPENDED, reason="", event=new_event())
     with pytest.raises(KeyRevokedError):
         await store.rotate_device_keys(DEFAULT_TENANT, new_device("d"), key_version=3, event=new_event())
+
+
+async def test_a_rotation_of_one_call_is_made_once(store):
+    """Under one call id a device's keys are rotated once, whatever version is asked for; another device's are too."""
+    device, other = await register(store, 2)
+    call_id = CallId(urandom(16))
+    for each in (device, other):
+        rotated = await store.rotate_device_keys(
+            DEFAULT_TENANT, new_device(each.device_id), key_version=2, event=new_event(), call_id=call_id
+        )
+        assert 2 == rotated.key_version
+    size = (await store.log_head()).size
+    for version in (2, 3):
+        with pytest.raises(AlreadyExistsError, match="version 2 "):
+            await store.rotate_device_keys(
+                DEFAULT_TENANT, new_device(device.device_id), key_version=version, event=new_event(), call_id=call_id
+            )
+    assert size == (await store.log_head()).size
+    assert (
+        3
+        == (
+            await store.rotate_device_keys(
+                DEFAULT_TENANT,
+                new_device(device.device_id),
+                key_version=3,
+                event=new_event(),
+                call_id=CallId(urandom(16)),
+            )
+        ).key_version
+    )
 
 
 async def test_psk_is_stored_and_removed(store):

@@ -273,7 +273,9 @@ class Devices:
             for device, verdict in zip(devices, verdicts, strict=True)
         ]
 
-    async def rotate(self, tenant_id: TenantId, device: NewDevice, *, key_version: int, by: str) -> Device:
+    async def rotate(
+        self, tenant_id: TenantId, device: NewDevice, *, key_version: int, by: str, call_id: CallId | None = None
+    ) -> Device:
         """Make *device*'s keys current as *key_version*, which must be the next one."""
         verdict = (await self._offload.run(partial(_check_keys, [device])))[0]
         if verdict is not None:
@@ -285,7 +287,7 @@ class Devices:
             device_id=device.device_id,
         )
         row = await self._deadline.of(
-            self._store.rotate_device_keys(tenant_id, device, key_version=key_version, event=event)
+            self._store.rotate_device_keys(tenant_id, device, key_version=key_version, event=event, call_id=call_id)
         )
         self.forget(tenant_id, device.ref)
         return row

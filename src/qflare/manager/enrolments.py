@@ -6,11 +6,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, utc
-from qflare.errors import QflareError, RefusedError, UsageError
+from qflare.errors import AlreadyExistsError, QflareError, RefusedError, UsageError
 from qflare.manager.batcher import Batcher
 from qflare.manager.deadline import Deadline
 from qflare.manager.devices import Devices, new_device
+from qflare.model.call import call_about
 from qflare.model.event import SecurityEventType
+from qflare.model.ids import TokenId
 from qflare.model.refusal import Refusal
 from qflare.model.token import EnrolmentClaim, EnrolmentOutcome, EnrolmentResult, TokenRecord
 from qflare.protocol.enrolment import (
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from qflare.manager.offload import Offload
     from qflare.manager.refusals import Refusals
     from qflare.manager.settings import ManagerSettings
-    from qflare.model.ids import DeviceId, TenantId, TokenId
+    from qflare.model.ids import CallId, DeviceId, TenantId
     from qflare.model.ports import DeviceStore
 
 VALID_S_MAX: Final = 366 * 86_400
@@ -64,18 +66,22 @@ class Enrolments:
             "enrol", self._answer_batch, items_max=settings.batch_max, waiting_max=settings.waiting_max
         )
 
-    async def issue(self, tenant_id: TenantId, device_id: DeviceId, *, valid_s: int) -> str:
+    async def issue(
+        self, tenant_id: TenantId, device_id: DeviceId, *, valid_s: int, call_id: CallId | None = None
+    ) -> str:
         """
         Make a token for one device and return its text, which is secret; the database keeps a hash (E1).
 
         Raises:
+            AlreadyExistsError: a token was issued under this *call_id*; nothing holds its text.
             UsageError: the name or *valid_s* is out of range.
         """
         if type(valid_s) is not int or not 1 <= valid_s <= VALID_S_MAX:
             raise UsageError(f"valid_s must be 1 to {VALID_S_MAX} whole seconds, got {valid_s!r}")
         ref = device_ref(tenant_id, device_id)
         now_s = self._clock.now_s()
-        with new_token(tenant_id=tenant_id, server_id=self._server_id) as token:
+        token_id = None if call_id is None else TokenId(call_about(call_id, b"token"))
+        with new_token(tenant_id=tenant_id, server_id=self._server_id, token_id=token_id) as token:
             record = TokenRecord(
                 token_id=token.token_id,
                 tenant_id=tenant_id,
@@ -89,7 +95,13 @@ class Enrolments:
                 {"token_id": token.token_id.hex(), "ref": ref.hex(), "expires_s": now_s + valid_s},
                 device_id=device_id,
             )
-            await self._deadline.of(self._store.add_token(record, event=event))
+            try:
+                await self._deadline.of(self._store.add_token(record, event=event))
+            except AlreadyExistsError:
+                raise AlreadyExistsError(
+                    f"token {token.token_id.hex()} was issued under this call_id, and its text is told once: "
+                    "revoke it, and issue another under a new call_id"
+                ) from None
             return token.encode()
 
     async def close(self, timeout_s: float) -> None:

@@ -150,12 +150,19 @@ class DeviceStore(Protocol):
         """
 
     async def rotate_device_keys(
-        self, tenant_id: TenantId, device: NewDevice, *, key_version: int, event: NewEvent
+        self,
+        tenant_id: TenantId,
+        device: NewDevice,
+        *,
+        key_version: int,
+        event: NewEvent,
+        call_id: CallId | None = None,
     ) -> Device:
         """
         Make *device*'s keys current as *key_version*; the old become deactivated.
 
-        Raises `ConflictError` unless *key_version* is the current one + 1, or these keys are current as it already.
+        Raises `ConflictError` unless *key_version* is the current one + 1, or these keys are current as it already, and
+        `AlreadyExistsError` if a call with *call_id* rotated this device's keys before.
         """
 
     async def set_device_psk(

@@ -84,17 +84,17 @@ class EnrolmentToken:
         self.wipe()
 
 
-def new_token(*, tenant_id: TenantId, server_id: bytes) -> EnrolmentToken:
+def new_token(*, tenant_id: TenantId, server_id: bytes, token_id: TokenId | None = None) -> EnrolmentToken:
     """
-    Make a token with a random id and secret.
+    Make a token with a random secret, and a random id unless *token_id* is given.
 
     Raises:
         LengthError: an id has the wrong size.
         EntropyError: the random source failed.
     """
-    token_id = TokenId(random_bytes(TOKEN_ID_BYTES))
+    chosen = TokenId(random_bytes(TOKEN_ID_BYTES)) if token_id is None else token_id
     secret = random_secret(TOKEN_SECRET_BYTES)
-    return EnrolmentToken(tenant_id=tenant_id, token_id=token_id, secret=secret, server_id=server_id)
+    return EnrolmentToken(tenant_id=tenant_id, token_id=chosen, secret=secret, server_id=server_id)
 
 
 def decode_token(text: str) -> EnrolmentToken:

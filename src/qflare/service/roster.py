@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import IllegalTransitionError, LengthError, QflareError, UsageError
+from qflare.errors import AlreadyExistsError, IllegalTransitionError, LengthError, QflareError, UsageError
 from qflare.manager.algorithm import require_kem
 from qflare.manager.devices import DeviceKeypair, keypairs_of, new_device
 from qflare.manager.registrations import Registration
+from qflare.model.call import call_about
 from qflare.model.device import Device, KeyState
 from qflare.model.event import SecurityEventType
-from qflare.model.ids import ID_BYTES, DeviceId, TenantId
+from qflare.model.ids import ID_BYTES, CallId, DeviceId, TenantId
 from qflare.primitives.random import random_bytes
 from qflare.protocol.device_keys import DeviceKeys
 from qflare.protocol.identity import device_ref, encode_name
@@ -115,35 +116,45 @@ class Roster(TenantView):
         ]
         return tuple(await engine.registrations.queue.submit_many(wanted))
 
-    async def rotate_device_keys(self, device_id: str) -> DeviceKeypair:
+    async def rotate_device_keys(self, device_id: str, *, call_id: bytes | None = None) -> DeviceKeypair:
         """
         Make new keys for a device, make them current as the next version, and return the private halves, once.
 
         A device that makes its own keys rotates them inside a session instead (E4, `answer_control`).
 
+        Args:
+            device_id: Its name.
+            call_id: 16 random bytes that name this rotation: repeated with them, within a day, nothing is rotated.
+
         Raises:
+            AlreadyExistsError: the keys were rotated under *call_id* before; nothing holds the private halves.
             KeyNotFoundError: no such device.
             KeyRevokedError: the device is not active.
             ConflictError: its keys were rotated at the same time elsewhere.
         """
-        return raised((await self.rotate_device_keys_many([device_id]))[0])
+        return raised((await self.rotate_device_keys_many([device_id], call_id=call_id))[0])
 
-    async def rotate_device_keys_many(self, device_ids: Sequence[str]) -> tuple[DeviceKeypair | QflareError, ...]:
-        """Rotate the keys of many devices; one pair or error each."""
+    async def rotate_device_keys_many(
+        self, device_ids: Sequence[str], *, call_id: bytes | None = None
+    ) -> tuple[DeviceKeypair | QflareError, ...]:
+        """Rotate the keys of many devices; one pair or error each, an error where *call_id* rotated before."""
         names = _names(device_ids)
+        change = as_call_id(call_id)
         engine = await self._engine()
         devices = await engine.devices.get_many(self.tenant, names)
         made = await engine.reserve.take(len(names))
         results: list[DeviceKeypair | QflareError] = []
         try:
             for device, keys in zip(devices, made, strict=True):
-                results.append(await self._rotate(engine, device, keys))
+                results.append(await self._rotate(engine, device, keys, change))
         except BaseException:
             _wipe_keys(made)
             raise
         return tuple(results)
 
-    async def _rotate(self, engine: Engine, device: Device, keys: DeviceKeys) -> DeviceKeypair | QflareError:
+    async def _rotate(
+        self, engine: Engine, device: Device, keys: DeviceKeys, change: CallId | None
+    ) -> DeviceKeypair | QflareError:
         fresh = new_device(
             self.tenant,
             device.device_id,
@@ -151,7 +162,9 @@ class Roster(TenantView):
             encapsulation_key=keys.encapsulation_key,
         )
         try:
-            row = await engine.devices.rotate(self.tenant, fresh, key_version=device.key_version + 1, by="operator")
+            row = await engine.devices.rotate(
+                self.tenant, fresh, key_version=device.key_version + 1, by="operator", call_id=change
+            )
         except QflareError as failure:
             keys.wipe()
             return failure
@@ -267,20 +280,27 @@ class Roster(TenantView):
 
     # --- tokens and tenants -----------------------------------------------------------------------
 
-    async def issue_enrolment_token(self, device_id: str, *, valid_s: int = 86_400) -> str:
+    async def issue_enrolment_token(
+        self, device_id: str, *, valid_s: int = 86_400, call_id: bytes | None = None
+    ) -> str:
         """
         Make a token that lets one device enrol once (E1); hand it over by a way that others cannot read.
 
         Args:
             device_id: The name that the device will have.
             valid_s: Seconds until it expires.
+            call_id: 16 random bytes that name this token: one token is issued under them, for one name.
 
         Returns:
             156 characters; shown once, the database keeps a hash.
+
+        Raises:
+            AlreadyExistsError: a token was issued under *call_id*; the error names it, so that it can be revoked.
         """
         name = require_name(device_id)
+        change = as_call_id(call_id)
         engine = await self._engine()
-        return await engine.enrolments.issue(self.tenant, name, valid_s=valid_s)
+        return await engine.enrolments.issue(self.tenant, name, valid_s=valid_s, call_id=change)
 
     async def issue_enrolment_tokens_many(self, device_ids: Sequence[str], *, valid_s: int = 86_400) -> tuple[str, ...]:
         """Make a token for each of many devices."""
@@ -288,15 +308,26 @@ class Roster(TenantView):
         engine = await self._engine()
         return tuple([await engine.enrolments.issue(self.tenant, name, valid_s=valid_s) for name in names])
 
-    async def create_tenant(self, name: str, *, tenant_id: TenantId | None = None) -> TenantId:
+    async def create_tenant(
+        self, name: str, *, tenant_id: TenantId | None = None, call_id: bytes | None = None
+    ) -> TenantId:
         """
         Add a tenant and return its id, 16 bytes, random unless given; `for_tenant` works inside it.
 
+        Args:
+            name: 1 to 255 bytes of UTF-8, of this tenant alone.
+            tenant_id: Its id, if it is to have a certain one.
+            call_id: 16 random bytes that name this tenant: repeated with them and the same name it is the same tenant.
+
         Raises:
-            AlreadyExistsError: the name or id is taken.
+            AlreadyExistsError: the name or id is taken, or *call_id* made a tenant of another name.
         """
         encode_name(name)
-        chosen = TenantId(random_bytes(ID_BYTES)) if tenant_id is None else tenant_id
+        change = as_call_id(call_id)
+        if tenant_id is not None:
+            chosen = tenant_id
+        else:
+            chosen = TenantId(random_bytes(ID_BYTES) if change is None else call_about(change, b"tenant"))
         if len(chosen) != ID_BYTES:
             raise LengthError("tenant_id", expected=ID_BYTES, actual=len(chosen))
         engine = await self._engine()
@@ -304,7 +335,11 @@ class Roster(TenantView):
             chosen, SecurityEventType.TENANT_CREATED, {"tenant_id": chosen.hex(), "name": name}, device_id=None
         )
         foundation = engine.foundation
-        await foundation.deadline.of(foundation.store.save_tenant(chosen, name, event=event))
+        try:
+            await foundation.deadline.of(foundation.store.save_tenant(chosen, name, event=event))
+        except AlreadyExistsError:
+            if change is None or (chosen, name) not in await self.list_tenants():
+                raise
         return chosen
 
     async def list_tenants(self) -> tuple[tuple[TenantId, str], ...]:

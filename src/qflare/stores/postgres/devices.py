@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from qflare.errors import BatchError, ConflictError, KeyNotFoundError, KeyRevokedError
+from qflare.errors import AlreadyExistsError, BatchError, ConflictError, KeyNotFoundError, KeyRevokedError
 from qflare.model.call import call_about, fresh_call
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.ids import CallId, DeviceId, DeviceRef, TenantId
 from qflare.protocol.log import hash_leaf
-from qflare.stores.postgres.calls import carried_out
+from qflare.stores.postgres.calls import carried_out, find_calls
 from qflare.stores.postgres.columns import as_uuid, event_columns, hashed_append
 from qflare.stores.postgres.connections import Connected
 
@@ -138,9 +139,39 @@ class Devices(Connected):
         return await self._get_device(tenant_id, ref)
 
     async def rotate_device_keys(
-        self, tenant_id: TenantId, device: NewDevice, *, key_version: int, event: NewEvent
+        self,
+        tenant_id: TenantId,
+        device: NewDevice,
+        *,
+        key_version: int,
+        event: NewEvent,
+        call_id: CallId | None = None,
     ) -> Device:
         """Make *device*'s keys current as *key_version*; the old become deactivated (E4)."""
+        change = call_about(call_id, b"rotation", device.ref)
+        if call_id is not None:
+            await self._require_not_rotated(tenant_id, change)
+        try:
+            return await self._rotate_device_keys(
+                tenant_id, device, key_version=key_version, event=event, change=change
+            )
+        except ConflictError:
+            # The same call twice at a time: the other one was quicker. An attempt of this one is told by its keys.
+            if call_id is not None:
+                await self._require_not_rotated(tenant_id, change)
+            raise
+
+    async def _require_not_rotated(self, tenant_id: TenantId, change: CallId) -> None:
+        found = await self._connections.repeat(partial(find_calls, self._connections, tenant_id, [change]))
+        if found:
+            raise AlreadyExistsError(
+                f"the keys of version {found[change]} were made under this call_id, and private keys are told once: "
+                "rotate again under a new call_id"
+            ) from None
+
+    async def _rotate_device_keys(
+        self, tenant_id: TenantId, device: NewDevice, *, key_version: int, event: NewEvent, change: CallId
+    ) -> Device:
         row = await self._connections.get_row(
             "rotate_device_keys",
             as_uuid(tenant_id),
@@ -152,6 +183,7 @@ class Devices(Connected):
             device.encapsulation_key,
             kem_state_of(device),
             *event_columns([event]),
+            as_uuid(change),
         )
         match row["result"]:
             case "rotated":

@@ -113,10 +113,23 @@ class Devices(Sessions):
             return self._device(row)
 
     async def rotate_device_keys(
-        self, tenant_id: TenantId, device: NewDevice, *, key_version: int, event: NewEvent
+        self,
+        tenant_id: TenantId,
+        device: NewDevice,
+        *,
+        key_version: int,
+        event: NewEvent,
+        call_id: CallId | None = None,
     ) -> Device:
         """Make *device*'s keys current as *key_version*; the old become deactivated (E4)."""
+        change = call_about(call_id, b"rotation", device.ref)
         async with self._transaction(tenant_id) as tables:
+            stands = self._carried_out(tenant_id, change)
+            if stands is not None:
+                raise AlreadyExistsError(
+                    f"the keys of version {stands} were made under this call_id, and private keys are told once: "
+                    "rotate again under a new call_id"
+                )
             row = self._get(tenant_id, device.ref)
             if row.state is not KeyState.ACTIVE:
                 raise KeyRevokedError("the device is not active; its keys cannot be rotated")
@@ -137,6 +150,7 @@ class Devices(Sessions):
             self._put_keys(tenant_id, device, key_version)
             self._note_change(tenant_id, ref=device.ref)
             self._write_events(tenant_id, [event])
+            self._note_call(tenant_id, change, outcome=key_version)
             return self._device(row)
 
     async def set_device_psk(

@@ -42,6 +42,7 @@ class Restores(Buckets, Sessions):
                 self._end(row, SessionState.ENDED)
             self._expire_tokens(tables)
             tables.reply_keys.drop_all(where=lambda _key: True)
+            tables.changes.drop_all(where=lambda _key: True)
             return len(live)
 
     def _expire_tokens(self, tables: Tables) -> None:
