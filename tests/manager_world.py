@@ -3,8 +3,8 @@
 import inspect
 import itertools
 from contextlib import asynccontextmanager
+from weakref import WeakKeyDictionary
 
-from qflare.clock import SystemClock
 from qflare.device import AsyncDevice, Device, Step
 from qflare.errors import RefusedError
 from qflare.manager.settings import ManagerSettings
@@ -19,31 +19,18 @@ from qflare.protocol.identity import decode_identity
 from qflare.protocol.offer_device import accept_offer, offer_bucket
 from qflare.protocol.record import KIND_CONTROL, new_header, open_record, seal_record
 from qflare.protocol.wire import DIRECTION_TO_SERVER
+from qflare.service.assembly import Place
 from qflare.service.key_manager import QuantumKeyManager
+from qflare.testing import MemoryKeeper, MemoryStore, TurnableClock
+
+KEEPERS = WeakKeyDictionary()
+"""The keeper of each memory store."""
 
 NAMES = (f"device-{number}" for number in itertools.count())
 
 
-class TurnedClock:
-    """A clock that stands still until it is turned; both of its hands move together unless told otherwise."""
-
-    def __init__(self, now_s=None):
-        self.seconds = SystemClock().now_s() if now_s is None else now_s
-        self.elapsed_ns = 10**12
-
-    def now_s(self):
-        return int(self.seconds)
-
-    def now_ms(self):
-        return int(self.seconds * 1000)
-
-    def monotonic_ns(self):
-        return self.elapsed_ns
-
-    def turn(self, seconds, *, monotonic=True):
-        self.seconds += seconds
-        if monotonic:
-            self.elapsed_ns += int(seconds * 1e9)
+TurnedClock = TurnableClock
+"""The clock that users' tests turn."""
 
 
 def settings(folder, **changes):
@@ -52,20 +39,22 @@ def settings(folder, **changes):
     return ManagerSettings(**(values | changes))
 
 
-def make_manager(dsn, folder, *, clock=None, tenant=DEFAULT_TENANT, **changes):
-    """A manager that is not open yet; those of one folder share its keeper."""
-    return QuantumKeyManager(
-        dsn, data_dir=folder / "data", tenant=tenant, config=settings(folder, **changes), clock=clock
-    )
+def make_manager(database, folder, *, clock=None, tenant=DEFAULT_TENANT, **changes):
+    """A manager that is not open yet; those of one folder share its keeper. *database* is a dsn or a memory store."""
+    config = settings(folder, **changes)
+    if isinstance(database, MemoryStore):
+        place = Place(database=None, data_dir=None, keeper=KEEPERS.setdefault(database, MemoryKeeper()), store=database)
+        return QuantumKeyManager.at(place, tenant=tenant, config=config, clock=clock)
+    return QuantumKeyManager(database, data_dir=folder / "data", tenant=tenant, config=config, clock=clock)
 
 
 @asynccontextmanager
-async def managers(dsn, folder, count=1, *, clock=None, **changes):
+async def managers(database, folder, count=1, *, clock=None, **changes):
     """Several managers over one database, opened one after the other."""
     opened = []
     try:
         for _ in range(count):
-            manager = make_manager(dsn, folder, clock=clock, **changes)
+            manager = make_manager(database, folder, clock=clock, **changes)
             opened.append(manager)
             await manager.open()
         yield opened

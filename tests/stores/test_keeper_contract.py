@@ -8,6 +8,7 @@ import pytest
 from qflare.errors import KeeperError
 from qflare.stores.keeper import FileKeeper
 from qflare.stores.keeper.pkcs11 import Pkcs11Keeper
+from qflare.testing import MemoryKeeper
 from softhsm import soft_token  # noqa: F401 - a fixture
 
 
@@ -20,9 +21,12 @@ def open_keeper(kind, place, uri):
     return FileKeeper(place / "lasting", place / "volatile") if kind == "file" else Pkcs11Keeper(uri, place / "lasting")
 
 
-@pytest.fixture(params=["file", "pkcs11"])
+@pytest.fixture(params=["file", "pkcs11", "memory"])
 def opener(request, tmp_path):
     """Opens keepers of one place, as several workers do."""
+    if request.param == "memory":
+        shared = MemoryKeeper()
+        return lambda: shared
     uri = request.getfixturevalue("soft_token").uri() if request.param == "pkcs11" else None
     return lambda: open_keeper(request.param, tmp_path, uri)
 

@@ -533,7 +533,9 @@ async def test_a_store_that_begins_anew_has_ended_what_lived(store):
         await store.pulse(),
     ]
     size = await size_of(store)
+    mark = (await store.list_changes(None, limit=9)).mark
     assert 1 == await store.begin_anew(bucket=BUCKET + 9)
+    assert () == (await store.list_changes(mark, limit=9)).changes
     assert (BUCKET + 9, ()) == (await store.bucket_mark(), await store.find_buckets(0, 2**40))
     assert SessionState.ENDED is (await store.find_sessions(T, [claim.sid]))[claim.sid].state
     assert 0 == (await store.count_keys(T, bucket=0)).sessions_live

@@ -20,7 +20,7 @@ from qflare.protocol import wire
 from qflare.protocol.token import decode_token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from qflare.protocol.evidence import Evidence
     from qflare.protocol.rotation import Urgency
@@ -152,25 +152,31 @@ class AsyncDevice:
 
     async def _run(self, begin: Callable[[], Flow[T]]) -> T:
         async with self._lock:
-            return await _run_flow(begin(), self._transport)
+            return await _run_flow(begin(), self._transport, self._pause)
+
+    async def _pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
 
 def _as_transport(server: str | AsyncTransport) -> AsyncTransport:
     return AsyncHttpTransport(server) if isinstance(server, str) else server
 
 
-async def _run_flow(flow: Flow[T], transport: AsyncTransport) -> T:
+_Wait: TypeAlias = "Callable[[float], Awaitable[None]]"
+
+
+async def _run_flow(flow: Flow[T], transport: AsyncTransport, wait: _Wait = asyncio.sleep) -> T:
     """Drive *flow* over *transport* and return its result; each step of it runs in a worker thread."""
     wish: _Step[T] = await _in_thread(lambda: _step(flow, lambda: next(flow)))
     while not isinstance(wish, _Ended):
-        wish = await _in_thread(await _answer(flow, wish, transport))
+        wish = await _in_thread(await _answer(flow, wish, transport, wait))
     return wish.value
 
 
-async def _answer(flow: Flow[T], wish: Send | Pause, transport: AsyncTransport) -> Callable[[], _Step[T]]:
+async def _answer(flow: Flow[T], wish: Send | Pause, transport: AsyncTransport, wait: _Wait) -> Callable[[], _Step[T]]:
     """Do what the flow wished for, and return its next step with the answer in it."""
     if isinstance(wish, Pause):
-        await asyncio.sleep(wish.seconds)
+        await wait(wish.seconds)
         return lambda: _step(flow, lambda: flow.send(b""))
     try:
         answer = await transport.exchange(wish.step, wish.message)

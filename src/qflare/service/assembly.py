@@ -11,10 +11,11 @@ import hashlib
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from qflare.clock import Clock, SystemClock
-from qflare.errors import MissingExtraError
+from qflare.errors import MissingExtraError, UsageError
 from qflare.manager.background import Background
 from qflare.manager.buckets import Buckets
 from qflare.manager.certificates import Certificates
@@ -50,7 +51,6 @@ from qflare.service.keepers import open_keeper
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     import asyncpg
 
@@ -72,6 +72,8 @@ class Place:
     data_dir: Path | None
     keeper: Keeper | None = None
     """A keeper of the caller's, who closes it; None opens the one that the settings name."""
+    store: Store | None = None
+    """A store of the caller's in place of a database, beside a keeper; `qflare.testing` has one (docs/testing.md)."""
     is_restored: bool = False
     """Whether the database may be a restored copy that the caller is about to accept, with statements that are long."""
 
@@ -348,6 +350,10 @@ async def _stop(task: asyncio.Task[None]) -> None:
 
 async def _open_store(place: Place, settings: ManagerSettings, stack: AsyncExitStack) -> tuple[Store, Path]:
     """Open the store; return it and the folder of its keeper's long-term key."""
+    if place.store is not None:
+        if place.keeper is None:
+            raise UsageError("a store of the caller's needs a keeper of the caller's: without a folder none is opened")
+        return place.store, Path()
     try:
         from qflare.stores.postgres import PoolSettings, open_pool, open_store
     except ModuleNotFoundError as missing:

@@ -64,10 +64,22 @@ class QuantumKeyManager(Roster, PolicyCalls, Exchanges, SessionCalls, ReplyCalls
         clock: Clock | None = None,
         keeper: Keeper | None = None,
     ) -> None:
+        place = Place(database=dsn_or_pool, data_dir=None if data_dir is None else Path(data_dir), keeper=keeper)
+        self._begin(place, tenant=tenant, config=config, clock=clock)
+
+    @classmethod
+    def at(
+        cls, place: Place, *, tenant: TenantId, config: ManagerSettings | None = None, clock: Clock | None = None
+    ) -> Self:
+        """Return a manager of what was put together elsewhere, such as in `qflare.testing`."""
+        manager = cls.__new__(cls)
+        manager._begin(place, tenant=tenant, config=config, clock=clock)  # noqa: SLF001 - its own
+        return manager
+
+    def _begin(self, place: Place, *, tenant: TenantId, config: ManagerSettings | None, clock: Clock | None) -> None:
         if len(tenant) != ID_BYTES:
             raise LengthError("tenant", expected=ID_BYTES, actual=len(tenant))
         settings = config or ManagerSettings()
-        place = Place(database=dsn_or_pool, data_dir=None if data_dir is None else Path(data_dir), keeper=keeper)
 
         @asynccontextmanager
         async def opener() -> AsyncIterator[Engine]:

@@ -81,6 +81,8 @@ class Tables:
         self.calls: Table[tuple[TenantId, CallId], CallRow] = Table(journal)
         self.changes: Table[int, ChangeRow] = Table(journal)
         self.next_change = Cell(journal, 1)
+        self.untold: list[Change] = []
+        """Of the present transaction, told when it is committed."""
         self.hearers: list[Callable[[Change | None], None]] = []
         self.tenants.put(DEFAULT_TENANT, "default")
 
@@ -105,12 +107,12 @@ class Held:
                 "a memory store lives in one process and is for tests alone; workers share a PostgreSQL database"
             )
         await asyncio.sleep(0)
-        known = tables.next_change.value
+        tables.untold.clear()
         with tables.journal.transaction():
             yield tables
-        for number in range(known, tables.next_change.value):
+        for change in tables.untold:
             for hear in tuple(tables.hearers):
-                hear(tables.changes[number].change)
+                hear(change)
 
     @property
     def _now(self) -> datetime:
@@ -120,6 +122,7 @@ class Held:
     def _note_change(self, tenant_id: TenantId, *, ref: DeviceRef | None = None, sid: SessionId | None = None) -> None:
         tables = self._tables
         number = tables.next_change.value
-        row = ChangeRow(change=Change(tenant_id=tenant_id, ref=ref, sid=sid), at_s=tables.clock.now_s())
-        tables.changes.put(number, row)
+        change = Change(tenant_id=tenant_id, ref=ref, sid=sid)
+        tables.changes.put(number, ChangeRow(change=change, at_s=tables.clock.now_s()))
+        tables.untold.append(change)
         tables.next_change.put(number + 1)
