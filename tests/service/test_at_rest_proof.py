@@ -14,6 +14,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 
+import asyncpg
 import pytest
 
 from adversary import Loot, Opened, Traffic, attack
@@ -21,6 +22,7 @@ from at_rest import decrypt, keks_of, loot_of, program, raw_values, run, sealed_
 from carried_device import CarriedDevice
 from manager_world import Edge, TurnedClock, engine_of, make_manager
 from postgres_database import wait_until_stopped
+from qflare.manager import pages
 from qflare.protocol.announcement import verify_announcement
 from qflare.protocol.hello_device import accept_hello, start_hello
 from qflare.protocol.wire import u64
@@ -35,6 +37,8 @@ BUCKETS, EARLY, KEPT, THEFT = range(10), 1, 2, 6
 """Counted from the first: when the early backup is taken, when somebody keeps the keeper's folder, when all is stolen."""
 LATE_BEGINS = 3
 """When the session begins that is rekeyed and asks for late replies: it lives to the theft."""
+PAGE_OF = 4
+"""Fewest chain keys that this world seals as a page: its few sessions then rest in pages, as thousands do."""
 BODY_BYTES = 1622
 SEED_44, SIGNING_KEY_44 = 32, 2560
 
@@ -50,6 +54,10 @@ class Taken:
     values: set = field(default_factory=set)
     """Whatever looks sealed, on any medium."""
     dump_values: set = field(default_factory=set)
+    pages: dict = field(default_factory=dict)
+    """By bucket: the sealed pages of chain keys that its turn wrote."""
+    media: dict = field(default_factory=dict)
+    """What was found on each medium by itself."""
     keks: dict = field(default_factory=dict)
     kept_keks: dict = field(default_factory=dict)
     kek_l: bytes = b""
@@ -208,7 +216,9 @@ async def take(manager, folder, told, early, archive):
     earlier = await values_of_restored(early, folder / "restored-early")
     told.values = restored | earlier | told.dump_values
     sizes = {len(value) for value in told.values}
-    raw = raw_values([early, folder / "archive", folder / "late", data.cluster], sizes)
+    log = raw_values([folder / "archive"], sizes)
+    told.media = {"base backup": restored, "dump": told.dump_values, "log": log}
+    raw = log | raw_values([early, folder / "late", data.cluster], sizes)
     assert raw - told.values, "old row versions must be found, or this proof looks at nothing"
     told.values |= raw
     shutil.copytree(folder / "volatile", folder / "stolen")
@@ -216,6 +226,16 @@ async def take(manager, folder, told, early, archive):
     told.kek_l = (data.root / "keeper" / "kek-l").read_bytes()
     identity = engine.foundation.identity
     told.signing_keys = tuple(bytes(key.view()) for key in (identity.held.announce, identity.held.log))
+
+
+async def pages_of(dsn, bucket):
+    """The sealed pages of one bucket, as they stand in the table."""
+    connection = await asyncpg.connect(dsn, timeout=30)
+    try:
+        rows = await connection.fetch("SELECT sealed_chain_keys FROM qflare.session_page WHERE bucket = $1", bucket)
+    finally:
+        await connection.close()
+    return {row["sealed_chain_keys"] for row in rows}
 
 
 async def live(folder):
@@ -236,6 +256,7 @@ async def live(folder):
             if number:
                 clock.turn(WIDTH_S)
                 assert bucket == await manager.turn()
+                told.pages[bucket] = await pages_of(data.dsn(), bucket)
             for which in ("current", "next"):
                 body = (await manager.announcement(which))[:BODY_BYTES]
                 told.traffic.bodies[bucket + (which == "next")] = body
@@ -265,7 +286,9 @@ async def live(folder):
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory):
     """The one story that every test below looks at."""
-    return asyncio.run(live(tmp_path_factory.mktemp("rest")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "PAGE_MIN", PAGE_OF)
+        return asyncio.run(live(tmp_path_factory.mktemp("rest")))
 
 
 def within(taken, window):
@@ -309,6 +332,35 @@ def test_a_reply_key_at_rest_opens_its_reply_and_nothing_before_the_bound(taken)
     opened = attack(taken.traffic, loot).records
     assert taken.late_inside <= opened
     assert not taken.late_outside & opened
+
+
+@pytest.mark.slow
+def test_a_page_at_rest_opens_inside_the_bound_alone(taken):
+    """R8: sealed pages lie in base backup, dump and log; one of t-1 or t opens, one from before with nothing stolen."""
+    inside = [taken.pages[bucket] for bucket in taken.window if bucket <= taken.first + THEFT]
+    assert 2 == len(inside)
+    for live_pages in inside:
+        assert live_pages
+        for medium, values in taken.media.items():
+            assert live_pages <= values, medium
+        loot = loot_of(taken.traffic, live_pages, taken.keks)
+        assert len(loot.chain_keys) >= PAGE_OF
+        assert attack(taken.traffic, loot).records
+    before = set().union(*(found for bucket, found in taken.pages.items() if bucket < min(taken.window)))
+    # Their partitions are emptied and their rows in no backup of the theft; the log never forgets.
+    assert before & taken.media["log"]
+    assert not before & (taken.media["dump"] | taken.media["base backup"])
+    stolen = taken.keks | {taken.first: taken.kek_l}
+    assert (Loot(), Opened()) == _opened(taken, before, stolen)
+    # Control: with the keeper's keys of then the very same pages open.
+    loot, opened = _opened(taken, before, taken.kept_keks)
+    assert len(loot.chain_keys) >= PAGE_OF
+    assert opened.records
+
+
+def _opened(taken, values, keks):
+    loot = loot_of(taken.traffic, values, keks)
+    return loot, attack(taken.traffic, loot)
 
 
 @pytest.mark.slow
