@@ -245,7 +245,7 @@ class Sessions:
                 # R7: an epoch that ended is not carried on; it hashes forward from the bucket of the rekey.
                 if chain.epoch == held.session.epoch:
                     newest[chain.sid] = max(chain.bucket, newest.get(chain.sid, 0))
-                self._keep(chain.sid, held)
+                self._keep(held.session.sid, held)  # the same id; the chain's copy of it would stay as long
             # R8, first touch: what no turn has carried into the current bucket yet is carried now.
             late = [sid for sid, bucket in newest.items() if bucket < ring.current]
             await self._step([(sid, _ChainId(found[sid].session.epoch, ring.current)) for sid in late], found)
