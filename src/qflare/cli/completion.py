@@ -67,6 +67,8 @@ _qflare() {{
         next="${{path:+$path }}${{COMP_WORDS[place]}}"
         case "$next" in
             {known}) path="$next" ;;
+            -*) ;;
+            *) if [ -z "$path" ]; then COMPREPLY=(); return; fi ;;
         esac
     done
     case "$path" in

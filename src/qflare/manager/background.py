@@ -39,11 +39,15 @@ class Background:
         waiting = set(self._tasks)
         if not waiting:
             return
-        _, late = await asyncio.wait(waiting, timeout=timeout_s)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late)
+        try:
+            await asyncio.wait(waiting, timeout=timeout_s)
+        finally:
+            # Also when the wait itself is cancelled: what the tasks use is closed next.
+            late = {task for task in waiting if not task.done()}
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
 
     async def pause(self, seconds: float) -> None:
         """Sleep for *seconds*, or until `stop` is set."""
