@@ -99,7 +99,7 @@ def machine_lines(machine: Mapping[str, object]) -> list[str]:
     if machine.get("postgresql"):
         lines.append(f"PostgreSQL {machine['postgresql']}")
     if machine.get("peers"):
-        lines.append(f"beside {_listed(machine['peers'])}")
+        lines.append(f"peers: {_listed(machine['peers'])}")
     began, ended = machine.get("began"), machine.get("ended")
     if isinstance(began, dict) and isinstance(ended, dict):
         lines.append(
