@@ -6,8 +6,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from carried_device import CarriedDevice, LostError
+from manager_turns import stand
 from manager_world import TurnedClock, engine_of, managers
 from qflare.errors import AuthenticationError, QflareError, RefusedError, StoreUnavailableError
+from qflare.manager.pages import PAGE_MIN
 from qflare.model.event import SecurityEventType
 from qflare.model.refusal import Refusal
 from qflare.model.session import SessionState
@@ -269,6 +271,34 @@ async def test_the_old_epoch_is_read_to_the_end_of_the_next_bucket(database_dsn,
         for manager in (one, two):
             assert Refusal.EPOCH == await refused(manager, late)
             assert Refusal.EPOCH == await refused(manager, device.device.seal(b"late"))
+
+
+async def test_the_old_epoch_is_read_from_a_page_behind_the_new_ones_rows(database_dsn, tmp_path, admin):
+    """R7, R8: REKEY under b-1 while the old chain key of b-1 is on a page: a record of then opens, REKEY comes again."""
+    async with world(database_dsn, tmp_path, turn_page=64) as (clock, (one, two), device):
+        others = [await CarriedDevice.provision(one, clock, name=f"other-{n}") for n in range(PAGE_MIN)]
+        for other in others:
+            await other.connect(one)
+            other.device.close()
+        await turn(clock, (one, two))
+        await device.refresh(one)
+        late = [device.device.seal(b"late") for _ in range(2)]
+        device.device.begin_rekey()
+        await turn(clock, (one, two))
+        body, bucket = device.state.rekey.body, device.state.rekey.bucket
+        sid = device.device.session.sid
+        assert {(sid, 0): 1} == {its: 1 for its in await stand(admin, bucket) if its[0] == sid}
+        with await one.open_record(device.device.begin_rekey()) as opened:
+            await one.answer_control(opened)
+        for manager, record in zip((one, two), late, strict=True):
+            engine_of(manager).sessions.forget(sid)
+            with await manager.open_record(record) as opened:
+                assert (0, bucket) == (opened.header.epoch, opened.header.bucket)
+            with await manager.open_record(device.device.begin_rekey()) as opened:
+                assert opened.plaintext.equals(body)
+                await manager.answer_control(opened)
+        await device.rekey(two)
+        await device.echo(one)
 
 
 async def test_a_rekeyed_session_outlives_restarts_and_turns(database_dsn, tmp_path):

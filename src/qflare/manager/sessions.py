@@ -256,11 +256,16 @@ class Sessions:
         sids = [session.sid for session in group]
         last = ring.current + 1
         chains = await self._deadline.of(self._store.find_chains(tenant_id, sids, first=ring.first, last=last))
-        have = {(chain.sid, chain.bucket) for chain in chains}
+        have = {(chain.sid, chain.bucket, chain.epoch) for chain in chains}
+        # R7: a rekey writes the new epoch's row where a page holds the old epoch's, which is still read.
         lacking = {
             session.sid
             for session in group
-            if any((session.sid, bucket) not in have for bucket in range(max(ring.first, session.start), last))
+            if any(
+                (session.sid, bucket, epoch) not in have
+                for bucket in range(max(ring.first, session.start), last)
+                for epoch in range(max(0, session.epoch - 1), session.epoch + 1)
+            )
         }
         pages = await self._deadline.of(self._store.find_pages(tenant_id, list(lacking), first=ring.first, last=last))
         return await self._offload.run(partial(_open_all, ring, chains, pages, lacking), wipe=_wipe_all)
