@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 12;
+SET LOCAL qflare.installs_version = 13;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -1926,6 +1926,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
     v_live    uuid[];
+    v_sids    uuid[];        -- sessions and requests whose keys are gone now
     v_taken   uuid[];
 BEGIN
     -- The session's row is locked, so that its end comes wholly before or wholly after.
@@ -1942,15 +1943,17 @@ BEGIN
            AND r.direction = p_direction AND r.expires_bucket >= p_bucket
            AND (r.sid, r.request_id) IN (SELECT w.sid, w.request_id
                                            FROM unnest(p_sids, p_request_ids) AS w (sid, request_id))
-        RETURNING r.request_id)
-    SELECT array_agg(g.request_id) INTO v_taken FROM gone AS g;
-    SELECT array_agg(w.request_id = ANY (coalesce(v_taken, '{}')) AND w.turn = 1 ORDER BY w.place) INTO taken
-      FROM (SELECT u.request_id, u.place, row_number() OVER (PARTITION BY u.sid, u.request_id ORDER BY u.place) AS turn
-              FROM unnest(p_sids, p_request_ids) WITH ORDINALITY AS u (sid, request_id, place)) AS w;
+        RETURNING r.sid, r.request_id)
+    SELECT array_agg(g.sid), array_agg(g.request_id) INTO v_sids, v_taken FROM gone AS g;
+    -- By session and request: devices choose ids, and one may choose that of another's request.
+    SELECT array_agg(g.sid IS NOT NULL AND w.turn = 1 ORDER BY w.place) INTO taken
+      FROM (SELECT u.*, row_number() OVER (PARTITION BY u.sid, u.request_id ORDER BY u.place) AS turn
+              FROM unnest(p_sids, p_request_ids) WITH ORDINALITY AS u (sid, request_id, place)) AS w
+      LEFT JOIN unnest(v_sids, v_taken) AS g (sid, request_id) ON g.sid = w.sid AND g.request_id = w.request_id;
     IF p_direction = 1 AND v_taken IS NOT NULL THEN
         UPDATE qflare.session AS s
            SET carried_at = p_now
-         WHERE s.tenant_id = p_tenant AND s.sid = ANY (v_live) AND s.carried_at IS NULL;
+         WHERE s.tenant_id = p_tenant AND s.sid = ANY (v_sids) AND s.carried_at IS NULL;
     END IF;
 END
 $$;

@@ -152,6 +152,19 @@ async def test_a_reply_key_is_the_sessions_and_the_tenants_own(store, sid):
     assert (False,) == await take(store, [key])
 
 
+async def test_a_reply_key_of_another_session_takes_no_reply(store, sid):
+    """R6: a device that chooses the id of another's request has its own reply taken with it, and not the other's."""
+    (device,) = await register(store)
+    other = (await begin_session(store, device)).sid
+    theirs = new_reply_key(sid, direction=2)
+    copied = replace(theirs, sid=other)
+    for key in (theirs, copied):
+        results = await store.accept_requests(DEFAULT_TENANT, [key], outstanding_max=MOST, now_s=NOW_S)
+        assert (ReplyKeyResult.ACCEPTED,) == results
+    assert (True,) == await take(store, [theirs], direction=2)
+    assert (False, True) == await take(store, [theirs, copied], direction=2)
+
+
 async def test_outstanding_replies_are_bounded(store, sid):
     """A session has so many outstanding replies and no more, however many ask at once; what is refused leaves nothing."""
     keys = [new_reply_key(sid, direction=2) for _ in range(3)]
