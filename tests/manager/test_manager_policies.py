@@ -340,6 +340,30 @@ async def test_an_overdue_device_may_rotate_and_nothing_else(database_dsn, tmp_p
         (await two.open_record(edge.seal(sid, b"welcome"))).plaintext.wipe()
 
 
+async def test_a_rotation_that_comes_again_opens_nothing(database_dsn, tmp_path, admin):
+    """Overdue keys stay so when the rotation that made them is sent once more, which is answered as before."""
+    policy = RotationPolicy(max_age_s=DAY_S, jitter_percent=0, minute_ppm=10**6, grace_s=HOUR_S)
+    async with world(database_dsn, tmp_path) as (manager,):
+        edge = await Edge.provision(manager)
+        sid = (await edge.connect(manager)).sid
+        keys = DeviceKeys.generate()
+        body = make_rotation(edge.device, keys)
+        keys.wipe()
+        accept_rotated(await exchange_control(edge, sid, manager, body), key_version=2)
+        await manager.set_rotation_policy(policy)
+        await pass_time(admin, DAY_S)
+        await manager.turn()
+        await pass_time(admin, HOUR_S + 1)
+        # What the session carries now belongs to the keys that the device has.
+        (await manager.open_record(edge.seal(sid, b"in grace"))).plaintext.wipe()
+        await manager.turn()
+        for _ in range(2):
+            with pytest.raises(RefusedError) as refused:
+                await manager.open_record(edge.seal(sid, b"late"))
+            assert Refusal.ROTATION_OVERDUE == refused.value.reason
+            accept_rotated(await exchange_control(edge, sid, manager, body), key_version=2)
+
+
 async def test_counts_are_kept_while_the_database_is_away(database_dsn, tmp_path, admin):
     """A flush that fails loses nothing: the same counts go with the next one."""
     async with world(database_dsn, tmp_path) as (manager,):

@@ -90,7 +90,10 @@ class Rotations:
             raise self._refuse(record, reason)
         if not verdict.is_repeated:
             await self._rotate(record, verdict)
-        self._uses.forget_overdue(session.tenant_id, session.ref)
+        mark = await self._policies.find_mark(session.tenant_id, session.ref)
+        if mark is None or not mark.is_overdue:
+            # Not for a rotation of before that comes again: its keys may be overdue themselves by now.
+            self._uses.forget_overdue(session.tenant_id, session.ref)
         return await self._seal(record, encode_rotated(verdict.key_version))
 
     async def _urgency(self, record: OpenedRecord, key_version: int) -> Urgency:
