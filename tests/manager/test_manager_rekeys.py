@@ -10,6 +10,7 @@ from manager_turns import stand
 from manager_world import TurnedClock, engine_of, managers
 from qflare.errors import AuthenticationError, QflareError, RefusedError, StoreUnavailableError
 from qflare.manager.pages import PAGE_MIN
+from qflare.manager.sessions import Asked
 from qflare.model.event import SecurityEventType
 from qflare.model.refusal import Refusal
 from qflare.model.session import SessionState
@@ -299,6 +300,31 @@ async def test_the_old_epoch_is_read_from_a_page_behind_the_new_ones_rows(databa
                 await manager.answer_control(opened)
         await device.rekey(two)
         await device.echo(one)
+
+
+async def test_a_rekey_leaves_records_under_way_alone(database_dsn, tmp_path):
+    """R7: a worker that commits a rekey still opens the old epoch's records of batches that it began before."""
+    async with world(database_dsn, tmp_path, 1) as (clock, (one,), device):
+        other = await CarriedDevice.provision(one, clock, name="other")
+        await other.connect(one)
+        for each in (device, other):
+            await each.echo(one)
+        old = device.device.seal(b"old")
+        engine, bucket = engine_of(one), await one.current_bucket()
+        await one.announcement("next")
+        # The other session has to be stepped, off the loop: meanwhile the rekey commits.
+        asked = [Asked(device.device.session.sid, bucket, 0), Asked(other.device.session.sid, bucket + 1)]
+        with engine.buckets.lend() as ring:
+            resolving = asyncio.create_task(engine.sessions.resolve(ring, asked))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not resolving.done()
+            engine.sessions.renew(device.device.session.sid)
+            with await resolving as resolved:
+                assert [device.device.session.sid, other.device.session.sid] == [its.sid for its in resolved.sessions]
+        with await one.open_record(old) as opened:
+            assert opened.plaintext.equals(b"old")
+        other.device.close()
 
 
 async def test_a_rekeyed_session_outlives_restarts_and_turns(database_dsn, tmp_path):

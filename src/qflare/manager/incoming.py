@@ -267,7 +267,7 @@ class Incoming:
             session = states.get(item.header.sid)
             if session is not None and item.header.kind != KIND_REPLY and session.epoch != item.header.epoch:
                 # R7: the old epoch is read no longer; what is held of the session may know no other.
-                self._sessions.forget(item.header.sid)
+                self._sessions.renew(item.header.sid)
                 verdicts[place] = Refusal.EPOCH
             if session is None or session.state is not SessionState.LIVE:
                 self._sessions.forget(item.header.sid)

@@ -95,7 +95,7 @@ class Rekeys:
             raise self._refuse(record, _REFUSALS[result])
         if result is RekeyResult.REKEYED:
             # What is held knows the old epoch alone.
-            self._sessions.forget(session.sid)
+            self._sessions.renew(session.sid)
         return await self._records.seals.submit(
             PlainRecord(session.tenant_id, session.sid, encode_rekeyed(rekey.bucket, rekey.epoch), b"", KIND_CONTROL)
         )

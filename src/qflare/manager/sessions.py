@@ -175,6 +175,11 @@ class Sessions:
         if held is not None:
             held.wipe()
 
+    def renew(self, sid: SessionId) -> None:
+        """Read a session anew when it is next asked for: it lives on with other keys (R7)."""
+        # Dropped, not wiped, as in _keep: a record of the old epoch that is under way is still good.
+        self._held.pop(sid, None)
+
     def forget_device(self, tenant_id: TenantId, ref: bytes) -> None:
         """Erase a device's sessions from this worker's memory: it was revoked or suspended here."""
         for sid in [
