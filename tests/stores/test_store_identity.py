@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from qflare.errors import ConflictError
@@ -25,6 +27,15 @@ async def test_find_identity_returns_the_highest_serial(store):
     await store.save_identity(new_identity(1), event=new_event())
     second = await store.save_identity(new_identity(2), event=new_event())
     assert second == await store.find_identity()
+
+
+async def test_a_root_that_was_removed_does_not_come_back(store):
+    """A certificate that was issued with the root and comes into force after its removal brings no root with it."""
+    await store.save_identity(new_identity(1), event=new_event())
+    issued = new_identity(2)
+    await store.remove_root(event=new_event())
+    await store.follow_identity(issued, after=1, compromised=None, event=new_event())
+    assert replace(issued, sealed_root=None) == await store.find_identity()
 
 
 async def test_save_bucket_keeps_the_first(store):

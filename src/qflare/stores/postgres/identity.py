@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import IllegalTransitionError, StoreError
@@ -69,6 +70,10 @@ class Identities(Connected):
         """
         async with self._connections.transaction() as transaction:
             await self._hold(transaction, after)
+            standing = await transaction.fetch_row("find_identity")
+            if standing is not None and standing["sealed_root"] is None:
+                # Removed while this was made: a root that is offline does not come back.
+                identity = replace(identity, sealed_root=None)
             why = f"serial {identity.serial} came into force with other keys"
             await transaction.execute("drop_pending_keys", why, identity.certificate)
             if await transaction.fetch_row("insert_identity", *_columns(identity)) is None:
@@ -120,6 +125,7 @@ class Identities(Connected):
     async def remove_root(self, *, event: NewEvent) -> None:
         """Forget the root's sealed signing key: it is kept offline from now on."""
         async with self._connections.transaction() as transaction:
+            await transaction.execute("hold_identity", _LOCK)
             await transaction.execute("remove_sealed_root")
             await transaction.write_events([event])
 

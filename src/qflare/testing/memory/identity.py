@@ -69,8 +69,10 @@ class Identities(Logging):
         self, identity: SealedIdentity, *, after: int, compromised: str | None, event: NewEvent
     ) -> None:
         """Bring *identity* into force after the certificate of serial *after*; keys that waited for another one end."""
-        async with self._transaction():
+        async with self._transaction() as tables:
             self._require_serial(after)
+            if tables.identities[after].sealed_root is None:
+                identity = replace(identity, sealed_root=None)
             why = f"serial {identity.serial} came into force with other keys"
             self._drop_pending(why, (identity.certificate[_ANNOUNCE], identity.certificate[_LOG]))
             if not self._insert(identity):
