@@ -6,14 +6,14 @@
 -- transaction.  An older schema is refused here: `qflare migrate` brings it up to date.
 --
 -- Order of locks, everywhere:
--- rotation_policy  ->  bucket turn (advisory)  ->  bucket_key  ->  bucket_mark  ->  bucket_record  ->
--- bucket slot (advisory)  ->  device  ->  session  ->  device_use  ->  reply_key  ->  log_head  ->  session_count  ->
+-- rotation_policy  ->  bucket turn (advisory)  ->  bucket_key  ->  rekeys (advisory)  ->  bucket_mark  ->
+-- bucket_record  ->  bucket slot (advisory)  ->  device  ->  session  ->  device_use  ->  reply_key  ->  log_head  ->  session_count  ->
 -- device_count.
 
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 13;
+SET LOCAL qflare.installs_version = 14;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -1978,6 +1978,9 @@ DECLARE
 BEGIN
     -- A worker that turns to the next bucket waits for this: no record of a bucket after p_first + 1 is written in
     -- the old epoch before the commit, so that a device may take such a record as the end of its rekey.
+    -- In line with it: those who share a row pass whoever waits to change it, and a stream of rekeys would keep the
+    -- turn waiting for ever.
+    PERFORM pg_advisory_xact_lock_shared(1363561219, 0);
     SELECT m.bucket, m.expired_before INTO STRICT v_current, v_expired FROM qflare.bucket_mark AS m FOR SHARE;
     v_live := qflare.hold_buckets(p_buckets);
     SELECT s.state, s.epoch, s.rekey_hash, s.rekey_bucket, s.last_bucket

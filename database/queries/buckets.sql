@@ -27,6 +27,10 @@ UPDATE qflare.bucket_key AS k
 SELECT m.bucket
   FROM qflare.bucket_mark AS m;
 
+-- name: hold_rekeys :exec
+-- Wait for the rekeys under way, and have those that come later wait, until the transaction ends (R7).
+SELECT pg_advisory_xact_lock(1363561219, 0);
+
 -- name: raise_bucket_mark :exec
 -- Raise the mark; a lower value changes nothing.
 -- $1 bucket bigint

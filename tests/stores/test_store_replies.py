@@ -116,11 +116,35 @@ async def test_a_turn_waits_for_a_rekey_under_way(store, sid, admin):
     """No worker enters the next bucket while a rekey commits: the mark's row is held till then."""
     async with admin.transaction():
         await admin.execute("SELECT FROM qflare.bucket_mark FOR SHARE")
-        raising = asyncio.create_task(store.raise_bucket_mark(BUCKET + 1))
         assert RekeyResult.REKEYED is await rekey(store, new_rekey(sid))
+        raising = asyncio.create_task(store.raise_bucket_mark(BUCKET + 1))
         await asyncio.sleep(0.05)
         assert not raising.done()
     assert BUCKET + 1 == await raising
+
+
+async def test_rekeys_do_not_keep_a_turn_waiting(store, sid, admin):
+    """Rekeys that come while a turn waits for one under way come after it, however many there are."""
+    claim = new_rekey(sid)
+    assert RekeyResult.REKEYED is await rekey(store, claim)
+    ended = []
+
+    async def noted(name, work):
+        result = await work
+        ended.append(name)
+        return result
+
+    async with admin.transaction():
+        await admin.execute("SELECT FROM qflare.bucket_mark FOR SHARE")
+        turn = asyncio.create_task(noted("turn", store.raise_bucket_mark(BUCKET + 1)))
+        while not await admin.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+            await asyncio.sleep(0.01)
+        rekeys = [asyncio.create_task(noted("rekey", rekey(store, claim))) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        assert [] == ended
+    assert BUCKET + 1 == await turn
+    assert [RekeyResult.REPEATED] * 3 == await asyncio.gather(*rekeys)
+    assert "turn" == ended[0]
 
 
 async def test_a_reply_key_is_taken_once(store, sid):

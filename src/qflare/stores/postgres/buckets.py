@@ -63,6 +63,7 @@ class Buckets(Connected):
     async def raise_bucket_mark(self, bucket: int) -> int:
         """Raise the mark to *bucket* if it is higher, and return the mark that stands."""
         async with self._connections.transaction() as transaction:
+            await transaction.execute("hold_rekeys")
             await transaction.execute("raise_bucket_mark", bucket)
         return await self.bucket_mark()
 

@@ -154,6 +154,7 @@ class Sessions(Connected):
         """
         count = 0
         async with self._connections.transaction() as transaction:
+            await transaction.execute("hold_rekeys")
             mark = await transaction.fetch_row("lock_expired_before")
             if mark is not None and mark["expired_before"] < before_bucket:
                 row = await transaction.fetch_row("count_expired", mark["expired_before"], before_bucket)
