@@ -18,6 +18,7 @@ from qflare.errors import (
     UnexpectedMessageError,
     UsageError,
 )
+from qflare.manager.replies import DROPPED_MAX
 from qflare.model.refusal import Refusal
 from qflare.protocol.envelope import encode_envelope, split_envelope
 from qflare.protocol.record import KIND_REPLY, KIND_REQUEST, read_header
@@ -420,3 +421,23 @@ async def test_cancelled_callers_leave_replies_whole(database_dsn, tmp_path):
                 assert b"!" == (await opened_text(one, reply))[1]
             else:
                 assert Refusal.NO_REQUEST == await refused(one, reply)
+
+
+async def test_a_clean_up_deletes_all_keys_of_replies_that_never_came(database_dsn, tmp_path, admin):
+    """However many reply keys are over, one clean-up deletes them all, in bounded statements; the others stay."""
+    async with managers(database_dsn, tmp_path) as (manager,):
+        bucket = await manager.current_bucket()
+        await admin.execute(
+            "INSERT INTO qflare.reply_key (tenant_id, sid, request_id, direction, request_bucket, request_epoch,"
+            " expires_bucket, bucket, sealed_reply_key)"
+            " SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 2, $1 - 9, 0,"
+            " $1 - 2 + n % 3, $1 - n % 2 * 9, decode(repeat('00', 93), 'hex') FROM generate_series(1, $2::bigint) AS n",
+            bucket,
+            8 * DROPPED_MAX,
+        )
+        kept = await admin.fetchval(
+            "SELECT count(*) FROM qflare.reply_key WHERE expires_bucket >= $1 AND bucket >= $1 - 1", bucket
+        )
+        assert kept > 0
+        await engine_of(manager).replies.clean(bucket)
+        assert kept == await admin.fetchval("SELECT count(*) FROM qflare.reply_key")
