@@ -302,8 +302,9 @@ async def test_the_old_epoch_is_read_from_a_page_behind_the_new_ones_rows(databa
         await device.echo(one)
 
 
-async def test_a_rekey_leaves_records_under_way_alone(database_dsn, tmp_path):
-    """R7: a worker that commits a rekey still opens the old epoch's records of batches that it began before."""
+@pytest.mark.parametrize("cause", ["rekey", "changes"])
+async def test_sessions_read_anew_leave_records_under_way_alone(database_dsn, tmp_path, cause):
+    """A worker that commits a rekey, or drops all that it remembers, still opens records of batches begun before."""
     async with world(database_dsn, tmp_path, 1) as (clock, (one,), device):
         other = await CarriedDevice.provision(one, clock, name="other")
         await other.connect(one)
@@ -319,7 +320,10 @@ async def test_a_rekey_leaves_records_under_way_alone(database_dsn, tmp_path):
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             assert not resolving.done()
-            engine.sessions.renew(device.device.session.sid)
+            if cause == "rekey":
+                engine.sessions.renew(device.device.session.sid)
+            else:
+                engine.changes.forget_all()
             with await resolving as resolved:
                 assert [device.device.session.sid, other.device.session.sid] == [its.sid for its in resolved.sessions]
         with await one.open_record(old) as opened:

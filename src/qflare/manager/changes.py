@@ -139,7 +139,8 @@ class Changes:
 
     def forget_all(self) -> None:
         """Drop everything remembered of devices and sessions."""
-        self._sessions.wipe()
+        # Not wiped: most of these sessions live on, and a record of theirs that is under way must not be refused.
+        self._sessions.renew_all()
         self._devices.forget_all()
         self._tell()
 

@@ -180,6 +180,10 @@ class Sessions:
         # Dropped, not wiped, as in _keep: a record of the old epoch that is under way is still good.
         self._held.pop(sid, None)
 
+    def renew_all(self) -> None:
+        """Read every session anew when it is next asked for; batches under way go on, and the database decides."""
+        self._held.clear()
+
     def forget_device(self, tenant_id: TenantId, ref: bytes) -> None:
         """Erase a device's sessions from this worker's memory: it was revoked or suspended here."""
         for sid in [
