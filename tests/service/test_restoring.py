@@ -18,6 +18,7 @@ from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.service.restoring import back_up, restore
 from qflare.service.security_monitor import SecurityMonitor
 from qflare.stores.postgres.definition import migrations, schema_version
+from qflare.stores.postgres.programs import without_password
 
 PULSE = "SELECT pulse FROM qflare.store_pulse"
 
@@ -330,6 +331,34 @@ async def test_restoring_and_backing_up_refuse_what_cannot_work(world, tmp_path)
         await world.restore(tmp_path / "absent", replaces=True)
     async with world.managers() as (manager,):
         await edge.connect(manager)
+
+
+async def test_a_backup_writes_through_no_link(world):
+    """A link that somebody laid beside the file that is to be written leads the dump nowhere."""
+    async with world.managers() as (manager,):
+        await Edge.provision(manager)
+        theirs = world.folder / "theirs"
+        theirs.write_bytes(b"theirs")
+        for name in (f".{world.copy.name}.unfinished", f".{world.copy.name}"):
+            (world.folder / name).symlink_to(theirs)
+        backup = await world.back_up()
+    assert b"theirs" == theirs.read_bytes()
+    assert backup.size_bytes == world.copy.stat().st_size > 0
+    assert not list(world.folder.glob(f".{world.copy.name}.????????????????"))
+
+
+@pytest.mark.parametrize(
+    ("dsn", "shown", "password"),
+    [
+        ("postgresql://me:s%40crt@db:5432/q", "postgresql://me@db:5432/q", "s@crt"),
+        ("postgresql://me@db/q?password=s%40crt&sslmode=require", "postgresql://me@db/q?sslmode=require", "s@crt"),
+        ("postgresql://db/q?sslmode=require&pass%77ord=s", "postgresql://db/q?sslmode=require", "s"),
+        ("postgresql:///q?host=/run/pg&user=me", "postgresql:///q?host=/run/pg&user=me", ""),
+    ],
+)
+def test_no_password_stands_among_a_programs_arguments(dsn, shown, password):
+    """However a DSN holds the password, everybody on the machine may read what is left of it."""
+    assert (shown, password) == without_password(dsn)
 
 
 async def test_a_damaged_file_of_marks_stops_the_start(world):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -66,26 +67,24 @@ async def write_backup(connection: asyncpg.Connection, path: Path, *, dsn: str) 
     version = require_version(await installed_version(connection))
     await _require_all_rows(connection)
     program = await find_program("pg_dump", major=connection.get_server_version().major)
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = await asyncio.to_thread(_open_new, unfinished)
     try:
         with translated():
             # One snapshot for the figures and the file.
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 snapshot = await connection.fetchval("SELECT pg_export_snapshot()")
                 facts = await connection.fetchrow(_FACTS)
+                # Into the open file: a name could lead elsewhere by then.
                 await run_program(
                     program,
-                    [
-                        "--format=custom",
-                        "--schema=qflare",
-                        f"--snapshot={snapshot}",
-                        "--no-sync",
-                        f"--file={unfinished}",
-                    ],
+                    ["--format=custom", "--schema=qflare", f"--snapshot={snapshot}"],
                     dsn=dsn,
+                    output=descriptor,
                 )
-        size = await asyncio.to_thread(_finish, unfinished, path)
+        size = await asyncio.to_thread(_finish, descriptor, unfinished, path)
     finally:
+        os.close(descriptor)
         await asyncio.to_thread(unfinished.unlink, missing_ok=True)
     if facts is None:
         raise AssertionError("facts")  # sub-selects alone: always one row
@@ -109,15 +108,18 @@ def _require_backup(path: Path) -> None:
         raise ConfigError(f"{path} is no backup: it was not written by  qflare backup  or  pg_dump --format=custom")
 
 
-def _finish(unfinished: Path, path: Path) -> int:
-    """Make the file durable under its name, which nobody else took meanwhile, and return its size."""
-    descriptor = os.open(unfinished, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+def _open_new(path: Path) -> int:
+    """Open a file that nobody made before, for this user alone."""
     try:
-        os.fchmod(descriptor, 0o600)
-        os.fsync(descriptor)
-        size = os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as failure:
+        raise ConfigError(f"cannot write {path}: {failure.strerror}; name a new file in a folder you own") from None
+
+
+def _finish(descriptor: int, unfinished: Path, path: Path) -> int:
+    """Make the file durable under its name, which nobody else took meanwhile, and return its size."""
+    os.fsync(descriptor)
+    size = os.fstat(descriptor).st_size
     try:
         os.link(unfinished, path)
     except OSError as failure:

@@ -9,7 +9,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from qflare.errors import ConfigError, MissingExtraError, StoreError
 from qflare.stores.embedded.binaries import installed_binaries
@@ -69,26 +69,29 @@ async def _version_of(path: Path) -> int | None:
     return None if version is None else int(version[1])
 
 
-async def run_program(path: Path, arguments: Sequence[str], *, dsn: str) -> None:
+async def run_program(path: Path, arguments: Sequence[str], *, dsn: str, output: int | None = None) -> None:
     """
     Run *path* on the database of *dsn*; the password goes by the environment, which only this user sees.
+
+    Args:
+        path: The program.
+        arguments: All but the database.
+        dsn: The database.
+        output: A file descriptor that takes what it writes; None drops that.
 
     Raises:
         StoreError: it failed. What it said may quote rows, and is not repeated.
     """
-    parts = urlsplit(dsn)
-    user, _, host = parts.netloc.rpartition("@")
-    name, _, password = user.partition(":")
-    shown = urlunsplit(parts._replace(netloc=f"{name}@{host}" if name else host))
+    shown, password = without_password(dsn)
     environment = {**os.environ, "PGAPPNAME": "qflare"}
     if password:
-        environment["PGPASSWORD"] = unquote(password)
+        environment["PGPASSWORD"] = password
     process = await asyncio.create_subprocess_exec(
         path,
         *arguments,
         f"--dbname={shown}",
         stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL if output is None else output,
         stderr=asyncio.subprocess.DEVNULL,
         env=environment,
         umask=0o077,
@@ -103,3 +106,22 @@ async def run_program(path: Path, arguments: Sequence[str], *, dsn: str) -> None
         raise StoreError(
             f"{path.name} ended with status {status}; run it by hand to read why: {path} {' '.join(arguments)}"
         )
+
+
+def without_password(dsn: str) -> tuple[str, str]:
+    """Return *dsn* as everybody may see it, and the password that stood before the host or among the parameters."""
+    parts = urlsplit(dsn)
+    user, _, host = parts.netloc.rpartition("@")
+    name, _, password = user.partition(":")
+    password = unquote(password)
+    parameters: list[str] = []
+    for parameter in parts.query.split("&") if parts.query else []:
+        key, _, value = parameter.partition("=")
+        if unquote(key) == "password":
+            password = unquote(value)
+        else:
+            parameters.append(parameter)
+    # By hand: urlunsplit leaves the slashes out where no host stands behind them.
+    netloc = f"{name}@{host}" if name else host
+    query = f"?{'&'.join(parameters)}" if parameters else ""
+    return f"{parts.scheme}://{netloc}{parts.path}{query}", password
