@@ -13,8 +13,9 @@ import pytest
 
 from at_rest import run as run_program
 from manager_world import Edge, TurnedClock, make_manager, managers, settings
-from qflare.errors import ConfigError, KeeperError, QflareError, RestoredError
+from qflare.errors import ConfigError, KeeperError, QflareError, RefusedError, RestoredError
 from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.protocol.identity import decode_identity
 from qflare.service.restoring import back_up, restore
 from qflare.service.security_monitor import SecurityMonitor
 from qflare.stores.postgres.definition import migrations, schema_version
@@ -331,6 +332,22 @@ async def test_restoring_and_backing_up_refuse_what_cannot_work(world, tmp_path)
         await world.restore(tmp_path / "absent", replaces=True)
     async with world.managers() as (manager,):
         await edge.connect(manager)
+
+
+async def test_no_serial_is_issued_twice(world):
+    """After a restore the next certificate comes above every one that devices have seen, so that they follow to it."""
+    async with world.managers() as (manager,):
+        first = decode_identity(await manager.identity(), server_id=await manager.server_id())
+        await world.back_up()
+        await manager.rotate_identity(reason="lost with the copy")
+        bucket = await manager.current_bucket()
+        held = first.follow(await manager.identity(), bucket=bucket)
+    await world.restore(replaces=True)
+    async with world.managers() as (manager,):
+        with pytest.raises(RefusedError, match="serial 1, serial 2 was seen before"):
+            held.follow(await manager.identity(), bucket=bucket)
+        await manager.rotate_identity(reason="restored")
+        assert 3 == held.follow(await manager.identity(), bucket=bucket).certificate.serial
 
 
 async def test_a_backup_writes_through_no_link(world):

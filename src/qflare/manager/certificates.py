@@ -7,6 +7,7 @@ follows at its next look, and has the live buckets announced under the new key.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Self
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from qflare.errors import (
     AuthenticationError,
     DecodeError,
+    KeeperError,
     KeyNotFoundError,
     KeyStateError,
     ServerIdentityError,
@@ -26,6 +28,7 @@ from qflare.manager.signers import NewSigner, signing_key, unseal_key
 from qflare.model.bucket import SealedIdentity
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
+from qflare.model.mark import HighWaterMark
 from qflare.model.server_key import PendingServerKey, ServerKey, ServerKeyKind
 from qflare.primitives.sig import SIG44, SIG87
 from qflare.protocol.identity import Certificate, certificate_body, decode_certificate
@@ -135,7 +138,7 @@ class Certificates:
                 "the root is kept offline: make a request (qflare identity request), have it signed where the root is "
                 "(qflare identity sign), and import the certificate (qflare identity import)"
             )
-        serial = row.serial + (2 if is_compromised else 1)
+        serial = await self._latest_serial(row) + (2 if is_compromised else 1)
         made = await self._offload.run(partial(self._issue, row, row.sealed_root, serial, bucket))
         return await self._bring_into_force(made, row, reason, is_compromised=is_compromised)
 
@@ -151,7 +154,7 @@ class Certificates:
         _require_reason(reason)
         bucket = await self._buckets.refresh()
         row = await self._row()
-        serial = row.serial + (2 if is_compromised else 1)
+        serial = await self._latest_serial(row) + (2 if is_compromised else 1)
         body, keys = await self._offload.run(partial(self._ask, row, serial, bucket))
         event = self._event(
             SecurityEventType.KEY_GENERATION,
@@ -218,6 +221,11 @@ class Certificates:
             raise KeyStateError("the database does not hold this server's identity any more: start the workers again")
         return row
 
+    async def _latest_serial(self, row: SealedIdentity) -> int:
+        """Return the highest serial that was ever in force: a restored database knows less than the keeper."""
+        mark = await self._offload.run(self._keeper.high_water)
+        return max(row.serial, mark.serial if mark.server_id == row.server_id.hex() else 0)
+
     async def _bring_into_force(
         self, made: SealedIdentity, row: SealedIdentity, reason: str, *, is_compromised: bool
     ) -> Certificate:
@@ -236,6 +244,10 @@ class Certificates:
                 made, after=row.serial, compromised=reason if is_compromised else None, event=event
             )
         )
+        mark = HighWaterMark(server_id=made.server_id.hex(), serial=made.serial)
+        with contextlib.suppress(KeeperError):
+            # It is in force; the next start notes what could not be noted now.
+            await self._offload.run(partial(self._keeper.raise_high_water, mark))
         await self._buckets.follow()
         return self._identity.certificate
 

@@ -60,6 +60,8 @@ class Marks:
             raise RestoredError(f"it is of pulse {pulse}, pulse {mark.pulse} was seen")
         if mark.server_id == self._server_id:
             await self._compare_log(mark)
+        serial = HighWaterMark(server_id=self._server_id, serial=await self._deadline.of(self._store.identity_serial()))
+        await self._offload.run(partial(self._keeper.raise_high_water, serial))
         await self._note_pulse()
 
     async def _compare_log(self, mark: HighWaterMark) -> None:

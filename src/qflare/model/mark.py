@@ -23,6 +23,8 @@ class HighWaterMark:
     """its root, 32 bytes."""
     log_reserved: int = 0
     """No larger size was ever signed: raised before a signature, by a stride."""
+    serial: int = 0
+    """Of the highest certificate that is known to have been in force; none is issued under it again (A1)."""
     is_accepting: bool = False
     """Whether an operator began to accept a restored database and has not finished."""
 
@@ -32,16 +34,20 @@ class HighWaterMark:
         if not other.server_id or mark.server_id not in {"", other.server_id}:
             return mark
         mark = replace(
-            mark, server_id=other.server_id, log_reserved=max(mark.log_reserved, other.log_reserved, other.log_size)
+            mark,
+            server_id=other.server_id,
+            log_reserved=max(mark.log_reserved, other.log_reserved, other.log_size),
+            serial=max(mark.serial, other.serial),
         )
         if other.log_size > mark.log_size:
             mark = replace(mark, log_size=other.log_size, log_root=other.log_root)
         return mark
 
     def replaced(self, other: HighWaterMark) -> HighWaterMark:
-        """Return *other*, which an operator accepts; what was reserved in the same log does not fall."""
-        is_same_log = self.server_id == other.server_id
+        """Return *other*, which an operator accepts; what was reserved or issued by the same server does not fall."""
+        is_same_server = self.server_id == other.server_id
         return replace(
             other,
-            log_reserved=max(other.log_reserved, other.log_size, self.log_reserved if is_same_log else 0),
+            log_reserved=max(other.log_reserved, other.log_size, self.log_reserved if is_same_server else 0),
+            serial=max(other.serial, self.serial if is_same_server else 0),
         )

@@ -48,16 +48,18 @@ def write_marks(folder: Path, mark: HighWaterMark) -> None:
 
 def _decode(values: dict[str, object]) -> HighWaterMark | None:
     """Return the marks, None where a value cannot be one."""
+    # A file of before has no serial.
+    values = {"serial": 0} | values
     if sorted(values) != sorted(field.name for field in dataclasses.fields(HighWaterMark)):
         return None
-    pulse, size, reserved = (values[name] for name in ("pulse", "log_size", "log_reserved"))
+    pulse, size, reserved, serial = (values[name] for name in ("pulse", "log_size", "log_reserved", "serial"))
     server_id, root, is_accepting = (values[name] for name in ("server_id", "log_root", "is_accepting"))
-    if not (isinstance(pulse, int) and isinstance(size, int) and isinstance(reserved, int)):
+    if not (isinstance(pulse, int) and isinstance(size, int) and isinstance(reserved, int) and isinstance(serial, int)):
         return None
     if not (isinstance(server_id, str) and isinstance(root, str) and isinstance(is_accepting, bool)):
         return None
     log_root = bytes.fromhex(root)
-    if min(pulse, size) < 0 or size > reserved or len(log_root) != (_ROOT_BYTES if size else 0):
+    if min(pulse, size, serial) < 0 or size > reserved or len(log_root) != (_ROOT_BYTES if size else 0):
         return None
     return HighWaterMark(
         pulse=pulse,
@@ -65,5 +67,6 @@ def _decode(values: dict[str, object]) -> HighWaterMark | None:
         log_size=size,
         log_root=log_root,
         log_reserved=reserved,
+        serial=serial,
         is_accepting=is_accepting,
     )
