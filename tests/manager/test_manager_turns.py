@@ -187,6 +187,34 @@ async def test_a_late_commit_into_the_old_bucket_is_settled(database_dsn, tmp_pa
         await all_carry(one, [*sessions, (slow_edge, slow)])
 
 
+async def test_many_late_commits_hide_no_page(database_dsn, tmp_path, admin):
+    """However many are settled late, the pages of a bucket do not overlap, so that every session is found."""
+    clock = clock_at()
+    async with managers(database_dsn, tmp_path, clock=clock, turn_page=64) as (one,):
+        sessions = await sessions_of(one, 20)
+        slow = await sessions_of(one, 20)
+        rows = await admin.fetch(
+            "DELETE FROM qflare.session_state WHERE sid = ANY ($1::uuid[]) RETURNING *",
+            [session.sid.hex() for _, session in slow],
+        )
+        clock.turn(WIDTH_S)
+        bucket = await one.turn()
+        for row in rows:
+            await write_late(admin, row)
+        clock.turn(WIDTH_S - 20)
+        assert bucket == await one.turn()
+        assert {(session.sid, 0): 1 for _, session in [*sessions, *slow]} == await stand(admin, bucket)
+        assert 20 == await admin.fetchval(
+            "SELECT sum(cardinality(sids)) FROM qflare.session_page WHERE bucket = $1", bucket
+        )
+        clock.turn(20)
+        await one.turn()
+    async with managers(database_dsn, tmp_path, clock=clock, turn_page=64) as (two,):
+        for edge, session in [*sessions, *slow]:
+            with await two.open_record(edge.seal(session.sid, b"x", bucket=bucket)):
+                pass
+
+
 async def test_settling_waits_for_writers_under_way(database_dsn, tmp_path, admin):
     """The late sweep does not pass by a worker that is about to commit into the old bucket."""
     clock = clock_at()

@@ -80,7 +80,8 @@ class Turns:
                         bucket,
                         is_late=is_late,
                         range_size=RANGE_SESSIONS,
-                        work=partial(self._step, ring, bucket),
+                        # What is late gets rows: its pages would overlap those of the first sweep, and hide them.
+                        work=partial(self._step, ring, bucket, page_max=1 if is_late else self._page),
                     )
                 )
             if stage in (TurnStage.DONE, TurnStage.OVER):
@@ -89,8 +90,8 @@ class Turns:
                 await asyncio.sleep(_FOLLOW_S * (1 + secrets.randbelow(_JITTER) / _JITTER))
         return False
 
-    async def _step(self, ring: Ring, bucket: int, found: TurnRange) -> TurnedRange:
-        return await self._offload.run(partial(step_range, ring, bucket, found, page_max=self._page))
+    async def _step(self, ring: Ring, bucket: int, found: TurnRange, *, page_max: int) -> TurnedRange:
+        return await self._offload.run(partial(step_range, ring, bucket, found, page_max=page_max))
 
 
 def step_range(ring: Ring, bucket: int, found: TurnRange, *, page_max: int) -> TurnedRange:
