@@ -7,7 +7,6 @@ Needs no database: what a mapping holds rests sealed under a key derived from th
 from __future__ import annotations
 
 import asyncio
-import heapq
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
@@ -23,8 +22,10 @@ from qflare.errors import (
     QflareError,
     UsageError,
 )
+from qflare.manager.kept_mappings import KeptMappings, restore_kept
 from qflare.manager.key_mapping import KeptMapping, KeyMapping, ServerKeypair
-from qflare.manager.mapper_state import ExportedMapping, MapperState, open_state, seal_state
+from qflare.manager.mapper_state import MapperState, open_state, seal_state
+from qflare.manager.mapping_signers import MappingSigners
 from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, DeviceId, MappingId, TenantId
 from qflare.model.refusal import Refusal
 from qflare.primitives import kem
@@ -85,10 +86,8 @@ class SecureKeyMapper:
         self._width_s = width_s
         self._valid_s = valid_s
         self._clock = clock or SystemClock()
-        self._signers: dict[bytes, MappingSigner] = {}
-        self._kept: dict[MappingId, KeptMapping] = {}
-        self._expiring: list[tuple[int, MappingId]] = []
-        """A heap by the end of life; an entry that a rotation has overtaken is passed over."""
+        self._signers = MappingSigners()
+        self._kept = KeptMappings(self._clock)
         self._exports = 0
         self._is_closed = False
 
@@ -101,7 +100,7 @@ class SecureKeyMapper:
         """
         self._require_open()
         signer = await asyncio.to_thread(MappingSigner.generate)
-        self._signers[signer.verification_key] = signer
+        self._signers.adopt(signer)
         return ServerKeypair(signer.verification_key, SecretBytes.copy_of(signer.signing_key))
 
     async def create_key_mapping(
@@ -137,7 +136,7 @@ class SecureKeyMapper:
         for _, key in devices:
             _require_encapsulation_key(key)
         refs = [device_ref(self._tenant, device_id) for device_id, _ in devices]
-        signer = self._signer(server_private_key)
+        signer = self._signers.find(server_private_key)
         made = await asyncio.to_thread(
             partial(
                 create_mappings,
@@ -207,7 +206,7 @@ class SecureKeyMapper:
     ) -> tuple[KeyMapping | QflareError, ...]:
         """Make the next generation of many mappings, each once; one result or error each."""
         self._require_open()
-        given = None if server_private_key is None else self._signer(server_private_key)
+        given = None if server_private_key is None else self._signers.find(server_private_key)
         results: dict[int, KeyMapping | QflareError] = {}
         groups: dict[bytes, list[int]] = {}
         seen: set[MappingId] = set()
@@ -253,7 +252,7 @@ class SecureKeyMapper:
         for (place, each), new in zip(kept.items(), made, strict=True):
             if isinstance(new, Refusal):
                 results[place] = _refused(new, each.public.device_id)
-            elif self._is_closed or self._kept.get(each.public.mapping_id) is not each:
+            elif self._is_closed or not self._kept.has(each):
                 new.mapping.wipe()
                 results[place] = AlreadyExistsError("the mapping was rotated or removed meanwhile: look at it again")
             else:
@@ -301,14 +300,7 @@ class SecureKeyMapper:
         self._require_open()
         if limit < 1:
             raise UsageError(f"limit must be 1 or more, got {limit}")
-        now_s, removed = self._clock.now_s(), 0
-        while removed < limit and self._expiring and self._expiring[0][0] <= now_s:
-            _, mapping_id = heapq.heappop(self._expiring)
-            kept = self._kept.get(mapping_id)
-            if kept is not None and kept.expires_s <= now_s:
-                del self._kept[mapping_id]
-                removed += 1
-        return removed
+        return self._kept.drop_expired(limit=limit)
 
     # --- keeping it across restarts ----------------------------------------------------------------
 
@@ -327,19 +319,7 @@ class SecureKeyMapper:
             OverloadedError: more than 100,000 mappings.
         """
         self._require_open()
-        now_s = self._clock.now_s()
-        mappings = [
-            ExportedMapping(
-                device_id=kept.public.device_id,
-                client_public_key=kept.client_public_key,
-                descriptor=kept.public.descriptor,
-                server_public_key=kept.public.server_public_key,
-                expires_s=kept.expires_s,
-                sealed=kept.sealed,
-            )
-            for kept in self._kept.values()
-            if now_s < kept.expires_s
-        ]
+        mappings = self._kept.export()
         number = self._exports + 1
         exported = await asyncio.to_thread(
             partial(
@@ -374,16 +354,13 @@ class SecureKeyMapper:
         state = await asyncio.to_thread(partial(open_state, self._master_key, bytes(exported)))
         try:
             self._require_fits(state, at_least)
-            kept = await asyncio.to_thread(lambda: [_restored(each) for each in state.mappings])
+            kept = await asyncio.to_thread(lambda: [restore_kept(each) for each in state.mappings])
             self._require_unused()
         except BaseException:
             state.wipe()
             raise
-        self._signers = {signer.verification_key: signer for signer in state.signers}
-        now_s = self._clock.now_s()
-        self._kept = {each.public.mapping_id: each for each in kept if now_s < each.expires_s}
-        self._expiring = [(each.expires_s, mapping_id) for mapping_id, each in self._kept.items()]
-        heapq.heapify(self._expiring)
+        self._signers.replace(state.signers)
+        self._kept.replace(kept)
         self._exports = state.number
         return len(self._kept)
 
@@ -391,11 +368,8 @@ class SecureKeyMapper:
         """Destroy the master key's copy, the signing keys and every mapping."""
         self._is_closed = True
         self._master_key.wipe()
-        for signer in self._signers.values():
-            signer.wipe()
-        self._signers.clear()
+        self._signers.wipe()
         self._kept.clear()
-        self._expiring.clear()
 
     def __enter__(self) -> Self:
         """Lend the mapper to a block."""
@@ -419,24 +393,6 @@ class SecureKeyMapper:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _signer(self, key: ServerKeypair | SecretBytes | bytes) -> MappingSigner:
-        if isinstance(key, ServerKeypair):
-            return self._adopt(MappingSigner.restore(key.private_key, verification_key=key.public_key))
-        if not isinstance(key, SecretBytes | bytes | bytearray | memoryview):
-            raise UsageError("server_private_key is what generate_server_keypair() returned, or its private half")
-        secret = key if isinstance(key, SecretBytes) else SecretBytes.copy_of(key)
-        for signer in self._signers.values():
-            # CT: private keys are compared; only their length shows in the time.
-            if signer.signing_key.equals(secret):
-                return signer
-        return self._adopt(MappingSigner.restore(secret))
-
-    def _adopt(self, signer: MappingSigner) -> MappingSigner:
-        known = self._signers.setdefault(signer.verification_key, signer)
-        if known is not signer:
-            signer.wipe()
-        return known
-
     def _keep(
         self, new: NewMapping, device_id: DeviceId, client_public_key: bytes, server_public_key: bytes
     ) -> KeyMapping:
@@ -454,8 +410,7 @@ class SecureKeyMapper:
                 expires_at=utc(expires_s),
             )
             sealed = seal_mapping(mapping, self._master_key)
-        self._kept[public.mapping_id] = KeptMapping(public, client_public_key, sealed, expires_s)
-        heapq.heappush(self._expiring, (expires_s, public.mapping_id))
+        self._kept.put(KeptMapping(public, client_public_key, sealed, expires_s))
         return public
 
     def _require_unused(self) -> None:
@@ -490,10 +445,7 @@ class SecureKeyMapper:
 
     def _get(self, mapping_id: MappingId) -> KeptMapping:
         self._require_open()
-        kept = self._kept.get(mapping_id)
-        if kept is None or self._clock.now_s() >= kept.expires_s:
-            raise KeyNotFoundError("no such mapping, or it has expired: create it with create_key_mapping()")
-        return kept
+        return self._kept.get(mapping_id)
 
     def _bucket(self) -> int:
         return bucket_of(self._clock.now_s(), self._width_s)
@@ -501,22 +453,6 @@ class SecureKeyMapper:
     def _require_open(self) -> None:
         if self._is_closed:
             raise KeyStateError("this SecureKeyMapper is closed: make a new one")
-
-
-def _restored(exported: ExportedMapping) -> KeptMapping:
-    descriptor = read_descriptor(exported.descriptor, server_key=exported.server_public_key)
-    public = KeyMapping(
-        mapping_id=descriptor.mapping_id,
-        device_id=exported.device_id,
-        ref=descriptor.ref,
-        generation=descriptor.generation,
-        bucket=descriptor.bucket,
-        width_s=descriptor.width_s,
-        descriptor=exported.descriptor,
-        server_public_key=exported.server_public_key,
-        expires_at=utc(exported.expires_s),
-    )
-    return KeptMapping(public, exported.client_public_key, exported.sealed, exported.expires_s)
 
 
 def _require_encapsulation_key(key: bytes) -> None:
