@@ -34,10 +34,10 @@ async def both_forms(edge, manager):
 
 
 @pytest.mark.parametrize("jump", [1, 2, 3, 1000])
-async def test_forward_jump_while_running(database_dsn, tmp_path, jump):
+async def test_forward_jump_while_running(database, tmp_path, jump):
     """One bucket is taken; more is held with one alarm until an operator accepts it, and devices connect throughout."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, 2, clock=clock) as (one, two):
+    async with managers(database, tmp_path, 2, clock=clock) as (one, two):
         edge = await Edge.provision(one)
         await both_forms(edge, one)
         clock.turn(jump * WIDTH_S, monotonic=False)
@@ -64,10 +64,10 @@ async def test_forward_jump_while_running(database_dsn, tmp_path, jump):
 
 
 @pytest.mark.parametrize("jump", [1, 2, 1000])
-async def test_backward_jump_while_running_and_across_a_restart(database_dsn, tmp_path, jump):
+async def test_backward_jump_while_running_and_across_a_restart(database, tmp_path, jump):
     """The bucket never falls; it goes on by elapsed time, keys die, and a worker that starts meanwhile agrees."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (one,):
+    async with managers(database, tmp_path, clock=clock) as (one,):
         edge = await Edge.provision(one)
         clock.turn(WIDTH_S)
         assert FIRST + 1 == await one.turn()
@@ -84,7 +84,7 @@ async def test_backward_jump_while_running_and_across_a_restart(database_dsn, tm
             await both_forms(edge, one)
         with pytest.raises(KeeperError):
             keeper_of(one).bucket_key(FIRST + 1)
-    async with managers(database_dsn, tmp_path, clock=clock) as (two,):
+    async with managers(database, tmp_path, clock=clock) as (two,):
         assert FIRST + 3 == await two.current_bucket()
         await both_forms(edge, two)
         clock.turn(WIDTH_S)
@@ -93,13 +93,13 @@ async def test_backward_jump_while_running_and_across_a_restart(database_dsn, tm
 
 
 @pytest.mark.parametrize("behind", [1, 2, 5])
-async def test_workers_that_disagree_take_the_highest_mark(database_dsn, tmp_path, behind):
+async def test_workers_that_disagree_take_the_highest_mark(database, tmp_path, behind):
     """A worker whose clock is buckets behind is in the cluster's bucket, destroys what is over, and confirms others' M1."""
     ahead, slow = clock_at(), clock_at()
     slow.seconds -= behind * WIDTH_S
     async with AsyncExitStack() as stack:
-        one = await stack.enter_async_context(make_manager(database_dsn, tmp_path, clock=ahead))
-        two = await stack.enter_async_context(make_manager(database_dsn, tmp_path, clock=slow))
+        one = await stack.enter_async_context(make_manager(database, tmp_path, clock=ahead))
+        two = await stack.enter_async_context(make_manager(database, tmp_path, clock=slow))
         assert FIRST == await one.turn() == await two.turn()
         edge = await Edge.provision(two)
         for step in range(1, 4):
@@ -132,23 +132,23 @@ async def test_sixteen_workers_race_for_each_bucket(database_dsn, tmp_path, admi
 
 
 @pytest.mark.parametrize("down", [1, 2, 400])
-async def test_start_after_downtime(database_dsn, tmp_path, down):
+async def test_start_after_downtime(database, tmp_path, down):
     """At start-up the present bucket is taken, with an alarm if more than one has passed; devices connect at once."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (one,):
+    async with managers(database, tmp_path, clock=clock) as (one,):
         edge = await Edge.provision(one)
         await edge.connect(one)
     clock.turn(down * WIDTH_S)
-    async with managers(database_dsn, tmp_path, clock=clock) as (two,):
+    async with managers(database, tmp_path, clock=clock) as (two,):
         assert FIRST + down == await two.turn()
         assert (down > 1) == bool(await alarms_of(two, b"bucket step at start"))
         await both_forms(edge, two)
 
 
-async def test_no_security_rests_on_the_clock_of_a_device(database_dsn, tmp_path):
+async def test_no_security_rests_on_the_clock_of_a_device(database, tmp_path):
     """A device whose clock is years off goes by announcements alone, both ways, and never below its mark (A5)."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         for years in (-30, 0, 30):
             device = await make_device(manager)
             theirs = TurnedClock(max(1, int(clock.seconds) + years * 31_557_600))

@@ -26,10 +26,10 @@ async def refusal_of(call):
     return caught.value.reason
 
 
-async def test_bucket_is_published_one_early_and_the_same_for_all(database_dsn, tmp_path):
+async def test_bucket_is_published_one_early_and_the_same_for_all(database, tmp_path):
     """Two workers announce the same current and next bucket; nothing further lives (A3)."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, 2, clock=clock) as (one, two):
+    async with managers(database, tmp_path, 2, clock=clock) as (one, two):
         for which in ("current", "next"):
             assert await one.announcement(which) == await two.announcement(which)
         bucket = await one.current_bucket()
@@ -42,12 +42,12 @@ async def test_bucket_is_published_one_early_and_the_same_for_all(database_dsn, 
         assert following == await two.announcement("current") == await one.announcement("current")
 
 
-async def test_racing_workers_make_one_bucket(database_dsn, tmp_path):
+async def test_racing_workers_make_one_bucket(database, tmp_path):
     """Workers that open at the same moment agree on one identity and one key a bucket (A1, A3)."""
     from manager_world import make_manager
 
     clock = clock_at()
-    opened = [make_manager(database_dsn, tmp_path, clock=clock) for _ in range(4)]
+    opened = [make_manager(database, tmp_path, clock=clock) for _ in range(4)]
     try:
         await asyncio.gather(*(manager.open() for manager in opened))
         assert 1 == len({await manager.identity() for manager in opened})
@@ -87,10 +87,10 @@ async def test_sealing_keys_die_at_the_end_of_the_next_bucket(database_dsn, tmp_
 
 
 @pytest.mark.parametrize("is_touched", [True, False])
-async def test_session_lives_through_turns(database_dsn, tmp_path, is_touched):
+async def test_session_lives_through_turns(database, tmp_path, is_touched):
     """A session goes on over many turns, used or not, on the worker that made it and on one that starts later."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (one,):
+    async with managers(database, tmp_path, clock=clock) as (one,):
         edge = await Edge.provision(one)
         session = await edge.connect(one)
         for _ in range(5):
@@ -100,7 +100,7 @@ async def test_session_lives_through_turns(database_dsn, tmp_path, is_touched):
                 edge.chain(session.sid).advance_to(bucket)
                 with await one.open_record(edge.seal(session.sid, b"up", bucket=bucket)):
                     pass
-    async with managers(database_dsn, tmp_path, clock=clock) as (two,):
+    async with managers(database, tmp_path, clock=clock) as (two,):
         bucket = await two.current_bucket()
         edge.chain(session.sid).advance_to(bucket)
         with await two.open_record(edge.seal(session.sid, b"up", bucket=bucket)) as opened:
@@ -111,10 +111,10 @@ async def test_session_lives_through_turns(database_dsn, tmp_path, is_touched):
             assert plaintext.equals(b"down")
 
 
-async def test_window_of_accepted_buckets(database_dsn, tmp_path):
+async def test_window_of_accepted_buckets(database, tmp_path):
     """Records of the server's bucket, the one before and the published next are read; others are refused (R1)."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         edge = await Edge.provision(manager)
         session = await edge.connect(manager)
         old = edge.seal(session.sid, b"old", bucket=session.start)
@@ -132,10 +132,10 @@ async def test_window_of_accepted_buckets(database_dsn, tmp_path):
         assert Refusal.BUCKET == await refusal_of(manager.open_record(older))
 
 
-async def test_late_answer_is_carried_into_the_current_bucket(database_dsn, tmp_path):
+async def test_late_answer_is_carried_into_the_current_bucket(database, tmp_path):
     """A session that begins with its bucket's last answer, in the bucket after, outlives that bucket's KEK."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (one,):
+    async with managers(database, tmp_path, clock=clock) as (one,):
         edge = await Edge.provision(one)
         pending = await edge.answer(one)
         clock.turn(WIDTH_S)
@@ -145,7 +145,7 @@ async def test_late_answer_is_carried_into_the_current_bucket(database_dsn, tmp_
         with await one.open_record(edge.seal(session.sid, b"first", bucket=session.start)):
             pass
     clock.turn(WIDTH_S)
-    async with managers(database_dsn, tmp_path, clock=clock) as (two,):
+    async with managers(database, tmp_path, clock=clock) as (two,):
         with await two.open_record(edge.seal(session.sid, b"next", bucket=session.start + 2)):
             pass
         pending = await edge.answer(two)
@@ -154,10 +154,10 @@ async def test_late_answer_is_carried_into_the_current_bucket(database_dsn, tmp_
         assert Refusal.BUCKET == await refusal_of(two.confirm(pending.message))
 
 
-async def test_hello_expires_with_its_ticket(database_dsn, tmp_path):
+async def test_hello_expires_with_its_ticket(database, tmp_path):
     """M3 is taken for 60 s after M2, not longer (H5)."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         edge = await Edge.provision(manager)
         early, late = await edge.hello(manager), await edge.hello(manager)
         clock.turn(59)
@@ -166,10 +166,10 @@ async def test_hello_expires_with_its_ticket(database_dsn, tmp_path):
         assert Refusal.EXPIRED == await refusal_of(manager.confirm(late.message))
 
 
-async def test_replay_is_refused_across_a_turn(database_dsn, tmp_path):
+async def test_replay_is_refused_across_a_turn(database, tmp_path):
     """M3 and records repeated in the next bucket do nothing new, on a worker that started meanwhile."""
     clock = clock_at(WIDTH_S - 20)
-    async with managers(database_dsn, tmp_path, clock=clock) as (one,):
+    async with managers(database, tmp_path, clock=clock) as (one,):
         edge = await Edge.provision(one)
         pending = await edge.hello(one)
         session = edge.accept(pending, (await one.confirm(pending.message)).confirmation)
@@ -177,7 +177,7 @@ async def test_replay_is_refused_across_a_turn(database_dsn, tmp_path):
         with await one.open_record(record):
             pass
     clock.turn(30)
-    async with managers(database_dsn, tmp_path, clock=clock) as (two,):
+    async with managers(database, tmp_path, clock=clock) as (two,):
         again = await two.confirm(pending.message)
         assert (True, session.sid) == (again.is_repeated, again.session_id)
         assert Refusal.REPLAY == await refusal_of(two.open_record(record))
@@ -186,10 +186,10 @@ async def test_replay_is_refused_across_a_turn(database_dsn, tmp_path):
         assert Refusal.BUCKET == await refusal_of(two.open_record(record))
 
 
-async def test_clock_that_falls_back_does_not_stop_the_buckets(database_dsn, tmp_path):
+async def test_clock_that_falls_back_does_not_stop_the_buckets(database, tmp_path):
     """While the clock is behind, buckets go on by elapsed time, keys die, and handshakes work (A2)."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         edge = await Edge.provision(manager)
         before = await manager.current_bucket()
         clock.turn(-10 * WIDTH_S, monotonic=False)
@@ -206,10 +206,10 @@ async def test_clock_that_falls_back_does_not_stop_the_buckets(database_dsn, tmp
             keeper_of(manager).bucket_key(before)
 
 
-async def test_clock_that_jumps_ahead_does_not_lock_the_fleet_out(database_dsn, tmp_path):
+async def test_clock_that_jumps_ahead_does_not_lock_the_fleet_out(database, tmp_path):
     """A jump ahead is held and alarmed; sessions begin all the same; an operator may accept it (A2)."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         edge = await Edge.provision(manager)
         before = await manager.current_bucket()
         clock.turn(100 * WIDTH_S, monotonic=False)
@@ -225,15 +225,15 @@ async def test_clock_that_jumps_ahead_does_not_lock_the_fleet_out(database_dsn, 
         await edge.connect(manager)
 
 
-async def test_start_after_downtime_takes_the_step(database_dsn, tmp_path):
+async def test_start_after_downtime_takes_the_step(database, tmp_path):
     """After a day down the server starts in the present bucket and says so; old sessions are gone, new ones begin."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (one,):
+    async with managers(database, tmp_path, clock=clock) as (one,):
         edge = await Edge.provision(one)
         session = await edge.connect(one)
         before = await one.current_bucket()
     clock.turn(86_400)
-    async with managers(database_dsn, tmp_path, clock=clock) as (two,):
+    async with managers(database, tmp_path, clock=clock) as (two,):
         await two.turn()
         assert before + 288 == await two.current_bucket()
         stale = edge.seal(session.sid, b"x", bucket=session.start + 287)

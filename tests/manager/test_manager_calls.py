@@ -15,9 +15,9 @@ from qflare.model.event import EventSeverity, SecurityEventType
 EVENT = (SecurityEventType.OPERATOR_ACTION, EventSeverity.INFO)
 
 
-async def test_an_event_logged_again_is_the_same_entry_with_the_same_receipt(database_dsn, tmp_path):
+async def test_an_event_logged_again_is_the_same_entry_with_the_same_receipt(database, tmp_path):
     """Two calls with one call id give one entry and one receipt, which proves it; another event is refused."""
-    async with make_manager(database_dsn, tmp_path) as manager:
+    async with make_manager(database, tmp_path) as manager:
         monitor, call_id = manager.monitor, urandom(16)
         first, again, other = await asyncio.gather(
             monitor.log_security_event(*EVENT, {"n": 1}, call_id=call_id),
@@ -33,9 +33,9 @@ async def test_an_event_logged_again_is_the_same_entry_with_the_same_receipt(dat
             await monitor.log_security_event(*EVENT, {"n": 2}, call_id=call_id)
 
 
-async def test_a_change_repeated_by_its_caller_is_done_once(database_dsn, tmp_path):
+async def test_a_change_repeated_by_its_caller_is_done_once(database, tmp_path):
     """Suspensions, psks and ends of sessions with a call id are done once; without one the second is its own."""
-    async with make_manager(database_dsn, tmp_path) as manager:
+    async with make_manager(database, tmp_path) as manager:
         edge = await Edge.provision(manager)
         established = await edge.connect(manager)
         call_id = urandom(16)
@@ -60,9 +60,9 @@ async def log_size(manager):
     return (await manager.get_key_statistics()).log_size
 
 
-async def test_a_tenant_of_one_call_is_one_tenant(database_dsn, tmp_path):
+async def test_a_tenant_of_one_call_is_one_tenant(database, tmp_path):
     """Tenants made twice at once or later under one id are one, with one entry; under another name it is refused."""
-    async with make_manager(database_dsn, tmp_path) as manager:
+    async with make_manager(database, tmp_path) as manager:
         call_id, size = urandom(16), (await manager.monitor.checkpoint()).size
         first, again = await asyncio.gather(*(manager.create_tenant("a", call_id=call_id) for _ in range(2)))
         assert first == again == await manager.create_tenant("a", call_id=call_id)
@@ -74,9 +74,9 @@ async def test_a_tenant_of_one_call_is_one_tenant(database_dsn, tmp_path):
         assert size + 1 == (await manager.monitor.checkpoint()).size
 
 
-async def test_what_is_told_once_is_made_once(database_dsn, tmp_path):
+async def test_what_is_told_once_is_made_once(database, tmp_path):
     """A repeat of a call whose secret is told once makes nothing, and its error names what there is and what to do."""
-    async with make_manager(database_dsn, tmp_path) as manager:
+    async with make_manager(database, tmp_path) as manager:
         edge, other = await Edge.provision(manager), await Edge.provision(manager)
         call_id, size = urandom(16), await log_size(manager)
         ends = await asyncio.gather(

@@ -29,9 +29,9 @@ async def enrol(manager, text, name, keys):
         return start_enrolment(token, name, announcement, keys)
 
 
-async def test_token_lets_one_device_in(database_dsn, tmp_path):
+async def test_token_lets_one_device_in(database, tmp_path):
     """A device with a token enrols, is on the roster, and begins sessions in both forms; its KEM key proves itself."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         text = await manager.issue_enrolment_token("edge-1")
         with DeviceKeys.generate() as keys:
             pending = await enrol(manager, text, "edge-1", keys)
@@ -53,9 +53,9 @@ async def test_token_lets_one_device_in(database_dsn, tmp_path):
             assert KeyState.ACTIVE is (await manager.find_device("edge-1")).kem_state
 
 
-async def test_revoked_token_lets_nobody_in(database_dsn, tmp_path):
+async def test_revoked_token_lets_nobody_in(database, tmp_path):
     """A token that was taken back is refused as an unknown one is; used or taken back it is not taken back again."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         text = await manager.issue_enrolment_token("edge-1")
         (token,) = await manager.list_enrolment_tokens()
         revoked = await manager.revoke_enrolment_token(token.token_id, reason="astray")
@@ -76,9 +76,9 @@ async def test_revoked_token_lets_nobody_in(database_dsn, tmp_path):
             await manager.revoke_enrolment_token(used.token_id, reason="late")
 
 
-async def test_same_enrolment_again_is_answered_afresh_and_another_is_refused(database_dsn, tmp_path):
+async def test_same_enrolment_again_is_answered_afresh_and_another_is_refused(database, tmp_path):
     """The same token and keys again get a fresh answer; other keys are refused, counted and in the log (E3)."""
-    async with managers(database_dsn, tmp_path, 2) as (one, two):
+    async with managers(database, tmp_path, 2) as (one, two):
         text = await one.issue_enrolment_token("edge-1")
         with DeviceKeys.generate() as keys, DeviceKeys.generate() as others:
             for manager in (one, two):
@@ -95,9 +95,9 @@ async def test_same_enrolment_again_is_answered_afresh_and_another_is_refused(da
         assert 1 == (await one.get_key_statistics()).devices_total
 
 
-async def test_race_on_one_token_lets_one_in(database_dsn, tmp_path):
+async def test_race_on_one_token_lets_one_in(database, tmp_path):
     """Many devices race with one token over two workers: exactly one is let in."""
-    async with managers(database_dsn, tmp_path, 2) as pair:
+    async with managers(database, tmp_path, 2) as pair:
         text = await pair[0].issue_enrolment_token("edge-1")
         keys = [DeviceKeys.generate() for _ in range(8)]
         pendings = [await enrol(pair[0], text, "edge-1", each) for each in keys]
@@ -111,10 +111,10 @@ async def test_race_on_one_token_lets_one_in(database_dsn, tmp_path):
             each.wipe()
 
 
-async def test_expired_unknown_and_stolen_tokens_are_refused_alike(database_dsn, tmp_path):
+async def test_expired_unknown_and_stolen_tokens_are_refused_alike(database, tmp_path):
     """An expired token, one of another server, one with another secret and one for another name all fail."""
     clock = TurnedClock()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         text = await manager.issue_enrolment_token("edge-1", valid_s=60)
         with DeviceKeys.generate() as keys:
             wrong_name = await enrol(manager, text, "edge-2", keys)
@@ -134,9 +134,9 @@ async def test_expired_unknown_and_stolen_tokens_are_refused_alike(database_dsn,
         assert 0 == (await manager.get_key_statistics()).devices_total
 
 
-async def test_bad_enrolment_fails_alone_in_its_batch(database_dsn, tmp_path):
+async def test_bad_enrolment_fails_alone_in_its_batch(database, tmp_path):
     """Good, altered, repeated and foreign enrolments in one batch each get their own answer."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         names = [f"edge-{number}" for number in range(6)]
         texts = await manager.issue_enrolment_tokens_many(names)
         keys = [DeviceKeys.generate() for _ in names]
@@ -151,9 +151,9 @@ async def test_bad_enrolment_fails_alone_in_its_batch(database_dsn, tmp_path):
         assert 5 == (await manager.get_key_statistics()).devices_total
 
 
-async def test_token_for_a_name_that_exists_is_refused_at_use(database_dsn, tmp_path):
+async def test_token_for_a_name_that_exists_is_refused_at_use(database, tmp_path):
     """A name that was taken meanwhile is not taken over by a token."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         text = await manager.issue_enrolment_token("edge-1")
         with await manager.generate_device_keypair("edge-1") as pair, DeviceKeys.generate() as keys:
             pending = await enrol(manager, text, "edge-1", keys)
@@ -164,8 +164,8 @@ async def test_token_for_a_name_that_exists_is_refused_at_use(database_dsn, tmp_
 
 
 @pytest.mark.parametrize("valid_s", [0, -1, 10**9, 1.5, True])
-async def test_life_of_a_token_is_bounded(database_dsn, tmp_path, valid_s):
+async def test_life_of_a_token_is_bounded(database, tmp_path, valid_s):
     """A token lives 1 s to 366 days."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         with pytest.raises(UsageError):
             await manager.issue_enrolment_token("edge-1", valid_s=valid_s)

@@ -11,9 +11,9 @@ from qflare.primitives import kem
 from qflare.primitives.sig import SIG44
 
 
-async def test_concurrent_look_ups_are_one_batch(database_dsn, tmp_path):
+async def test_concurrent_look_ups_are_one_batch(database, tmp_path):
     """Sixty-four callers that look for sessions at once cost two batches at most, and get what they asked for."""
-    async with make_manager(database_dsn, tmp_path) as manager:
+    async with make_manager(database, tmp_path) as manager:
         edge = await Edge.provision(manager)
         sid = (await edge.connect(manager)).sid
         queue = (await manager._engine()).lookups.queue
@@ -23,9 +23,9 @@ async def test_concurrent_look_ups_are_one_batch(database_dsn, tmp_path):
         assert queue.batches - before <= 2
 
 
-async def test_unknown_session_fails_alone(database_dsn, tmp_path):
+async def test_unknown_session_fails_alone(database, tmp_path):
     """A look-up of a session that does not exist fails by itself, whoever is in the same batch."""
-    async with make_manager(database_dsn, tmp_path) as manager:
+    async with make_manager(database, tmp_path) as manager:
         edge = await Edge.provision(manager)
         sid = (await edge.connect(manager)).sid
         other = SessionId(bytes(16))
@@ -34,9 +34,9 @@ async def test_unknown_session_fails_alone(database_dsn, tmp_path):
         assert isinstance(bad, KeyNotFoundError)
 
 
-async def test_foreign_session_stays_unknown_in_one_batch(database_dsn, tmp_path):
+async def test_foreign_session_stays_unknown_in_one_batch(database, tmp_path):
     """Two tenants in one batch of look-ups see their own sessions only."""
-    async with make_manager(database_dsn, tmp_path) as manager:
+    async with make_manager(database, tmp_path) as manager:
         edge = await Edge.provision(manager)
         sid = (await edge.connect(manager)).sid
         other = manager.for_tenant(await manager.create_tenant("other"))
@@ -45,9 +45,9 @@ async def test_foreign_session_stays_unknown_in_one_batch(database_dsn, tmp_path
         assert isinstance(bad, KeyNotFoundError)
 
 
-async def test_concurrent_registrations_end_each_by_itself(database_dsn, tmp_path):
+async def test_concurrent_registrations_end_each_by_itself(database, tmp_path):
     """Of callers that register devices at once, the one with a taken name is refused and no other."""
-    async with make_manager(database_dsn, tmp_path) as manager:
+    async with make_manager(database, tmp_path) as manager:
         keys = {
             "verification_key": SIG44.generate().verification_key,
             "encapsulation_key": kem.generate().encapsulation_key,

@@ -26,9 +26,9 @@ async def refusal_of(call):
 
 
 @pytest.mark.parametrize("form", ["hello", "offer"])
-async def test_both_sides_agree(database_dsn, tmp_path, form):
+async def test_both_sides_agree(database, tmp_path, form):
     """After either form device and server derive the same keys, and the device holds a receipt that verifies."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edge = await Edge.provision(manager)
         session = await edge.connect(manager, form=form)
         for purpose, direction in (("encryption", 1), ("signing", 1), ("encryption", 2)):
@@ -44,9 +44,9 @@ async def test_both_sides_agree(database_dsn, tmp_path, form):
 
 
 @pytest.mark.parametrize("form", ["hello", "offer"])
-async def test_psk_is_part_of_the_keys(database_dsn, tmp_path, form):
+async def test_psk_is_part_of_the_keys(database, tmp_path, form):
     """With the psk on both sides a session stands; a device without it is refused."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         with random_secret(64) as psk:
             edge = await Edge.provision(manager, psk=psk)
         await edge.connect(manager, form=form)
@@ -65,9 +65,9 @@ async def test_psk_is_part_of_the_keys(database_dsn, tmp_path, form):
             assert Refusal.TAG == await refusal_of(manager.confirm(pending.message))
 
 
-async def test_concurrent_hellos_become_few_batches(database_dsn, tmp_path):
+async def test_concurrent_hellos_become_few_batches(database, tmp_path):
     """64 concurrent hellos and confirmations fly in few batches; a bad one among them fails alone."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edges = [Edge(pair) for pair in await manager.generate_device_keypairs_many([f"d{i}" for i in range(64)])]
         announcement = await edges[0].announcement(manager)
         started = [start_hello(edge.device, announcement) for edge in edges]
@@ -104,9 +104,9 @@ async def test_concurrent_hellos_become_few_batches(database_dsn, tmp_path):
                 edge.accept(pending, end.confirmation)
 
 
-async def test_cancelling_one_confirmation_harms_no_other(database_dsn, tmp_path):
+async def test_cancelling_one_confirmation_harms_no_other(database, tmp_path):
     """One of many callers is cancelled; the sessions of the others stand, and its own can be had again."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edges = [await Edge.provision(manager) for _ in range(6)]
         pendings = [await edge.hello(manager) for edge in edges]
         calls = [asyncio.create_task(manager.confirm(pending.message)) for pending in pendings]
@@ -121,9 +121,9 @@ async def test_cancelling_one_confirmation_harms_no_other(database_dsn, tmp_path
 
 
 @pytest.mark.parametrize("form", ["hello", "offer"])
-async def test_race_on_one_message_makes_one_session(database_dsn, tmp_path, form):
+async def test_race_on_one_message_makes_one_session(database, tmp_path, form):
     """64 copies of one M3 or ANSWER over two managers make exactly one session, and every copy gets an M4 that holds."""
-    async with managers(database_dsn, tmp_path, 2) as pair:
+    async with managers(database, tmp_path, 2) as pair:
         edge = await Edge.provision(pair[0])
         pending = await (edge.hello(pair[0]) if form == "hello" else edge.answer(pair[0]))
         ended = await asyncio.gather(*(pair[number % 2].confirm(pending.message) for number in range(64)))
@@ -137,14 +137,14 @@ async def test_race_on_one_message_makes_one_session(database_dsn, tmp_path, for
 
 
 @pytest.mark.parametrize("form", ["hello", "offer"])
-async def test_repeated_message_gets_its_confirmation_again(database_dsn, tmp_path, form):
+async def test_repeated_message_gets_its_confirmation_again(database, tmp_path, form):
     """A lost M4 is had again from another worker and after a restart: same session, no second one."""
-    async with managers(database_dsn, tmp_path, 2) as (one, two):
+    async with managers(database, tmp_path, 2) as (one, two):
         edge = await Edge.provision(one)
         pending = await (edge.hello(one) if form == "hello" else edge.answer(one))
         first = await one.confirm(pending.message)
         again = await two.confirm(pending.message)
-    async with managers(database_dsn, tmp_path) as (three,):
+    async with managers(database, tmp_path) as (three,):
         last = await three.confirm(pending.message)
         assert first.session_id == again.session_id == last.session_id
         assert (False, True, True) == (first.is_repeated, again.is_repeated, last.is_repeated)
@@ -153,9 +153,9 @@ async def test_repeated_message_gets_its_confirmation_again(database_dsn, tmp_pa
         assert 1 == (await three.get_key_statistics()).sessions_total
 
 
-async def test_confirmation_of_an_ended_session_is_refused(database_dsn, tmp_path):
+async def test_confirmation_of_an_ended_session_is_refused(database, tmp_path):
     """Once its session has ended, the same M3 is a replay: refused, counted, and in the log."""
-    async with managers(database_dsn, tmp_path, 2) as (one, two):
+    async with managers(database, tmp_path, 2) as (one, two):
         edge = await Edge.provision(one)
         pending = await edge.hello(one)
         done = await one.confirm(pending.message)
@@ -169,9 +169,9 @@ async def test_confirmation_of_an_ended_session_is_refused(database_dsn, tmp_pat
         assert SecurityEventType.SESSION_ENDED in kinds
 
 
-async def test_byte_equal_hello_is_answered_three_times(database_dsn, tmp_path):
+async def test_byte_equal_hello_is_answered_three_times(database, tmp_path):
     """The same M1 is answered three times in all by a worker, then refused as seen (H3)."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edge = await Edge.provision(manager)
         started = start_hello(edge.device, await edge.announcement(manager))
         for _ in range(3):
@@ -179,9 +179,9 @@ async def test_byte_equal_hello_is_answered_three_times(database_dsn, tmp_path):
         assert Refusal.SEEN == await refusal_of(manager.answer_hello(started.message))
 
 
-async def test_two_answers_to_one_hello_make_one_session_each(database_dsn, tmp_path):
+async def test_two_answers_to_one_hello_make_one_session_each(database, tmp_path):
     """M1 replayed to another worker gives another ticket, useless to whoever has no keys; the device's own M3 stands."""
-    async with managers(database_dsn, tmp_path, 2) as (one, two):
+    async with managers(database, tmp_path, 2) as (one, two):
         edge = await Edge.provision(one)
         started = start_hello(edge.device, await edge.announcement(one))
         from qflare.protocol.hello_device import accept_hello
@@ -194,9 +194,9 @@ async def test_two_answers_to_one_hello_make_one_session_each(database_dsn, tmp_
         assert 1 == (await one.get_key_statistics()).sessions_total
 
 
-async def test_revocation_before_the_last_message_wins(database_dsn, tmp_path):
+async def test_revocation_before_the_last_message_wins(database, tmp_path):
     """A device revoked between M2 and M3 gets no session, whichever worker finishes it."""
-    async with managers(database_dsn, tmp_path, 2) as (one, two):
+    async with managers(database, tmp_path, 2) as (one, two):
         edge = await Edge.provision(one)
         hello, answer = await edge.hello(one), await edge.answer(one)
         await two.revoke_device(edge.name, reason="stolen")
@@ -205,9 +205,9 @@ async def test_revocation_before_the_last_message_wins(database_dsn, tmp_path):
         assert 0 == (await one.get_key_statistics()).sessions_total
 
 
-async def test_revocation_racing_the_last_message_orders_before_or_after(database_dsn, tmp_path):
+async def test_revocation_racing_the_last_message_orders_before_or_after(database, tmp_path):
     """Raced many times: either no session stands, or one that the revocation ended. Never a live one."""
-    async with managers(database_dsn, tmp_path, 2) as (one, two):
+    async with managers(database, tmp_path, 2) as (one, two):
         edges = [await Edge.provision(one) for _ in range(12)]
         pendings = [await edge.hello(one) for edge in edges]
         calls = []
@@ -222,9 +222,9 @@ async def test_revocation_racing_the_last_message_orders_before_or_after(databas
         assert 12 == statistics.devices_revoked
 
 
-async def test_suspended_device_comes_back(database_dsn, tmp_path):
+async def test_suspended_device_comes_back(database, tmp_path):
     """A suspended device is refused at the hello; resumed, it begins sessions again on every worker."""
-    async with managers(database_dsn, tmp_path, 2) as (one, two):
+    async with managers(database, tmp_path, 2) as (one, two):
         edge = await Edge.provision(one)
         await edge.connect(one)
         await one.suspend_device(edge.name, reason="being looked at")
@@ -238,9 +238,9 @@ async def test_suspended_device_comes_back(database_dsn, tmp_path):
         await edge.connect(one, other=two)
 
 
-async def test_exchange_with_an_unknown_key_names_the_remedies(database_dsn, tmp_path):
+async def test_exchange_with_an_unknown_key_names_the_remedies(database, tmp_path):
     """A key that is not the device's registered one is refused, and the error says what to do (O1)."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edge, other = await Edge.provision(manager), await Edge.provision(manager)
         with pytest.raises(KeyNotFoundError, match=r"(?s)enrol.*hello"):
             await manager.initiate_temporal_key_exchange(edge.name, other.pair.public_key)
@@ -250,9 +250,9 @@ async def test_exchange_with_an_unknown_key_names_the_remedies(database_dsn, tmp
             await manager.initiate_temporal_key_exchange(edge.name, b"short")
 
 
-async def test_offer_for_an_unknown_ref_looks_like_any_other(database_dsn, tmp_path):
+async def test_offer_for_an_unknown_ref_looks_like_any_other(database, tmp_path):
     """Who asks for an offer by ref learns nothing of who exists; the dummy opens for nobody."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edge = await Edge.provision(manager)
         real = await manager.offer_for(edge.device.ref)
         dummy = await manager.offer_for(bytes(32))
@@ -262,9 +262,9 @@ async def test_offer_for_an_unknown_ref_looks_like_any_other(database_dsn, tmp_p
         assert Refusal.TAG == await refusal_of(manager.confirm(pending.message))
 
 
-async def test_completion_of_another_session_is_refused_before_it_stands(database_dsn, tmp_path):
+async def test_completion_of_another_session_is_refused_before_it_stands(database, tmp_path):
     """`complete_key_exchange` with one session's id and another's answer writes nothing."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edge = await Edge.provision(manager)
         first = await manager.initiate_temporal_key_exchange(edge.name, edge.pair.public_key)
         second = await manager.initiate_temporal_key_exchange(edge.name, edge.pair.public_key)
@@ -277,9 +277,9 @@ async def test_completion_of_another_session_is_refused_before_it_stands(databas
         assert second.session_id == done.session_id == edge.accept(pending, done.confirmation).sid
 
 
-async def test_bad_messages_are_refused_each_for_its_reason(database_dsn, tmp_path):
+async def test_bad_messages_are_refused_each_for_its_reason(database, tmp_path):
     """Junk of any kind is refused, counted by its reason, and leaves nothing."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         for call, reason in (
             (manager.confirm(b""), Refusal.LENGTH),
             (manager.confirm(bytes(M3_BYTES)), Refusal.TYPE),
@@ -297,9 +297,9 @@ async def test_bad_messages_are_refused_each_for_its_reason(database_dsn, tmp_pa
                 await call
 
 
-async def test_fifth_session_supersedes_an_older_one(database_dsn, tmp_path):
+async def test_fifth_session_supersedes_an_older_one(database, tmp_path):
     """A device has at most four live sessions; one that never carried a record ends first (H8)."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edge = await Edge.provision(manager)
         sids = [(await edge.connect(manager)).sid for _ in range(4)]
         with await manager.open_record(edge.seal(sids[0], b"carried")):
@@ -336,9 +336,9 @@ async def test_no_answer_without_the_audit_entry(database_dsn, tmp_path, admin):
         edge.accept(pending, (await manager.confirm(pending.message)).confirmation)
 
 
-async def test_no_answer_without_the_signature(database_dsn, tmp_path, monkeypatch):
+async def test_no_answer_without_the_signature(database, tmp_path, monkeypatch):
     """When the log's signer fails, M4 is not sent; the session that stands is confirmed when the device asks again."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edge = await Edge.provision(manager)
         pending = await edge.hello(manager)
         log = engine_of(manager).foundation.log

@@ -56,10 +56,10 @@ def offline(root):
     return SecretBytes.copy_of(root.stored)
 
 
-async def test_rotation_replaces_both_keys_and_keeps_server_and_log(database_dsn, tmp_path):
+async def test_rotation_replaces_both_keys_and_keeps_server_and_log(database, tmp_path):
     """A rotation gives serial + 1 with fresh announce and log keys under the same root, server_id and log origin."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         server_id = await manager.server_id()
         before = certificate_of(await manager.identity(), server_id)
         announced = {which: await manager.announcement(which) for which in ("current", "next")}
@@ -82,10 +82,10 @@ async def test_rotation_replaces_both_keys_and_keeps_server_and_log(database_dsn
         await manager.monitor.verify_log()
 
 
-async def test_keys_carry_state_reason_and_time(database_dsn, tmp_path):
+async def test_keys_carry_state_reason_and_time(database, tmp_path):
     """Keys are active in the overlap, deactivated after it without their signing halves; each says why and since when."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         assert {(1, "root"): "active", (1, "announce"): "active", (1, "log"): "active"} == states(
             await manager.get_identity_report()
         )
@@ -129,10 +129,10 @@ def _event(manager):
     )
 
 
-async def test_every_worker_follows_without_restart(database_dsn, tmp_path):
+async def test_every_worker_follows_without_restart(database, tmp_path):
     """Workers take over a certificate at their next look: same CERT, same announcement bytes, receipts under its key."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, 4, clock=clock) as (one, *others):
+    async with managers(database, tmp_path, 4, clock=clock) as (one, *others):
         await one.rotate_identity(reason="yearly")
         served = await one.identity()
         for worker in others:
@@ -166,10 +166,10 @@ async def test_workers_follow_by_themselves(database_dsn, tmp_path):
             await monitor.verify_event_integrity(logged)
 
 
-async def test_a_bucket_made_by_a_slow_worker_is_announced_again(database_dsn, tmp_path):
+async def test_a_bucket_made_by_a_slow_worker_is_announced_again(database, tmp_path):
     """A bucket that a worker announced before it heard of the rotation is signed again, once, for everybody."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, 2, clock=clock) as (one, two):
+    async with managers(database, tmp_path, 2, clock=clock) as (one, two):
         store = engine_of(two).foundation.store
         # Two hears of nothing for a while: it makes the next bucket under the key before.
         hear, store.identity_serial = store.identity_serial, _deaf
@@ -191,9 +191,9 @@ async def _deaf():
     return 0
 
 
-async def test_racing_rotations_make_one_serial_at_a_time(database_dsn, tmp_path):
+async def test_racing_rotations_make_one_serial_at_a_time(database, tmp_path):
     """Of rotations at the same moment one comes into force and the others say so; nothing is left half done."""
-    async with managers(database_dsn, tmp_path, 4) as workers:
+    async with managers(database, tmp_path, 4) as workers:
         results = await asyncio.gather(
             *(worker.rotate_identity(reason="race") for worker in workers), return_exceptions=True
         )
@@ -206,10 +206,10 @@ async def test_racing_rotations_make_one_serial_at_a_time(database_dsn, tmp_path
         await workers[0].monitor.verify_log()
 
 
-async def test_handshakes_under_way_finish_across_a_rotation(database_dsn, tmp_path):
+async def test_handshakes_under_way_finish_across_a_rotation(database, tmp_path):
     """Hello and offer that began before a rotation finish after it; the device follows when the receipt needs it."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, 2, clock=clock) as (one, two):
+    async with managers(database, tmp_path, 2, clock=clock) as (one, two):
         for form in ("hello", "offer"):
             device = await make_device(one)
             link = device._transport
@@ -231,10 +231,10 @@ async def test_handshakes_under_way_finish_across_a_rotation(database_dsn, tmp_p
                 assert Step.IDENTITY == link.steps[link.steps.index(Step.CONFIRM) + 1]
 
 
-async def test_receipt_under_the_key_before_is_taken_in_the_overlap(database_dsn, tmp_path):
+async def test_receipt_under_the_key_before_is_taken_in_the_overlap(database, tmp_path):
     """An M4 that an old worker signed reaches a device that has followed already: good in the overlap, and not later."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         for late in (False, True):
             pair = await manager.generate_device_keypair(f"late-{late}")
             with Device.from_identity(pair.identity(), served=await manager.identity()) as device:
@@ -253,10 +253,10 @@ async def test_receipt_under_the_key_before_is_taken_in_the_overlap(database_dsn
                     assert device.finish(m4)
 
 
-async def test_a_device_follows_by_itself_and_across_a_restart(database_dsn, tmp_path):
+async def test_a_device_follows_by_itself_and_across_a_restart(database, tmp_path):
     """A device that held the CERT before fetches the new one when a signature does not verify, and keeps both."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         state = tmp_path / "edge.state"
         device = await make_device(manager, state=state)
         link = device._transport
@@ -278,9 +278,9 @@ async def test_a_device_follows_by_itself_and_across_a_restart(database_dsn, tmp
             await later.connect()
 
 
-async def test_a_new_device_enrols_after_a_rotation(database_dsn, tmp_path):
+async def test_a_new_device_enrols_after_a_rotation(database, tmp_path):
     """A token of before the rotation is good after it: the root is pinned, not the keys under it."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         token = await manager.issue_enrolment_token("edge")
         await manager.rotate_identity(reason="yearly")
         device = await AsyncDevice.enrol(Link(manager), token, device_id="edge", state=tmp_path / "edge.state")
@@ -288,11 +288,11 @@ async def test_a_new_device_enrols_after_a_rotation(database_dsn, tmp_path):
             await device.connect()
 
 
-async def test_a_device_says_why_it_does_not_follow(database_dsn, tmp_path):
+async def test_a_device_says_why_it_does_not_follow(database, tmp_path):
     """Lower serial, other bytes under one serial, another server: each refused with its own reason and the remedy."""
     clock = clock_at()
     (tmp_path / "other").mkdir()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         first = await manager.identity()
         device = await make_device(manager)
         async with device:
@@ -322,10 +322,10 @@ async def test_a_device_says_why_it_does_not_follow(database_dsn, tmp_path):
             assert held is engine.state.server
 
 
-async def test_a_bucket_outside_the_certificate_is_refused_with_the_remedy(database_dsn, tmp_path):
+async def test_a_bucket_outside_the_certificate_is_refused_with_the_remedy(database, tmp_path):
     """Neither server nor device goes beyond CERT's last bucket; both say which it covers and what to do."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         device = await make_device(manager)
         bucket = await manager.current_bucket()
         async with device:
@@ -343,13 +343,13 @@ async def test_a_bucket_outside_the_certificate_is_refused_with_the_remedy(datab
                 await manager.turn()
 
 
-async def test_devices_refuse_an_announcement_outside_the_certificate(database_dsn, tmp_path):
+async def test_devices_refuse_an_announcement_outside_the_certificate(database, tmp_path):
     """An announcement that the announce key signed for a bucket beyond CERT is refused, and the error says why."""
     from qflare.primitives import kem
     from qflare.protocol.announcement import sign_announcement
 
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         device = await make_device(manager)
         link = device._transport
         beyond = certificate_of(await manager.identity(), await manager.server_id()).last_bucket + 1
@@ -371,10 +371,10 @@ async def test_devices_refuse_an_announcement_outside_the_certificate(database_d
                 await device.refresh()
 
 
-async def test_request_sign_import(database_dsn, tmp_path):
+async def test_request_sign_import(database, tmp_path):
     """The offline root signs for keys that wait pre-active; the import makes them active and ends those before."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, 2, clock=clock) as (one, two):
+    async with managers(database, tmp_path, 2, clock=clock) as (one, two):
         body = await one.request_certificate(reason="ceremony")
         waiting = states(await two.get_identity_report())
         assert {"pre-active"} == {waiting[2, "announce"], waiting[2, "log"]}
@@ -396,10 +396,10 @@ async def test_request_sign_import(database_dsn, tmp_path):
         await edge.connect(one, other=two)
 
 
-async def test_import_refuses_what_the_root_did_not_sign_for_these_keys(database_dsn, tmp_path):
+async def test_import_refuses_what_the_root_did_not_sign_for_these_keys(database, tmp_path):
     """Altered, foreign, old, not asked for, out of range, of another log: refused with the reason, and nothing changes."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         before = await manager.identity()
         with pytest.raises(KeyStateError, match="serial 1, serial 1 is in force"):
             await manager.import_certificate(before[ROOT_BYTES:])
@@ -476,10 +476,10 @@ async def test_compromise_ends_the_keys_at_once(database_dsn, tmp_path, admin):
             await device.connect()
 
 
-async def test_evidence_of_before_a_rotation_still_holds(database_dsn, tmp_path):
+async def test_evidence_of_before_a_rotation_still_holds(database, tmp_path):
     """What a device holds under the log key of its time verifies against the log as it is now, under that CERT."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+    async with managers(database, tmp_path, clock=clock) as (manager,):
         edge = await Edge.provision(manager)
         session = await edge.connect(manager)
         early = await manager.monitor.log_security_event(SecurityEventType.SYSTEM, EventSeverity.INFO, {"n": 1})
@@ -494,23 +494,23 @@ async def test_evidence_of_before_a_rotation_still_holds(database_dsn, tmp_path)
             await manager.monitor.verify_log(receipts=[stranger])
 
 
-async def test_restart_loads_the_certificate_in_force(database_dsn, tmp_path):
+async def test_restart_loads_the_certificate_in_force(database, tmp_path):
     """A worker that starts after rotations has the newest keys, opens old buckets and serves the same bytes."""
     clock = clock_at()
-    async with managers(database_dsn, tmp_path, clock=clock) as (one,):
+    async with managers(database, tmp_path, clock=clock) as (one,):
         await one.rotate_identity(reason="first")
         await one.rotate_identity(reason="second")
         served, announcement = await one.identity(), await one.announcement()
-    async with managers(database_dsn, tmp_path, clock=clock) as (two,):
+    async with managers(database, tmp_path, clock=clock) as (two,):
         assert (served, announcement) == (await two.identity(), await two.announcement())
         assert 3 == certificate_of(served, await two.server_id()).serial
         edge = await Edge.provision(two)
         await edge.connect(two)
 
 
-async def test_reason_is_bounded(database_dsn, tmp_path):
+async def test_reason_is_bounded(database, tmp_path):
     """A change of the identity needs a reason that the log can hold."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         for reason in ("", "x" * 201):
             with pytest.raises(UsageError, match="1 to 200 bytes"):
                 await manager.rotate_identity(reason=reason)

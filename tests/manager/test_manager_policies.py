@@ -277,9 +277,9 @@ async def test_use_is_counted_both_ways_and_survives_a_restart(database_dsn, tmp
         assert 6 == await admin.fetchval("SELECT records FROM qflare.session")
 
 
-async def test_a_session_that_is_used_up_names_the_remedy(database_dsn, tmp_path):
+async def test_a_session_that_is_used_up_names_the_remedy(database, tmp_path):
     """A session carries no more records than the bound, in either direction; a new handshake goes on."""
-    async with world(database_dsn, tmp_path, session_records_max=3) as (manager,):
+    async with world(database, tmp_path, session_records_max=3) as (manager,):
         edge = await Edge.provision(manager)
         sid = (await edge.connect(manager)).sid
         for _ in range(2):
@@ -292,16 +292,16 @@ async def test_a_session_that_is_used_up_names_the_remedy(database_dsn, tmp_path
         assert Refusal.SESSION_USED_UP == refused.value.reason
         again = (await edge.connect(manager)).sid
         await manager.seal_record(again, b"y")
-    async with world(database_dsn, tmp_path, session_bytes_max=64) as (manager,):
+    async with world(database, tmp_path, session_bytes_max=64) as (manager,):
         # It carried more already, before this worker was there: its first flush says so.
         (await manager.open_record(edge.seal(again, b"x"))).plaintext.wipe()
         with pytest.raises(RefusedError):
             await manager.open_record(edge.seal(again, b"x"))
 
 
-async def test_the_bound_holds_across_workers_and_restarts(database_dsn, tmp_path):
+async def test_the_bound_holds_across_workers_and_restarts(database, tmp_path):
     """What another worker has flushed counts here from this worker's next flush on."""
-    async with world(database_dsn, tmp_path, 2, session_records_max=6) as (one, two):
+    async with world(database, tmp_path, 2, session_records_max=6) as (one, two):
         edge = await Edge.provision(one)
         sid = (await edge.connect(one)).sid
         for _ in range(5):

@@ -26,9 +26,9 @@ async def refusal_of(call):
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**18, 2**18 + 1, 1_000_000])
-async def test_records_travel_both_ways(database_dsn, tmp_path, size):
+async def test_records_travel_both_ways(database, tmp_path, size):
     """Messages of every size open on the other side, with their associated data and nothing else."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edge = await Edge.provision(manager)
         sid = (await edge.connect(manager)).sid
         plaintext = bytes(range(256)) * (size // 256) + bytes(size % 256)
@@ -41,9 +41,9 @@ async def test_records_travel_both_ways(database_dsn, tmp_path, size):
         assert Refusal.TAG == await refusal_of(manager.open_record(edge.seal(sid, b"x", aad=b"other"), aad=b"round 7"))
 
 
-async def test_record_is_accepted_once(database_dsn, tmp_path):
+async def test_record_is_accepted_once(database, tmp_path):
     """A record opens once: not again on the same worker, on another one, in the same batch, or after a restart."""
-    async with managers(database_dsn, tmp_path, 2) as (one, two):
+    async with managers(database, tmp_path, 2) as (one, two):
         edge = await Edge.provision(one)
         sid = (await edge.connect(one)).sid
         record = edge.seal(sid, b"an update")
@@ -55,15 +55,15 @@ async def test_record_is_accepted_once(database_dsn, tmp_path):
         await settle(one)
         kinds = [entry.event_type for entry in await one.monitor.list_events()]
         assert SecurityEventType.REPLAY_DETECTED in kinds
-    async with managers(database_dsn, tmp_path) as (three,):
+    async with managers(database, tmp_path) as (three,):
         assert Refusal.REPLAY == await refusal_of(three.open_record(record))
         with await three.open_record(edge.seal(sid, b"another")):
             pass
 
 
-async def test_altered_record_is_refused_and_does_not_burn_its_stream(database_dsn, tmp_path):
+async def test_altered_record_is_refused_and_does_not_burn_its_stream(database, tmp_path):
     """Tampering is refused and logged; the true record still opens afterwards."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edge = await Edge.provision(manager)
         sid = (await edge.connect(manager)).sid
         record = edge.seal(sid, b"an update")
@@ -80,9 +80,9 @@ async def test_altered_record_is_refused_and_does_not_burn_its_stream(database_d
             assert opened.plaintext.equals(b"an update")
 
 
-async def test_headers_are_checked_before_anything_is_looked_up(database_dsn, tmp_path):
+async def test_headers_are_checked_before_anything_is_looked_up(database, tmp_path):
     """Direction, epoch, bucket, size and session are refused each for its reason."""
-    async with managers(database_dsn, tmp_path, record_bytes_max=4096) as (manager,):
+    async with managers(database, tmp_path, record_bytes_max=4096) as (manager,):
         edge = await Edge.provision(manager)
         session = await edge.connect(manager)
         record = edge.seal(session.sid, b"x")
@@ -105,9 +105,9 @@ async def test_headers_are_checked_before_anything_is_looked_up(database_dsn, tm
             assert reason == await refusal_of(manager.open_record(message))
 
 
-async def test_revocation_refuses_the_next_record_on_every_worker(database_dsn, tmp_path):
+async def test_revocation_refuses_the_next_record_on_every_worker(database, tmp_path):
     """After a revocation the next record is refused at once, here and elsewhere, and nothing is sealed any more."""
-    async with managers(database_dsn, tmp_path, 2) as (one, two):
+    async with managers(database, tmp_path, 2) as (one, two):
         edge = await Edge.provision(one)
         sid = (await edge.connect(one)).sid
         for manager in (one, two):
@@ -123,9 +123,9 @@ async def test_revocation_refuses_the_next_record_on_every_worker(database_dsn, 
         assert SessionState.REVOKED is (await two.find_session(sid)).state
 
 
-async def test_glued_record_is_accepted_with_its_handshake(database_dsn, tmp_path):
+async def test_glued_record_is_accepted_with_its_handshake(database, tmp_path):
     """A record glued to M3 opens with it; when M3 is repeated the record is a replay, and the M4 is due all the same."""
-    async with managers(database_dsn, tmp_path, 2) as (one, two):
+    async with managers(database, tmp_path, 2) as (one, two):
         edge = await Edge.provision(one)
         pending = await edge.hello(one)
         from qflare.protocol import labels, wire
@@ -148,9 +148,9 @@ async def test_glued_record_is_accepted_with_its_handshake(database_dsn, tmp_pat
         edge.accept(pending, again.confirmation)
 
 
-async def test_many_records_are_one_batch(database_dsn, tmp_path):
+async def test_many_records_are_one_batch(database, tmp_path):
     """Concurrent records of many sessions are opened in few batches, one bad one failing alone."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edges = [await Edge.provision(manager) for _ in range(8)]
         sids = [(await edge.connect(manager)).sid for edge in edges]
         records = [edge.seal(sid, b"update %d" % n) for edge, sid in zip(edges, sids, strict=True) for n in range(8)]
@@ -166,9 +166,9 @@ async def test_many_records_are_one_batch(database_dsn, tmp_path):
                 assert plaintext.equals(b"model")
 
 
-async def test_verify_session_key_tells_right_from_wrong(database_dsn, tmp_path):
+async def test_verify_session_key_tells_right_from_wrong(database, tmp_path):
     """The right key returns the session, any other raises."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edge = await Edge.provision(manager)
         sid = (await edge.connect(manager)).sid
         with await manager.derive_session_key(sid, "encryption") as key:
@@ -181,9 +181,9 @@ async def test_verify_session_key_tells_right_from_wrong(database_dsn, tmp_path)
             await manager.verify_session_key(bytes(16), bytes(64), purpose="encryption")
 
 
-async def test_derive_refuses_what_it_cannot_give(database_dsn, tmp_path):
+async def test_derive_refuses_what_it_cannot_give(database, tmp_path):
     """Purposes, directions and buckets are checked before any work."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edge = await Edge.provision(manager)
         session = await edge.connect(manager)
         for purpose in ("qfx.record", "UPPER", "", "a" * 65):
@@ -196,9 +196,9 @@ async def test_derive_refuses_what_it_cannot_give(database_dsn, tmp_path):
                 await manager.derive_session_key(session.sid, "encryption", bucket=bucket)
 
 
-async def test_device_rotates_its_keys_in_a_session(database_dsn, tmp_path):
+async def test_device_rotates_its_keys_in_a_session(database, tmp_path):
     """ROTATE in a control record makes the new keys current; repeated it is answered again, forged it is refused (E4)."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database, tmp_path) as (manager,):
         edge = await Edge.provision(manager)
         sid = (await edge.connect(manager)).sid
         with DeviceKeys.generate() as keys:
@@ -226,9 +226,9 @@ async def test_device_rotates_its_keys_in_a_session(database_dsn, tmp_path):
             await edge.connect(manager)
 
 
-async def test_ended_session_is_refused_everywhere(database_dsn, tmp_path):
+async def test_ended_session_is_refused_everywhere(database, tmp_path):
     """After `end_session` records are refused and nothing is sealed, here and on the other worker."""
-    async with managers(database_dsn, tmp_path, 2) as (one, two):
+    async with managers(database, tmp_path, 2) as (one, two):
         edge = await Edge.provision(one)
         sid = (await edge.connect(one)).sid
         with await two.open_record(edge.seal(sid, b"fine")):

@@ -61,9 +61,9 @@ async def server_epoch(manager, device):
     return (await manager.find_session(device.device.session.sid)).epoch
 
 
-async def test_rekey_moves_both_sides_to_the_next_epoch(database_dsn, tmp_path):
+async def test_rekey_moves_both_sides_to_the_next_epoch(database, tmp_path):
     """R7: after REKEYED both sides write the next epoch, the keys differ, and the event stands in the log; again too."""
-    async with world(database_dsn, tmp_path) as (clock, (one, two), device):
+    async with world(database, tmp_path) as (clock, (one, two), device):
         await device.echo(one, two)
         sid = device.device.session.sid
         with device.device.derive_session_key("model") as before:
@@ -87,9 +87,9 @@ async def test_rekey_moves_both_sides_to_the_next_epoch(database_dsn, tmp_path):
 @pytest.mark.parametrize("fault", ["sent", "answer"])
 @pytest.mark.parametrize("crash", [False, True])
 @pytest.mark.parametrize("buckets", [0, 1])
-async def test_a_rekey_that_is_lost_goes_on_with_the_same_body(database_dsn, tmp_path, fault, crash, buckets):
+async def test_a_rekey_that_is_lost_goes_on_with_the_same_body(database, tmp_path, fault, crash, buckets):
     """R7: REKEY or REKEYED lost, the device crashed, another worker, a turn between: the same body in a new record."""
-    async with world(database_dsn, tmp_path) as (clock, (one, two), device):
+    async with world(database, tmp_path) as (clock, (one, two), device):
         device.faults = [fault] * 9
         with pytest.raises(LostError):
             await device.rekey(one)
@@ -110,9 +110,9 @@ async def test_a_rekey_that_is_lost_goes_on_with_the_same_body(database_dsn, tmp
         await device.echo(two)
 
 
-async def test_a_rekey_that_is_lost_goes_on_before_the_next_record(database_dsn, tmp_path):
+async def test_a_rekey_that_is_lost_goes_on_before_the_next_record(database, tmp_path):
     """R7: with a rekey pending an exchange first repeats it, then sends in the new epoch."""
-    async with world(database_dsn, tmp_path) as (_, (one, two), device):
+    async with world(database, tmp_path) as (_, (one, two), device):
         device.faults = ["answer"] * 4
         with pytest.raises(LostError):
             await device.rekey(one)
@@ -120,9 +120,9 @@ async def test_a_rekey_that_is_lost_goes_on_before_the_next_record(database_dsn,
         assert 1 == device.epoch
 
 
-async def test_a_rekey_across_two_turns_ends_in_a_new_handshake(database_dsn, tmp_path):
+async def test_a_rekey_across_two_turns_ends_in_a_new_handshake(database, tmp_path):
     """R7: committed, but not heard of until the old epoch is read no longer: refused, the device shakes hands anew."""
-    async with world(database_dsn, tmp_path) as (clock, (one, two), device):
+    async with world(database, tmp_path) as (clock, (one, two), device):
         sid = device.device.session.sid
         device.faults = ["answer"] * 4
         with pytest.raises(LostError):
@@ -134,9 +134,9 @@ async def test_a_rekey_across_two_turns_ends_in_a_new_handshake(database_dsn, tm
         await device.echo(one)
 
 
-async def test_a_rekey_that_the_server_never_saw_is_voided(database_dsn, tmp_path):
+async def test_a_rekey_that_the_server_never_saw_is_voided(database, tmp_path):
     """R7: a record of the old epoch from two buckets later voids what is pending; the next rekey has a body of its own."""
-    async with world(database_dsn, tmp_path) as (clock, (one, two), device):
+    async with world(database, tmp_path) as (clock, (one, two), device):
         device.faults = ["sent"] * 4
         with pytest.raises(LostError):
             await device.rekey(one)
@@ -155,9 +155,9 @@ async def test_a_rekey_that_the_server_never_saw_is_voided(database_dsn, tmp_pat
         await device.echo(one)
 
 
-async def test_a_race_of_one_body_makes_one_epoch(database_dsn, tmp_path):
+async def test_a_race_of_one_body_makes_one_epoch(database, tmp_path):
     """R7: 64 records of one body at two workers at once: one epoch, one event, and every answer opens in it."""
-    async with world(database_dsn, tmp_path) as (_, (one, two), device):
+    async with world(database, tmp_path) as (_, (one, two), device):
         await device.refresh(one)
         envelopes = [device.device.begin_rekey() for _ in range(64)]
 
@@ -188,9 +188,9 @@ async def control(manager, device, body):
             return caught.reason
 
 
-async def test_what_is_no_rekey_of_now_is_refused(database_dsn, tmp_path):
+async def test_what_is_no_rekey_of_now_is_refused(database, tmp_path):
     """R7: another length, an epoch that does not come next, a bucket outside the window: refused, the session stands."""
-    async with world(database_dsn, tmp_path) as (_, (one, two), device):
+    async with world(database, tmp_path) as (_, (one, two), device):
         bucket, ct = device.device.session.bucket, bytes(1568)
         for body, reason in (
             (encode_rekey(bucket, 1, ct)[:-1], Refusal.LENGTH),
@@ -208,9 +208,9 @@ async def test_what_is_no_rekey_of_now_is_refused(database_dsn, tmp_path):
         await device.echo(one)
 
 
-async def test_another_body_for_the_same_epoch_is_refused(database_dsn, tmp_path):
+async def test_another_body_for_the_same_epoch_is_refused(database, tmp_path):
     """R7: once an epoch is committed no other body makes it, on whatever worker; the first one's answer comes again."""
-    async with world(database_dsn, tmp_path) as (_, (one, two), device):
+    async with world(database, tmp_path) as (_, (one, two), device):
         await device.refresh(one)
         record = device.device.begin_rekey()
         with await one.open_record(record) as opened:
@@ -225,9 +225,9 @@ async def test_another_body_for_the_same_epoch_is_refused(database_dsn, tmp_path
 
 
 @pytest.mark.parametrize("ahead", [-1, 1])
-async def test_the_new_chain_begins_in_the_rekeys_bucket(database_dsn, tmp_path, ahead):
+async def test_the_new_chain_begins_in_the_rekeys_bucket(database, tmp_path, ahead):
     """R7: REKEY under the announcement of b-1 or of the published b+1 is taken, and both sides agree in every bucket."""
-    async with world(database_dsn, tmp_path) as (clock, (one, two), device):
+    async with world(database, tmp_path) as (clock, (one, two), device):
         await device.refresh(one)
         bucket = device.device.session.bucket
         if ahead > 0:
@@ -252,9 +252,9 @@ async def test_the_new_chain_begins_in_the_rekeys_bucket(database_dsn, tmp_path,
             await device.refresh(one)
 
 
-async def test_the_old_epoch_is_read_to_the_end_of_the_next_bucket(database_dsn, tmp_path):
+async def test_the_old_epoch_is_read_to_the_end_of_the_next_bucket(database, tmp_path):
     """R7: records of the old epoch open in the bucket of the commit and the next one, on workers that know and do not."""
-    async with world(database_dsn, tmp_path) as (clock, (one, two), device):
+    async with world(database, tmp_path) as (clock, (one, two), device):
         await device.echo(two)
         await device.refresh(one)
         with await one.open_record(device.device.begin_rekey()) as opened:
@@ -303,9 +303,9 @@ async def test_the_old_epoch_is_read_from_a_page_behind_the_new_ones_rows(databa
 
 
 @pytest.mark.parametrize("cause", ["rekey", "changes"])
-async def test_sessions_read_anew_leave_records_under_way_alone(database_dsn, tmp_path, cause):
+async def test_sessions_read_anew_leave_records_under_way_alone(database, tmp_path, cause):
     """A worker that commits a rekey, or drops all that it remembers, still opens records of batches begun before."""
-    async with world(database_dsn, tmp_path, 1) as (clock, (one,), device):
+    async with world(database, tmp_path, 1) as (clock, (one,), device):
         other = await CarriedDevice.provision(one, clock, name="other")
         await other.connect(one)
         for each in (device, other):
@@ -331,9 +331,9 @@ async def test_sessions_read_anew_leave_records_under_way_alone(database_dsn, tm
         other.device.close()
 
 
-async def test_a_rekeyed_session_outlives_restarts_and_turns(database_dsn, tmp_path):
+async def test_a_rekeyed_session_outlives_restarts_and_turns(database, tmp_path):
     """R7, R8: the new epoch's chain goes through turns like any other, and a fresh worker finds it, page or row."""
-    async with world(database_dsn, tmp_path, turn_page=4) as (clock, opened, device):
+    async with world(database, tmp_path, turn_page=4) as (clock, opened, device):
         await device.rekey(*opened)
         others = [await CarriedDevice.provision(opened[0], clock, name=f"other-{n}") for n in range(20)]
         for other in others:
@@ -344,7 +344,7 @@ async def test_a_rekeyed_session_outlives_restarts_and_turns(database_dsn, tmp_p
         for other in (device, *others):
             await other.refresh(*opened)
             await other.echo(*opened)
-    async with managers(database_dsn, tmp_path, clock=clock) as fresh:
+    async with managers(database, tmp_path, clock=clock) as fresh:
         for other in others:
             await other.echo(*fresh)
             await turn(clock, fresh) if other is others[10] else None
@@ -353,9 +353,9 @@ async def test_a_rekeyed_session_outlives_restarts_and_turns(database_dsn, tmp_p
             other.device.close()
 
 
-async def test_cancelled_rekeys_end_whole_or_not_at_all(database_dsn, tmp_path):
+async def test_cancelled_rekeys_end_whole_or_not_at_all(database, tmp_path):
     """R7: a caller that is cancelled at any moment leaves a session that the device can rekey and use."""
-    async with world(database_dsn, tmp_path) as (_, (one, two), device):
+    async with world(database, tmp_path) as (_, (one, two), device):
         await device.refresh(one)
         for wait in range(12):
             with await one.open_record(device.device.begin_rekey()) as opened:
@@ -397,9 +397,9 @@ async def test_connections_that_die_in_a_rekey_leave_it_whole(database_dsn, tmp_
         assert 1 == sum(b'"rekey"' in entry.data for entry in await one.monitor.list_events())
 
 
-async def test_a_revoked_device_does_not_rekey(database_dsn, tmp_path):
+async def test_a_revoked_device_does_not_rekey(database, tmp_path):
     """R7: a revocation that comes between the record and the commit wins."""
-    async with world(database_dsn, tmp_path) as (_, (one, two), device):
+    async with world(database, tmp_path) as (_, (one, two), device):
         await device.refresh(one)
         with await one.open_record(device.device.begin_rekey()) as opened:
             await two.revoke_device(device.pair.device_id, reason="stolen")
@@ -431,9 +431,9 @@ async def test_chain_keys_of_two_epochs_cannot_be_swapped_at_rest(database_dsn, 
             await one.seal_record(sid, b"x")
 
 
-async def test_a_forged_answer_to_a_rekey_changes_nothing(database_dsn, tmp_path):
+async def test_a_forged_answer_to_a_rekey_changes_nothing(database, tmp_path):
     """R7: REKEYED altered in any part is not authentic; both chains stay until the true one comes."""
-    async with world(database_dsn, tmp_path, 1) as (_, (one,), device):
+    async with world(database, tmp_path, 1) as (_, (one,), device):
         await device.refresh(one)
         with await one.open_record(device.device.begin_rekey()) as opened:
             answer = await one.answer_control(opened)

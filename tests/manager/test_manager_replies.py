@@ -60,9 +60,9 @@ async def opened_text(manager, record, aad=b""):
         return opened, bytes(opened.plaintext.view())
 
 
-async def test_a_device_that_slept_answers_a_request(database_dsn, tmp_path):
+async def test_a_device_that_slept_answers_a_request(database, tmp_path):
     """R6: the server asks, the device wakes hours later and answers another worker, once; the server may have restarted."""
-    async with world(database_dsn, tmp_path) as (clock, opened, device):
+    async with world(database, tmp_path) as (clock, opened, device):
         sid = device.device.session.sid
         request = await opened[0].seal_request(sid, b"train on this", aad=b"round 7")
         asked = device.device.open_request(request.record, aad=b"round 7")
@@ -78,7 +78,7 @@ async def test_a_device_that_slept_answers_a_request(database_dsn, tmp_path):
             header.request_id,
             header.bucket,
         )
-    async with managers(database_dsn, tmp_path, 2, clock=clock) as (one, two):
+    async with managers(database, tmp_path, 2, clock=clock) as (one, two):
         await turn(clock, (one, two), 2)
         record, text = await opened_text(two, reply, b"late")
         assert (b"trained", request.request_id, sid) == (text, record.request_id, record.session.sid)
@@ -90,9 +90,9 @@ async def test_a_device_that_slept_answers_a_request(database_dsn, tmp_path):
         device.device.close()
 
 
-async def test_the_server_answers_a_device_hours_later(database_dsn, tmp_path):
+async def test_the_server_answers_a_device_hours_later(database, tmp_path):
     """R6: the device asks, another worker answers hours later, once, also after restarts of both sides."""
-    async with world(database_dsn, tmp_path) as (clock, opened, device):
+    async with world(database, tmp_path) as (clock, opened, device):
         asked = []
 
         async def note(_manager, record):
@@ -106,7 +106,7 @@ async def test_the_server_answers_a_device_hours_later(database_dsn, tmp_path):
         sid = asked[0][0]
         device.restart()
         await turn(clock, opened, HOURS)
-    async with managers(database_dsn, tmp_path, 2, clock=clock) as (one, two):
+    async with managers(database, tmp_path, 2, clock=clock) as (one, two):
         await turn(clock, (one, two), 2)
         reply = await two.seal_reply(sid, request_id, b"a model", aad=b"v3")
         for manager in (one, two):
@@ -133,9 +133,9 @@ async def test_the_server_answers_a_device_hours_later(database_dsn, tmp_path):
         device.device.close()
 
 
-async def test_a_device_asleep_for_a_whole_lifetime_answers_in_its_last_bucket(database_dsn, tmp_path):
+async def test_a_device_asleep_for_a_whole_lifetime_answers_in_its_last_bucket(database, tmp_path):
     """R5, R6: asleep to the last bucket the chain hashes forward and the reply is taken; one more and nothing is."""
-    async with world(database_dsn, tmp_path, 1, lifetime=24) as (clock, (one,), device):
+    async with world(database, tmp_path, 1, lifetime=24) as (clock, (one,), device):
         sid = device.device.session.sid
         requests = [await one.seal_request(sid, b"%d" % number) for number in range(2)]
         for request in requests:
@@ -149,9 +149,9 @@ async def test_a_device_asleep_for_a_whole_lifetime_answers_in_its_last_bucket(d
         assert await refused(one, reply) in {Refusal.NO_REQUEST, Refusal.SESSION_ENDED}
 
 
-async def test_a_backlog_is_read_in_the_order_of_its_buckets(database_dsn, tmp_path):
+async def test_a_backlog_is_read_in_the_order_of_its_buckets(database, tmp_path):
     """R5, R6: requests of many buckets that waited for a sleeping device open in order, and each is answered."""
-    async with world(database_dsn, tmp_path) as (clock, opened, device):
+    async with world(database, tmp_path) as (clock, opened, device):
         sid = device.device.session.sid
         backlog = []
         for number in range(5):
@@ -166,9 +166,9 @@ async def test_a_backlog_is_read_in_the_order_of_its_buckets(database_dsn, tmp_p
             assert b"%d" % number == (await opened_text(opened[number % 2], reply))[1]
 
 
-async def test_a_reply_raced_at_two_workers_is_taken_once(database_dsn, tmp_path):
+async def test_a_reply_raced_at_two_workers_is_taken_once(database, tmp_path):
     """R6: 64 copies, and other replies to the same request, at two workers at once: exactly one is handed on."""
-    async with world(database_dsn, tmp_path) as (_, opened, device):
+    async with world(database, tmp_path) as (_, opened, device):
         request = await opened[0].seal_request(device.device.session.sid, b"?")
         device.device.open_request(request.record).plaintext.wipe()
         kept = device.state.reply_keys.list_all()[0]
@@ -194,9 +194,9 @@ async def test_a_reply_raced_at_two_workers_is_taken_once(database_dsn, tmp_path
         assert {Refusal.NO_REQUEST, Refusal.REPLAY} >= {end.reason for end in ended if isinstance(end, Exception)}
 
 
-async def test_two_workers_that_reply_at_once_make_one_reply(database_dsn, tmp_path):
+async def test_two_workers_that_reply_at_once_make_one_reply(database, tmp_path):
     """R6: of many calls of seal_reply for one request one gets a record, in one batch and across workers."""
-    async with world(database_dsn, tmp_path) as (_, opened, device):
+    async with world(database, tmp_path) as (_, opened, device):
         request_id, record = device.device.seal_request(b"?")
         (await opened[0].open_record(record)).plaintext.wipe()
         sid = device.device.session.sid
@@ -208,9 +208,9 @@ async def test_two_workers_that_reply_at_once_make_one_reply(database_dsn, tmp_p
         assert {KeyNotFoundError} == {type(end) for end in ended if not isinstance(end, bytes)}
 
 
-async def test_replies_end_with_their_time(database_dsn, tmp_path):
+async def test_replies_end_with_their_time(database, tmp_path):
     """R6: after the buckets that were asked for a reply is taken by neither side, and its key is gone from the database."""
-    async with world(database_dsn, tmp_path, reply_lifetime=2) as (clock, opened, device):
+    async with world(database, tmp_path, reply_lifetime=2) as (clock, opened, device):
         sid = device.device.session.sid
         request = await opened[0].seal_request(sid, b"?", reply_lifetime=2)
         device.device.open_request(request.record).plaintext.wipe()
@@ -229,9 +229,9 @@ async def test_replies_end_with_their_time(database_dsn, tmp_path):
             assert () == await store.list_reply_keys(at, limit=9)
 
 
-async def test_replies_are_the_sessions_and_the_tenants_own(database_dsn, tmp_path):
+async def test_replies_are_the_sessions_and_the_tenants_own(database, tmp_path):
     """R6: another session, another device and another tenant neither take nor give a reply; the true one still counts."""
-    async with world(database_dsn, tmp_path) as (clock, (one, two), device):
+    async with world(database, tmp_path) as (clock, (one, two), device):
         other = await CarriedDevice.provision(one, clock, name="other")
         await other.connect(one)
         sid = device.device.session.sid
@@ -263,9 +263,9 @@ async def test_replies_are_the_sessions_and_the_tenants_own(database_dsn, tmp_pa
         other.device.close()
 
 
-async def test_a_revoked_device_neither_answers_nor_is_answered(database_dsn, tmp_path):
+async def test_a_revoked_device_neither_answers_nor_is_answered(database, tmp_path):
     """R6: a revocation ends what is outstanding, on every worker."""
-    async with world(database_dsn, tmp_path) as (_, (one, two), device):
+    async with world(database, tmp_path) as (_, (one, two), device):
         sid = device.device.session.sid
         request = await one.seal_request(sid, b"?")
         device.device.open_request(request.record).plaintext.wipe()
@@ -279,9 +279,9 @@ async def test_a_revoked_device_neither_answers_nor_is_answered(database_dsn, tm
                 await manager.seal_reply(sid, request_id, b"no")
 
 
-async def test_outstanding_replies_are_bounded_on_both_sides(database_dsn, tmp_path):
+async def test_outstanding_replies_are_bounded_on_both_sides(database, tmp_path):
     """R6: beyond the bound requests are refused on both sides, and are accepted when there is room again."""
-    async with world(database_dsn, tmp_path, 1, replies_outstanding_max=2) as (_, (one,), device):
+    async with world(database, tmp_path, 1, replies_outstanding_max=2) as (_, (one,), device):
         sid = device.device.session.sid
         requests = [await one.seal_request(sid, b"?") for _ in range(2)]
         with pytest.raises(OverloadedError):
@@ -302,9 +302,9 @@ async def test_outstanding_replies_are_bounded_on_both_sides(database_dsn, tmp_p
         device.device.open_request(requests[1].record).plaintext.wipe()
 
 
-async def test_a_rekey_leaves_outstanding_replies_alone(database_dsn, tmp_path):
+async def test_a_rekey_leaves_outstanding_replies_alone(database, tmp_path):
     """R6, R7: requests of an epoch that has ended are answered all the same, both ways."""
-    async with world(database_dsn, tmp_path) as (clock, (one, two), device):
+    async with world(database, tmp_path) as (clock, (one, two), device):
         sid = device.device.session.sid
         request = await one.seal_request(sid, b"?")
         device.device.open_request(request.record).plaintext.wipe()
@@ -319,9 +319,9 @@ async def test_a_rekey_leaves_outstanding_replies_alone(database_dsn, tmp_path):
         device.device.open_reply(await two.seal_reply(sid, request_id, b"!")).plaintext.wipe()
 
 
-async def test_a_lost_request_or_reply_leaves_both_sides_usable(database_dsn, tmp_path):
+async def test_a_lost_request_or_reply_leaves_both_sides_usable(database, tmp_path):
     """R6: a request that never came is answered by nobody, a lost reply may be sent again as it is."""
-    async with world(database_dsn, tmp_path, 1) as (_, (one,), device):
+    async with world(database, tmp_path, 1) as (_, (one,), device):
         device.faults = ["sent"]
         with pytest.raises(LostError):
             await device.run((one,), device.device.engine.request(b"?", aad=b"", lifetime=9))
@@ -336,9 +336,9 @@ async def test_a_lost_request_or_reply_leaves_both_sides_usable(database_dsn, tm
         assert b"!" == (await opened_text(one, lost))[1]
 
 
-async def test_a_request_is_an_answer_and_a_reply_travels_as_one(database_dsn, tmp_path):
+async def test_a_request_is_an_answer_and_a_reply_travels_as_one(database, tmp_path):
     """R6: over a transport the server's answer to one record may be a request, and to another a late reply."""
-    async with world(database_dsn, tmp_path, 1) as (_, (one,), device):
+    async with world(database, tmp_path, 1) as (_, (one,), device):
         pending = []
 
         async def on_record(manager, record):
@@ -359,9 +359,9 @@ async def test_a_request_is_an_answer_and_a_reply_travels_as_one(database_dsn, t
         assert late.plaintext.equals(b"at last")
 
 
-async def test_what_cannot_be_is_refused_before_any_work(database_dsn, tmp_path):
+async def test_what_cannot_be_is_refused_before_any_work(database, tmp_path):
     """Lifetimes, ids and kinds out of range are the caller's mistake, on both sides."""
-    async with world(database_dsn, tmp_path, 1) as (_, (one,), device):
+    async with world(database, tmp_path, 1) as (_, (one,), device):
         sid = device.device.session.sid
         for lifetime in (0, 289):
             with pytest.raises(UsageError):
@@ -399,9 +399,9 @@ async def test_reply_keys_cannot_be_swapped_at_rest(database_dsn, tmp_path, admi
         assert 1 == sum(isinstance(end[0], RefusedError) and end[0].reason is Refusal.NO_REQUEST for end in ends)
 
 
-async def test_cancelled_callers_leave_replies_whole(database_dsn, tmp_path):
+async def test_cancelled_callers_leave_replies_whole(database, tmp_path):
     """R6: cancelled at any moment, a reply is either taken or still outstanding."""
-    async with world(database_dsn, tmp_path, 1) as (_, (one,), device):
+    async with world(database, tmp_path, 1) as (_, (one,), device):
         sid = device.device.session.sid
         store = engine_of(one).foundation.store
         for wait in range(6):

@@ -6,7 +6,9 @@ from manager_world import settings
 from memory_world import make_memory_store
 from qflare.device.transport import Step
 from qflare.errors import ProtocolError, RefusedError, StoreUnavailableError
+from qflare.model.rotation import RotationPolicy
 from qflare.protocol import wire
+from qflare.protocol.rotation import Urgency
 from qflare.service.aggregator import Reply
 from qflare.testing import FakeDevice, MemoryKeeper, TurnableClock, memory_manager
 
@@ -145,3 +147,20 @@ async def test_a_fake_device_speaks_to_a_database_too(database_dsn, tmp_path):
     ):
         await device.connect()
         assert b"cba" == await said(device, b"abc")
+
+
+async def test_a_policy_is_seen_to_the_end_by_turning_the_clock(manager, clock, tmp_path):
+    """Of a policy of hours one sees the mark, the device that follows it and the progress, without waiting for any."""
+    device = await FakeDevice.enrolled(manager, "d", state=tmp_path / "state", clock=clock, on_record=echo)
+    async with device:
+        await manager.set_rotation_policy(RotationPolicy(max_age_s=7200, jitter_percent=0))
+        await device.connect()
+        assert (1, Urgency.NONE) == (device.device.key_version, await device.rotation_urgency())
+        for _ in range(7200 // manager.settings.bucket_width_s + 1):
+            clock.turn(manager.settings.bucket_width_s)
+            await manager.turn()
+        assert 1 == (await manager.rotation_progress()).waiting
+        await device.connect()
+        await device.exchange(b"x")
+        progress = await manager.rotation_progress()
+        assert (2, 0, 1) == (device.device.key_version, progress.waiting, progress.rotated)

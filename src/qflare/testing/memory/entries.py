@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from qflare.model.event import EVENT_ENTRY, SESSION_ENTRY, AuditEntry, EventSeverity, LogAppend, SecurityEventType
@@ -11,7 +11,7 @@ from qflare.model.ids import DEFAULT_TENANT
 from qflare.protocol.log import HASH_BYTES, hash_leaf
 from qflare.testing.memory.constraints import require, require_size, require_text
 from qflare.testing.memory.rows import CallRow
-from qflare.testing.memory.tables import Held
+from qflare.testing.memory.tables import EPOCH, Held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from qflare.model.event import NewEvent
     from qflare.model.ids import CallId, TenantId
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LEAF_BYTES_MAX: Final = 131_072
 _DATA_BYTES_MAX: Final = 65_536
 _TYPE_BYTES_MAX: Final = 64
@@ -89,7 +88,7 @@ def _entry(tenant_id: TenantId, event: NewEvent) -> AuditEntry:
         severity=EventSeverity(event.severity),
         device_id=event.device_id,
         data=event.data,
-        recorded_at=_EPOCH + timedelta(milliseconds=event.occurred_at_ms),
+        recorded_at=EPOCH + timedelta(milliseconds=event.occurred_at_ms),
     )
 
 

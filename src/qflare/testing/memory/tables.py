@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
-from qflare.clock import Clock, utc
+from qflare.clock import Clock
 from qflare.errors import UsageError
 from qflare.model.change import Change
 from qflare.model.ids import DEFAULT_TENANT
@@ -30,7 +31,6 @@ from qflare.testing.memory.rows import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from datetime import datetime
 
     from qflare.model.bucket import SealedBucket, SealedIdentity
     from qflare.model.event import AuditEntry, SignedCheckpoint
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from qflare.model.rotation import RotationPolicy
     from qflare.model.session import SealedChain
     from qflare.model.turn import SealedPage
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Tables:
@@ -117,7 +119,7 @@ class Held:
     @property
     def _now(self) -> datetime:
         """The store's clock: what PostgreSQL's own is."""
-        return utc(self._tables.clock.now_s())
+        return EPOCH + timedelta(milliseconds=self._tables.clock.now_ms())
 
     def _note_change(self, tenant_id: TenantId, *, ref: DeviceRef | None = None, sid: SessionId | None = None) -> None:
         tables = self._tables
