@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from qflare.manager.sealing import CHAIN_COLUMN, Place, seal_rows, unseal_rows
+from qflare.manager.sealing import CHAIN_COLUMN, Place, encode_place, seal_encoded, unseal_rows
 from qflare.model.session import SealedChain
 from qflare.protocol.wire import u32
 
@@ -31,8 +31,12 @@ class OpenedChain:
 
 def chain_place(tenant_id: TenantId, sid: SessionId, bucket: int, epoch: int) -> Place:
     """Say where a chain key rests: what the seal is bound to."""
+    return Place(CHAIN_COLUMN, _row_of(sid, epoch), bucket, tenant_id)
+
+
+def _row_of(sid: SessionId, epoch: int) -> bytes:
     # A session that was never rekeyed (R7) has its sid alone in the row's id.
-    return Place(CHAIN_COLUMN, sid + u32(epoch) if epoch else sid, bucket, tenant_id)
+    return sid + u32(epoch) if epoch else sid
 
 
 def seal_chains(
@@ -47,12 +51,19 @@ def seal_chains(
         owners: (tenant, sid, epoch), one a row.
         chain_keys: ``n × 64`` bytes; the caller wipes them.
     """
-    places = [chain_place(tenant_id, sid, bucket, epoch) for tenant_id, sid, epoch in owners]
-    sealed = seal_rows(ring.kek(bucket), chain_keys, CHAIN_KEY_BYTES, places)
+    sealed = seal_chain_keys(ring, bucket, owners, chain_keys)
     return [
         SealedChain(tenant_id=tenant_id, sid=sid, bucket=bucket, epoch=epoch, sealed_chain_key=value)
         for (tenant_id, sid, epoch), value in zip(owners, sealed, strict=True)
     ]
+
+
+def seal_chain_keys(
+    ring: Ring, bucket: int, owners: Sequence[tuple[TenantId, SessionId, int]], chain_keys: SecretBytes
+) -> list[bytes]:
+    """Seal as `seal_chains` does, and return the sealed values alone, one an owner."""
+    places = [encode_place(CHAIN_COLUMN, _row_of(sid, epoch), bucket, tenant_id) for tenant_id, sid, epoch in owners]
+    return seal_encoded(ring.kek(bucket), chain_keys, CHAIN_KEY_BYTES, places)
 
 
 def unseal_chains(ring: Ring, chains: Sequence[SealedChain]) -> list[SecretBytes | None]:
