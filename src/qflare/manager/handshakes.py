@@ -8,13 +8,12 @@ session, sealed chain key and audit entry; M4 exists only after it, and only wit
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare.errors import DecodeError, QflareError, RefusedError, StoreUnavailableError
 from qflare.manager.batcher import Batcher
-from qflare.manager.chains import seal_chains
+from qflare.manager.chains import seal_chain_keys, seal_chains
 from qflare.manager.deadline import Deadline
 from qflare.manager.tenancy import by_tenant
 from qflare.model.refusal import Refusal
@@ -50,8 +49,7 @@ _REFUSALS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(NamedTuple):
     """M3 or ANSWER on its way through a batch, the record behind it split off."""
 
     message: bytes
@@ -60,8 +58,7 @@ class Finish:
     """The session that the caller says it is for; another one is refused before anything is written."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmed:
+class Confirmed(NamedTuple):
     """A session that stands, and its M4."""
 
     sid: SessionId
@@ -351,18 +348,19 @@ class Handshakes:
                 tenant_id=confirmation.tenant_id if reason is not Refusal.UNKNOWN_DEVICE else None,
                 evidence={"sid": confirmation.sid.hex(), "ref": confirmation.ref.hex()},
             )
+        # In the order of the fields: naming them costs as much again.
         return Confirmed(
-            sid=confirmation.sid,
-            tenant_id=confirmation.tenant_id,
-            ref=confirmation.ref,
-            key_version=confirmation.key_version,
-            form=confirmation.form,
-            start=confirmation.start,
-            lifetime=confirmation.lifetime,
-            policy=confirmation.policy,
-            message=encode_confirmation(confirmation.sid, confirmation.server_tag, receipt),
-            log_index=outcome.log_index,
-            is_repeated=is_copy or outcome.result is ClaimResult.REPEATED,
+            confirmation.sid,
+            confirmation.tenant_id,
+            confirmation.ref,
+            confirmation.key_version,
+            confirmation.form,
+            confirmation.start,
+            confirmation.lifetime,
+            confirmation.policy,
+            encode_confirmation(confirmation.sid, confirmation.server_tag, receipt),
+            outcome.log_index,
+            is_copy or outcome.result is ClaimResult.REPEATED,
         )
 
 
@@ -375,25 +373,26 @@ def _seal_claims(ring: Ring, confirmations: Sequence[Confirmation]) -> list[Sess
     for start, group in by_start.items():
         with SecretBytes.join([confirmation.chain_key for confirmation in group]) as chain_keys:
             owners = [(confirmation.tenant_id, confirmation.sid, 0) for confirmation in group]
-            for chain in seal_chains(ring, start, owners, chain_keys):
-                sealed[chain.sid] = chain.sealed_chain_key
+            values = seal_chain_keys(ring, start, owners, chain_keys)
+        sealed.update(zip([confirmation.sid for confirmation in group], values, strict=True))
     return [
+        # In the order of the fields: naming them costs as much again.
         SessionClaim(
-            form=confirmation.form,
-            ticket_bucket=confirmation.ticket_bucket,
-            sid=confirmation.sid,
-            tenant_id=confirmation.tenant_id,
-            ref=confirmation.ref,
-            key_version=confirmation.key_version,
-            start=confirmation.start,
-            lifetime=confirmation.lifetime,
-            policy=confirmation.policy,
-            th3_hash=confirmation.th3_hash,
-            leaf_hash=confirmation.leaf_hash,
-            leaf_data=confirmation.leaf_data,
-            state_bucket=confirmation.start,
-            sealed_chain_key=sealed[confirmation.sid],
-            proves_kem=confirmation.form == wire.FORM_OFFER,
+            confirmation.form,
+            confirmation.ticket_bucket,
+            confirmation.sid,
+            confirmation.tenant_id,
+            confirmation.ref,
+            confirmation.key_version,
+            confirmation.start,
+            confirmation.lifetime,
+            confirmation.policy,
+            confirmation.th3_hash,
+            confirmation.leaf_hash,
+            confirmation.leaf_data,
+            confirmation.start,
+            sealed[confirmation.sid],
+            confirmation.form == wire.FORM_OFFER,
         )
         for confirmation in confirmations
     ]

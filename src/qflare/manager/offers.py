@@ -8,9 +8,8 @@ is made to a key that nobody holds, so that existence is not told.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qflare.errors import KeyNotFoundError, KeyRevokedError, QflareError
 from qflare.manager.batcher import Batcher
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
     from qflare.protocol.bucket import BucketKeys
 
 
-@dataclass(frozen=True, slots=True)
-class OfferRequest:
+class OfferRequest(NamedTuple):
     """One offer asked for: by name and key (the caller's own doing), or by ref alone (from the network)."""
 
     tenant_id: TenantId
@@ -43,8 +41,7 @@ class OfferRequest:
     encapsulation_key: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MadeOffer:
+class MadeOffer(NamedTuple):
     """An OFFER with its terms."""
 
     message: bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from qflare.model.ids import DeviceId, DeviceRef, SessionId, StreamId, TenantId
 
@@ -19,8 +20,7 @@ class SessionState(StrEnum):
     SUPERSEDED = "superseded"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionClaim:
+class SessionClaim(NamedTuple):
     """One confirmed handshake on its way into the database (PROTOCOL H8); the chain key is sealed already."""
 
     form: int
@@ -59,8 +59,7 @@ class ClaimResult(StrEnum):
     KEY_VERSION = "key-version"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimOutcome:
+class ClaimOutcome(NamedTuple):
     """Result of one claim; `log_index` is the audit entry's zero-based index where a session stands."""
 
     result: ClaimResult
