@@ -24,6 +24,7 @@ from qflare.protocol.device_identity import DeviceIdentity
 from qflare.protocol.hello_device import accept_hello, start_hello
 from qflare.protocol.identity import decode_identity
 from qflare.protocol.offer_device import accept_offer
+from qflare.service.collector import settle_collector
 from qflare.service.key_manager import QuantumKeyManager
 from qflare.stores.embedded import open_embedded
 
@@ -129,6 +130,7 @@ class Server:
         # As after a first ANSWER, which is once in a key's life: the figures are about the ones that follow.
         await self.admin.execute("UPDATE qflare.device_key SET state = 'active' WHERE state = 'pre-active'")
         self._next = 0
+        settle_collector()  # as the workers do
 
     # --- the devices' side, made ahead ------------------------------------------------------------
 

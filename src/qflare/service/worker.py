@@ -27,6 +27,7 @@ import uvicorn
 from qflare.errors import ConfigError, QflareError
 from qflare.manager.settings import ManagerSettings
 from qflare.service.aggregator import Aggregator, AggregatorSettings
+from qflare.service.collector import settle_collector
 from qflare.service.config import is_debug, read_settings
 from qflare.service.key_manager import QuantumKeyManager
 
@@ -169,6 +170,7 @@ async def work(options: WorkerOptions, control: socket.socket) -> None:
     managing = dataclasses.replace(managing, close_timeout_s=min(managing.close_timeout_s, CLOSE_S))
     async with QuantumKeyManager(options.dsn, data_dir=options.data_dir, config=managing) as manager:
         aggregator = await build_aggregator(manager, options.app, settings)
+        settle_collector()
         server = _Server(
             uvicorn.Config(
                 aggregator,
