@@ -169,6 +169,8 @@ class Exchanges(TenantView):
                 if isinstance(result, QflareError)
                 else result[1]
                 if isinstance(result[1], QflareError)
+                else _completed(result[1])
+                if result[0].record is None
                 else await self._with_record_or_error(engine, result[0], result[1])
                 for result in results
             ]
@@ -211,20 +213,7 @@ class Exchanges(TenantView):
                 record = await self._open_glued(engine, finish.record, confirmed)
             except RefusedError as refused:
                 refusal = Refusal(refused.reason) if refused.reason is not None else Refusal.INTERNAL
-        return CompletedExchange(
-            session_id=confirmed.sid,
-            tenant_id=confirmed.tenant_id,
-            ref=confirmed.ref,
-            key_version=confirmed.key_version,
-            form=confirmed.form,
-            start=confirmed.start,
-            lifetime=confirmed.lifetime,
-            confirmation=confirmed.message,
-            log_index=confirmed.log_index,
-            is_repeated=confirmed.is_repeated,
-            record=record,
-            record_refusal=refusal,
-        )
+        return _completed(confirmed, record, refusal)
 
     async def _open_glued(self, engine: Engine, message: bytes, confirmed: Confirmed) -> OpenedRecord:
         header = read_header(message)
@@ -237,6 +226,25 @@ class Exchanges(TenantView):
                 evidence={"sid": confirmed.sid.hex(), "of": header.sid.hex()},
             )
         return await engine.records.opens.submit(SealedRecord(message, b""))
+
+
+def _completed(
+    confirmed: Confirmed, record: OpenedRecord | None = None, refusal: Refusal | None = None
+) -> CompletedExchange:
+    return CompletedExchange(
+        session_id=confirmed.sid,
+        tenant_id=confirmed.tenant_id,
+        ref=confirmed.ref,
+        key_version=confirmed.key_version,
+        form=confirmed.form,
+        start=confirmed.start,
+        lifetime=confirmed.lifetime,
+        confirmation=confirmed.message,
+        log_index=confirmed.log_index,
+        is_repeated=confirmed.is_repeated,
+        record=record,
+        record_refusal=refusal,
+    )
 
 
 def _exchange(offer: MadeOffer, device_id: DeviceId) -> KeyExchange:
