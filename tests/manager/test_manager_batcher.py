@@ -191,6 +191,14 @@ async def test_a_large_call_keeps_nobody_waiting_for_all_of_it():
     assert [4, 4, 4, 4, 4, 1] == [len(batch) for batch in kitchen.batches]
 
 
+@pytest.mark.parametrize(("lanes", "sizes"), [(1, [10, 10, 5]), (4, [8, 8, 9]), (0, [10, 10, 5]), (16, [10, 10, 5])])
+async def test_batches_that_leave_others_waiting_fill_their_lanes(lanes, sizes):
+    """While more waits than a batch takes, batches have whole lanes; the last one takes what is left."""
+    kitchen = Kitchen(items_max=10, lanes=lanes)
+    assert [2 * number for number in range(25)] == await kitchen.queue.submit_many(list(range(25)))
+    assert sizes == [len(batch) for batch in kitchen.batches]
+
+
 async def test_cancelling_a_large_call_takes_its_items_out():
     """Of a call that is cancelled what has not flown never does, what comes back is discarded, and its room is free."""
     kitchen = Kitchen(items_max=2, waiting_max=6, flights_max=1)

@@ -76,6 +76,7 @@ class Batcher(Generic[Item, Result]):
         discard: Callable[[Result], None] | None = None,
         weigh: Callable[[Item], int] | None = None,
         weight_max: int | None = None,
+        lanes: int = 1,
     ) -> None:
         """
         Make an empty queue.
@@ -90,6 +91,8 @@ class Batcher(Generic[Item, Result]):
             discard: Wipes a result whose caller was cancelled.
             weigh: Weight of an item, such as its bytes; with *weight_max*.
             weight_max: Most weight of a batch; an item heavier than that flies alone.
+            lanes: Items that are computed at once: a batch that leaves others waiting has a multiple of as many, as far
+                as *items_max* and weights allow.
         """
         self._name = name
         self._run = run
@@ -99,6 +102,8 @@ class Batcher(Generic[Item, Result]):
         self._discard = discard
         self._weigh = weigh
         self._weight_max = weight_max
+        self._full_max = items_max - items_max % lanes if items_max > lanes > 0 else items_max
+        """Most items of a batch that leaves others waiting: whole lanes."""
         self._calls: OrderedDict[_Call[Item, Result], None] = OrderedDict()
         """Those with items that no batch has taken, in their order."""
         self._waiting = 0
@@ -219,12 +224,13 @@ class Batcher(Generic[Item, Result]):
         parts: list[_Part[Item, Result]] = []
         now_s = asyncio.get_running_loop().time()
         weight = 0
-        while self._calls and len(items) < self._items_max:
+        items_max = self._full_max if self._waiting > self._items_max else self._items_max
+        while self._calls and len(items) < items_max:
             call = next(iter(self._calls))
             if call.future.done():  # cancelled in this very round of the loop
                 self._forget(call)
                 continue
-            count, weight = self._count_of(call, self._items_max - len(items), weight)
+            count, weight = self._count_of(call, items_max - len(items), weight)
             if not count:
                 break
             parts.append((call, call.taken, count))

@@ -18,6 +18,7 @@ from qflare.manager.deadline import Deadline
 from qflare.manager.tenancy import by_tenant
 from qflare.model.refusal import Refusal
 from qflare.model.session import ClaimOutcome, ClaimResult, SealedChain, SessionClaim
+from qflare.primitives.engine import lanes_items
 from qflare.primitives.kdf import chain_advance_many
 from qflare.protocol import wire
 from qflare.protocol.confirm import Confirmation, confirm_hellos, encode_confirmation, split_glued
@@ -108,6 +109,7 @@ class Handshakes:
             items_max=settings.batch_max,
             waiting_max=settings.waiting_max,
             flights_max=settings.flights_max,
+            lanes=lanes_items(),
         )
         self.finishes: Batcher[Finish, Confirmed] = Batcher(
             "confirm",
@@ -115,6 +117,7 @@ class Handshakes:
             items_max=settings.batch_max,
             waiting_max=settings.waiting_max,
             flights_max=settings.flights_max,
+            lanes=lanes_items(),
         )
 
     def finish(self, message: bytes, *, expected_sid: SessionId | None = None) -> Finish:

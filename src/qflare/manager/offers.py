@@ -16,6 +16,7 @@ from qflare.manager.batcher import Batcher
 from qflare.model.device import Device, KeyState
 from qflare.model.refusal import Refusal
 from qflare.primitives import kem
+from qflare.primitives.engine import lanes_items
 from qflare.protocol.offer import Offer, OfferTarget, make_offers
 from qflare.protocol.ticket import offer_expiry_s
 
@@ -76,7 +77,11 @@ class Offers:
         pair.decapsulation_key.wipe()
         self._nobody = pair.encapsulation_key
         self.queue: Batcher[OfferRequest, MadeOffer] = Batcher(
-            "offer", self._make_batch, items_max=settings.batch_max, waiting_max=settings.waiting_max
+            "offer",
+            self._make_batch,
+            items_max=settings.batch_max,
+            waiting_max=settings.waiting_max,
+            lanes=lanes_items(),
         )
 
     async def close(self, timeout_s: float) -> None:
