@@ -19,9 +19,11 @@ from qflare.errors import (
     UsageError,
 )
 from qflare.manager.replies import DROPPED_MAX
+from qflare.model.ids import StreamId
 from qflare.model.refusal import Refusal
 from qflare.protocol.envelope import encode_envelope, split_envelope
-from qflare.protocol.record import KIND_REPLY, KIND_REQUEST, read_header
+from qflare.protocol.record import KIND_REPLY, KIND_REQUEST, RecordHeader, read_header, seal_record
+from qflare.protocol.wire import DIRECTION_TO_SERVER
 
 WIDTH_S = 300
 HOURS = 7
@@ -441,3 +443,32 @@ async def test_a_clean_up_deletes_all_keys_of_replies_that_never_came(database_d
         assert kept > 0
         await engine_of(manager).replies.clean(bucket)
         assert kept == await admin.fetchval("SELECT count(*) FROM qflare.reply_key")
+
+
+async def test_requests_of_one_id_outlive_a_turn_together(database_dsn, tmp_path):
+    """Devices that choose one id for their requests keep no reply from being sealed again, however small a page is."""
+    async with world(database_dsn, tmp_path, 1, turn_page=1) as (clock, (one,), device):
+        devices = [device, *[await CarriedDevice.provision(one, clock, name=f"same-{n}") for n in range(3)]]
+        request_id, sids = StreamId(bytes(range(16))), []
+        for each in devices:
+            await each.connect(one)
+            terms, chain = each.device.session, each.state.chain
+            header = RecordHeader(
+                kind=KIND_REQUEST,
+                sid=terms.sid,
+                bucket=terms.bucket,
+                epoch=0,
+                direction=DIRECTION_TO_SERVER,
+                stream_id=request_id,
+            )
+            with chain.message_key(terms.bucket, direction=DIRECTION_TO_SERVER, purpose=header.purpose) as key:
+                record = seal_record(key, header, b"x")
+            with await one.open_record(record) as opened:
+                sids.append(opened.session.sid)
+        for _ in range(2):
+            clock.turn(WIDTH_S)
+            await one.turn()
+        for sid in sids:
+            assert await one.seal_reply(sid, request_id, b"late")
+        for each in devices[1:]:
+            each.device.close()

@@ -193,6 +193,13 @@ class Replies:
     async def sweep(self) -> int:
         """Seal again for the current bucket what rests in the one before (R6, R8); return how many keys were."""
         resealed = 0
+        # Devices choose request ids: those of one id may go beyond a page, of which the next one knows nothing.
+        while some := await self._sweep_once():
+            resealed += some
+        return resealed
+
+    async def _sweep_once(self) -> int:
+        resealed = 0
         after: RequestId | None = None
         while True:
             # A lease a page: a long sweep must not keep old keys in memory after their end.
