@@ -166,6 +166,15 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
 
 
+def test_a_decision_has_a_number_of_its_own() -> None:
+    """No two decisions share a number, and each begins with its own: other pages and the sources cite them by it."""
+    names = sorted(page.name for page in ROOT.glob("docs/decisions/*.md"))
+    numbers = [name[:4] for name in names]
+    assert len(set(numbers)) == len(numbers), names
+    for name in names:
+        assert (ROOT / "docs/decisions" / name).read_text().startswith(f"# {name[:4]} "), name
+
+
 def test_every_cited_test_exists() -> None:
     """A page that names a test names one that is there."""
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
