@@ -14,9 +14,9 @@ import pytest
 
 from manager_world import Edge, make_manager
 from qflare.device import Device
-from qflare.errors import ConfigError
+from qflare.errors import ConfigError, StoreUnavailableError
 from qflare.protocol.envelope import encode_envelope
-from qflare.service.serve import ServeOptions, listen
+from qflare.service.serve import ServeOptions, _Worker, listen
 from service.processes import environment, is_alive, serve, start, until, wait_for
 from service.test_aggregator import OCTETS, REFUSAL, agreed, post, shape
 
@@ -82,6 +82,18 @@ async def test_captured_bytes_are_refused_whichever_worker_gets_them(database_ds
         answers = await asyncio.gather(*(send() for _ in range(20)))
         assert [200] == [answer.status_code for answer in answers if answer.status_code != 403]
         assert all(shape(answer) == REFUSAL for answer in answers if answer.status_code == 403)
+
+
+@pytest.mark.parametrize("wait_s", [0, 0.01])
+async def test_a_worker_that_is_killed_before_it_reads_is_told_as_killed(wait_s):
+    """A worker killed in the first instants of its start is one that was killed, not a fault that ends its parent."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        worker = await _Worker.start(ServeOptions(), listener)
+        await asyncio.sleep(wait_s)
+        os.kill(worker.process.pid, signal.SIGKILL)
+        with pytest.raises(StoreUnavailableError, match="killed before it was ready"):
+            await worker.ready()
+        worker.close()
 
 
 async def test_a_worker_that_dies_is_replaced(database_dsn, folder):

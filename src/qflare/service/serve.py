@@ -169,7 +169,9 @@ class _Worker:
             data_dir=None if options.data_dir is None else str(options.data_dir),
             app=options.app,
         )
-        await asyncio.get_running_loop().sock_sendall(ours, told.encode())
+        # One that was killed already is told by `ready`, as one that is killed later.
+        with contextlib.suppress(ConnectionError):
+            await asyncio.get_running_loop().sock_sendall(ours, told.encode())
         return cls(process, ours)
 
     async def ready(self) -> None:
@@ -184,11 +186,13 @@ class _Worker:
         line = b""
         try:
             async with asyncio.timeout(START_S):
-                while not line.endswith(b"\n"):
-                    part = await loop.sock_recv(self._control, 4096)
-                    if not part:
-                        break
-                    line += part
+                # A worker that is killed before it has read its options resets the connection.
+                with contextlib.suppress(ConnectionError):
+                    while not line.endswith(b"\n"):
+                        part = await loop.sock_recv(self._control, 4096)
+                        if not part:
+                            break
+                        line += part
         except TimeoutError:
             raise StoreUnavailableError(f"a worker was not ready within {START_S:g} s; its log says more") from None
         if not line.endswith(b"\n"):
@@ -281,7 +285,8 @@ class _Crew:
                 await self._forget(current)
                 if loop.time() - began > _STEADY_S:
                     delay_s = _RESTART_FIRST_S
-                delay_s = min(delay_s, _RESTART_READY_MAX_S)
+                # While nobody serves, each second of pause is one of outage; the new worker's start is pause enough.
+                delay_s = min(delay_s, _RESTART_READY_MAX_S) if self._workers else _RESTART_FIRST_S
                 if not self._stop.is_set():
                     _log.error("worker %d ended with code %d; starting another", current.process.pid, code)
             if self._stop.is_set() or await self._stopped_within(delay_s):
