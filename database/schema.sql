@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 14;
+SET LOCAL qflare.installs_version = 15;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -975,20 +975,24 @@ CREATE OR REPLACE TRIGGER bucket_mark_risen AFTER UPDATE OF bucket ON qflare.buc
     FOR EACH ROW WHEN (OLD.bucket < NEW.bucket) EXECUTE FUNCTION qflare.turn_bucket_keys();
 
 -- A bucket's sealed key is deleted: what stays is that it lived, and that it is destroyed.
+-- By the bucket, not by the announcement: that may have been signed again since the record was made (A3).
 CREATE OR REPLACE FUNCTION qflare.end_bucket_key() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
-    v_fingerprint CONSTANT bytea := sha256(OLD.announcement);
-    v_reason      CONSTANT text  := CASE
+    v_key    record;
+    v_reason CONSTANT text := CASE
         WHEN OLD.bucket < (SELECT m.bucket FROM qflare.bucket_mark AS m) THEN 'its bucket is over'
         ELSE 'removed before its bucket was over' END;
 BEGIN
-    -- An active key has no way to destroyed but by being deactivated.
-    IF (SELECT k.state FROM qflare.bucket_record AS k WHERE k.fingerprint = v_fingerprint) = 'active' THEN
-        PERFORM qflare.move_bucket_record(v_fingerprint, 'deactivated', v_reason);
-    END IF;
-    PERFORM qflare.move_bucket_record(v_fingerprint, 'destroyed', v_reason);
+    FOR v_key IN SELECT k.fingerprint, k.state FROM qflare.bucket_record AS k
+                  WHERE k.bucket = OLD.bucket AND k.state <> 'destroyed' LOOP
+        -- An active key has no way to destroyed but by being deactivated.
+        IF v_key.state = 'active' THEN
+            PERFORM qflare.move_bucket_record(v_key.fingerprint, 'deactivated', v_reason);
+        END IF;
+        PERFORM qflare.move_bucket_record(v_key.fingerprint, 'destroyed', v_reason);
+    END LOOP;
     RETURN NULL;
 END
 $$;

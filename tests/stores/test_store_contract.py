@@ -213,6 +213,17 @@ async def test_an_announcement_is_signed_again_once(store):
         await store.sign_bucket_again(row, urandom(4042))
 
 
+async def test_a_key_that_was_announced_again_ends_as_any(store):
+    """The life of a bucket's key is one, however often its announcement was signed, and ends with the bucket."""
+    row = await store.save_bucket(new_bucket())
+    await store.sign_bucket_again(row, urandom(4042))
+    for bucket in (BUCKET, BUCKET + 2):
+        await store.raise_bucket_mark(bucket)
+    await store.drop_buckets(before=BUCKET + 1)
+    (record,) = await store.list_bucket_records(limit=9)
+    assert ["active", "deactivated", "destroyed"] == [str(move.to_state) for move in record.moves]
+
+
 async def test_lives_of_keys_are_listed_newest_first(store):
     """Devices' and buckets' keys are told with their moves and reasons, a page at a time, inside the tenant."""
     (device,) = await register(store, device_id="d")
