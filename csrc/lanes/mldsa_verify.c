@@ -336,10 +336,11 @@ qfl_status qfl_mldsa44_lanes_verify(uint8_t *status, uint8_t *scratch, const uin
         const size_t pk_stride = pk_count == 1 ? 0 : QFL_MLDSA44_PK_BYTES;
         const uint8_t *message = messages == NULL ? &nothing : messages;
         const uint8_t *expanded = NULL;
-        verification *const v = aligned(scratch);
-        if (count > 0) {
-            mldsa_x8_roots(&v->roots);
+        if (count == 0) {
+            return QFL_OK; /* no memory needs to be there */
         }
+        verification *const v = aligned(scratch);
+        mldsa_x8_roots(&v->roots);
         for (size_t first = 0; first < count; first += GROUP) {
             group g = {.live = count - first < GROUP ? count - first : GROUP};
             for (size_t row = 0; row < g.live; row++) {
