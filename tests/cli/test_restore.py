@@ -75,7 +75,8 @@ async def test_a_round_trip_over_http(tmp_path):
         busy = await run(tmp_path, "restore", copy, "--replace")
         assert ExitCode.USAGE == busy.code
         assert "stop its workers" in busy.line
-    (tmp_path / "damaged").write_bytes(copy.read_bytes()[:-2000])
+    # Half of it: pg_restore may not miss the very end, where the last table's rows were.
+    (tmp_path / "damaged").write_bytes(copy.read_bytes()[: copy.stat().st_size // 2])
     (tmp_path / "text").write_text("no backup")
     for name, more, code, said in (
         ("text", ("--replace",), ExitCode.USAGE, "is no backup"),
