@@ -6,6 +6,7 @@ from manager_world import settings
 from memory_world import make_memory_store
 from qflare.device.transport import Step
 from qflare.errors import ProtocolError, RefusedError, StoreUnavailableError
+from qflare.manager.settings import ManagerSettings
 from qflare.model.rotation import RotationPolicy
 from qflare.protocol import wire
 from qflare.protocol.rotation import Urgency
@@ -29,12 +30,13 @@ async def said(device, text):
 
 @pytest.fixture
 def clock():
-    return TurnableClock()
+    # In the middle of a bucket: at its end the manager looks at the clock by itself as well, in real time.
+    return TurnableClock(1_700_000_000 // 300 * 300 + 100)
 
 
 @pytest.fixture
 async def manager(clock):
-    async with memory_manager(clock=clock) as opened:
+    async with memory_manager(clock=clock, config=ManagerSettings(tick_max_s=3600.0)) as opened:
         yield opened
 
 
