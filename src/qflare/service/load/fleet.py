@@ -15,6 +15,7 @@ from qflare.protocol.confirm_device import accept_confirmation
 from qflare.protocol.hello_device import accept_hello, start_hello
 from qflare.protocol.identity import ServerIdentity, decode_identity
 from qflare.protocol.offer_device import accept_offer, offer_bucket
+from qflare.service.arguments import raised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,7 +93,11 @@ class Fleet:
             return accept_offer(answer, device, announcements[offer_bucket(answer)])
 
         good = [number for number, answer in enumerate(answers) if answer is not None]
-        return Answered([begun.devices[number] for number in good], await self._each(one, good))
+        try:
+            return Answered([begun.devices[number] for number in good], await self._each(one, good))
+        finally:
+            for hello in begun.pending:  # those that nobody answered too
+                hello.wipe()
 
     async def check(self, answered: Answered, confirmations: Sequence[bytes | None]) -> int:
         """
@@ -149,13 +154,18 @@ async def register_fleet(manager: QuantumKeyManager, count: int, *, prefix: str)
     if count < 1:
         raise UsageError(f"a load needs at least one device, got {count}")
     devices: list[DeviceIdentity] = []
-    for first in range(0, count, _REGISTERED_AT_ONCE):
-        names = [f"{prefix}-{number}" for number in range(first, min(first + _REGISTERED_AT_ONCE, count))]
-        for made in await manager.generate_device_keypairs_many(names):
-            if isinstance(made, QflareError):
-                raise made
-            devices.append(made.identity())
-    identity = decode_identity(await manager.identity(), server_id=await manager.server_id())
+    try:
+        for first in range(0, count, _REGISTERED_AT_ONCE):
+            names = [f"{prefix}-{number}" for number in range(first, min(first + _REGISTERED_AT_ONCE, count))]
+            made = await manager.generate_device_keypairs_many(names)
+            devices += [pair.identity() for pair in made if not isinstance(pair, QflareError)]
+            for pair in made:
+                raised(pair)
+        identity = decode_identity(await manager.identity(), server_id=await manager.server_id())
+    except BaseException:
+        for device in devices:
+            device.wipe()
+        raise
     return Fleet(manager, devices, identity)
 
 
