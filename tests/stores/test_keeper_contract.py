@@ -1,7 +1,9 @@
 """What every keeper promises, asked of each."""
 
+import functools
 import multiprocessing
 import threading
+import time
 
 import pytest
 
@@ -15,6 +17,17 @@ from softhsm import soft_token  # noqa: F401 - a fixture
 def content(key):
     with key, key.view() as view:
         return bytes(view)
+
+
+def patiently(call):
+    """Call, and again while a keeper under this load refuses to wait longer than its second, as its users do."""
+    end = time.monotonic() + 50
+    while True:
+        try:
+            return call()
+        except KeeperError as error:
+            if time.monotonic() > end or not ("does not release" in str(error) or "in time" in str(error)):
+                raise
 
 
 def open_keeper(kind, place, uri):
@@ -106,7 +119,7 @@ def test_threads_that_race_with_destruction_get_a_key_or_an_error(keeper):
     for thread in threads:
         thread.start()
     for before in range(0, 9, 4):
-        keeper.destroy_bucket_keys(before=before)
+        patiently(functools.partial(keeper.destroy_bucket_keys, before=before))
     for thread in threads:
         thread.join()
     keeper.destroy_bucket_keys(before=12)
@@ -116,8 +129,10 @@ def test_threads_that_race_with_destruction_get_a_key_or_an_error(keeper):
 
 
 def _make(kind, place, uri, queue):
-    keeper = open_keeper(kind, place, uri)
-    queue.put([content(keeper.long_term_key()), *(content(keeper.make_bucket_key(bucket)) for bucket in range(10))])
+    keeper = patiently(lambda: open_keeper(kind, place, uri))
+    keys = [patiently(keeper.long_term_key)]
+    keys += [patiently(functools.partial(keeper.make_bucket_key, bucket)) for bucket in range(10)]
+    queue.put([content(key) for key in keys])
 
 
 @pytest.mark.parametrize("kind", ["file", "pkcs11"])

@@ -1,6 +1,8 @@
+import fcntl
 import multiprocessing
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from qflare.errors import ConfigError, KeeperError, StoreError
 from qflare.secret import SecretBytes
 from qflare.stores.keeper import FileKeeper
+from qflare.stores.keeper.folder import TURN_NAME, KeeperFolder
 from qflare.stores.keeper.medium import file_system_of
 
 
@@ -122,6 +125,37 @@ def test_processes_that_race_get_the_same_keys(folders):
     queue.close()
     queue.join_thread()
     assert answers[0] == answers[1] == answers[2]
+
+
+def test_who_releases_the_lock_and_wants_it_again_stands_behind_who_waits(folders):
+    """A worker that asks for it in a loop starves nobody, however long the others sleep between two looks at it."""
+    first, second = KeeperFolder(folders[0]), KeeperFolder(folders[0])
+    order = []
+
+    def wait_and_take():
+        with second.locked(timeout_s=60):
+            order.append("second")
+
+    waiting = threading.Thread(target=wait_and_take)
+    with first.locked():
+        waiting.start()
+        with (first.path / TURN_NAME).open("rb") as turn:
+            while is_free(turn):
+                time.sleep(0.001)
+    with first.locked(timeout_s=60):
+        order.append("first")
+    waiting.join()
+    assert ["second", "first"] == order
+
+
+def is_free(file):
+    """Say whether nobody holds the lock on a file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return True
 
 
 def test_threads_that_race_with_destruction_get_a_key_or_an_error(keeper):

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from qflare.model.mark import HighWaterMark
 
 LOCK_NAME: Final = "keeper.lock"
+TURN_NAME: Final = "keeper.turn"
+"""Held while waiting for the lock, so that who releases it and wants it again stands behind who waits."""
 _MARK_NAME: Final = "destroyed-before"
-_LOCK_TIMEOUT_S: Final = 0.8
+LOCK_TIMEOUT_S: Final = 0.8
 """Below the second within which a keeper answers or refuses: the lock is held for a few small calls only."""
 _POLL_S: Final = 0.002
 _POLL_MAX_S: Final = 0.02
@@ -78,30 +80,43 @@ class KeeperFolder:
             return after
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
         """
         Hold the keeper's lock: making, destroying and the mark change one at a time, across processes.
+
+        A worker that asks for the lock again and again, as the first ones of a bucket do, does not starve the others.
+
+        Args:
+            timeout_s: Longest wait.
 
         Raises:
             KeeperError: another worker holds it for too long, or a file cannot be used.
         """
-        path = self.path / LOCK_NAME
+        end = time.monotonic() + timeout_s
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise unusable(path, error) from None
-        try:
-            # Released by the kernel however the holder ends.
-            _take(descriptor, path)
-            yield
+            with contextlib.ExitStack() as held:
+                # Released by the kernel however the holder ends.
+                with _taken(self.path / TURN_NAME, end):
+                    held.enter_context(_taken(self.path / LOCK_NAME, end))
+                yield
         except OSError as error:
             raise unusable(self.path, error) from None
-        finally:
-            os.close(descriptor)
 
 
-def _take(descriptor: int, path: Path) -> None:
-    end = time.monotonic() + _LOCK_TIMEOUT_S
+@contextlib.contextmanager
+def _taken(path: Path, end: float) -> Iterator[None]:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise unusable(path, error) from None
+    try:
+        _take(descriptor, path, end)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, path: Path, end: float) -> None:
     pause_s = _POLL_S
     while True:
         try:

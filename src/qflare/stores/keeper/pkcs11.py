@@ -59,7 +59,7 @@ class Pkcs11Keeper:
         self._address: TokenAddress = parse_address(uri)
         self._library = open_library(self._address.module_path)
         self._folder = KeeperFolder(Path(folder))
-        with self._folder.locked():
+        with self._folder.locked(timeout_s=_OPEN_TIMEOUT_S):
             self._id = self._read_id()
         self._facts = self._library.call(self._address, self._make_lasting, timeout_s=_OPEN_TIMEOUT_S)
 
@@ -159,7 +159,7 @@ class Pkcs11Keeper:
         return self._library.call(self._address, locked, wipe=wipe_secret)
 
     def _make_lasting(self, session: Any, facts: TokenFacts) -> TokenFacts:
-        with self._folder.locked():
+        with self._folder.locked(timeout_s=_OPEN_TIMEOUT_S):
             self._key_of(session, _LONG_TERM).wipe()
         return facts
 
