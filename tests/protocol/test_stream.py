@@ -73,6 +73,39 @@ def test_random_cuts_agree(size, sizes):
     assert out == plaintext
 
 
+WHOLE = SEALED_SEGMENT_BYTES
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+@pytest.mark.parametrize("sizes", [[WHOLE], [0, WHOLE], [WHOLE, 9], [WHOLE, WHOLE, 1, WHOLE], [5, WHOLE, WHOLE]])
+def test_pieces_may_change_once_they_were_written(key, kind, sizes):
+    """Whole segments as they travel, of both kinds, before and behind others; who writes may use its buffer again."""
+    size = 4 * SEGMENT_BYTES + 11
+    plaintext, out = random_bytes(size), bytearray(size)
+    body = record.seal_record(key, HEADER, plaintext)[48:]
+    reader, at, number = opener(key, out), 0, 0
+    while at < len(body):
+        piece = kind(body[at : at + sizes[number % len(sizes)]])
+        reader.write(piece)
+        at, number = at + len(piece), number + 1
+        if kind is bytearray:
+            piece[:] = bytes(len(piece))
+    assert reader.finish() == size
+    assert out == plaintext
+
+
+def test_a_whole_segment_that_was_held_back_is_the_last_only_if_it_was_sealed_so(key):
+    """A record cut after a whole segment is not authentic, and delivers nothing."""
+    body = record.seal_record(key, HEADER, bytes(SEGMENT_BYTES + 1))[48:]
+    out = bytearray(b"\xaa" * 2 * SEGMENT_BYTES)
+    reader = opener(key, out)
+    reader.write(bytes(body[:WHOLE]))
+    with pytest.raises(AuthenticationError):
+        reader.finish()
+    with pytest.raises(UnexpectedMessageError):
+        reader.write(bytes(body[WHOLE:]))
+
+
 def feed(key, body, size, sizes=(100_000,)):
     out = bytearray(b"\xaa" * size)
     reader = opener(key, out)

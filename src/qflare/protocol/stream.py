@@ -165,7 +165,7 @@ class StreamSealer:
 class StreamOpener:
     """Opens one record into the caller's buffer; used once, best as a context manager."""
 
-    __slots__ = ("_cipher", "_held", "_held_size", "_is_finished", "_number", "_out", "_size")
+    __slots__ = ("_cipher", "_held", "_held_size", "_is_finished", "_kept", "_number", "_out", "_size")
 
     def __init__(
         self,
@@ -192,8 +192,10 @@ class StreamOpener:
         if self._out.readonly and len(self._out):
             message = "out must be writable"
             raise UsageError(message)
-        self._held = bytearray(SEALED_SEGMENT_BYTES)
+        self._held = bytearray()  # made when pieces come that are not whole segments
         self._held_size = 0
+        self._kept: memoryview | None = None
+        """A whole segment in the caller's own bytes, which nobody can change: held back without a copy."""
         self._number = 0
         self._size = 0
         self._is_finished = False
@@ -214,6 +216,9 @@ class StreamOpener:
         """
         view = as_view(piece, name="piece")
         # The last segment is known only by what does not follow it: one full segment is held back.
+        if self._kept is not None and len(view):
+            kept, self._kept = self._kept, None
+            self._open(kept, is_last=False)
         while self._held_size + len(view) > SEALED_SEGMENT_BYTES:
             if self._held_size == 0:
                 segment, view = view[:SEALED_SEGMENT_BYTES], view[SEALED_SEGMENT_BYTES:]
@@ -225,7 +230,11 @@ class StreamOpener:
                 self._open(memoryview(self._held), is_last=False)
                 self._held_size = 0
         self._require_going()
-        self._hold(view)
+        if type(piece) is bytes and len(view) == SEALED_SEGMENT_BYTES and self._held_size == 0:
+            self._kept = view
+        elif len(view):
+            self._held = self._held or bytearray(SEALED_SEGMENT_BYTES)
+            self._hold(view)
 
     def finish(self) -> int:
         """
@@ -236,7 +245,8 @@ class StreamOpener:
             DecodeError: the message is longer than the buffer; it is wiped.
             UnexpectedMessageError: the stream is over.
         """
-        held = memoryview(self._held)[: self._held_size]
+        held = memoryview(self._held)[: self._held_size] if self._kept is None else self._kept
+        self._kept = None
         # An empty last segment stands only where the message itself is empty (R3).
         if len(held) < TAG_BYTES or (len(held) == TAG_BYTES and self._number > 0):
             self._require_going()
@@ -250,6 +260,7 @@ class StreamOpener:
     def wipe(self) -> None:
         """End the stream; wipe the buffer unless `finish` has delivered it. Safe to call twice."""
         self._cipher = None
+        self._kept = None
         if not self._is_finished and self._size:
             zeroize(self._out[: self._size])
             self._size = 0
