@@ -7,13 +7,13 @@
 --
 -- Order of locks, everywhere:
 -- rotation_policy  ->  bucket turn (advisory)  ->  bucket_key  ->  rekeys (advisory)  ->  bucket_mark  ->
--- bucket_record  ->  bucket slot (advisory)  ->  device  ->  session  ->  device_use  ->  reply_key  ->  log_head  ->  session_count  ->
+-- bucket_record  ->  bucket slot (advisory)  ->  device  ->  session  ->  device_use  ->  reply_key  ->  incident  ->  log_head  ->  session_count  ->
 -- device_count.
 
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 15;
+SET LOCAL qflare.installs_version = 16;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -647,6 +647,48 @@ CREATE TABLE IF NOT EXISTS qflare.server_key_move (
     CONSTRAINT server_key_move_reason_size CHECK (octet_length(reason) <= 1000)
 );
 
+-- What the detector found: one row for the same signal about the same device (subject: its ref, empty for the tenant's
+-- fleet) until it is closed.  Written by the workers' detectors, read and moved by operators.
+CREATE TABLE IF NOT EXISTS qflare.incident (
+    tenant_id     uuid        NOT NULL,
+    incident_id   uuid        NOT NULL,
+    signal        text        NOT NULL,
+    severity      text        NOT NULL,
+    subject       bytea       NOT NULL,
+    device_id     text,
+    first_seen_at timestamptz NOT NULL,
+    last_seen_at  timestamptz NOT NULL,
+    seen          bigint      NOT NULL,
+    evidence      bytea       NOT NULL,
+    state         text        NOT NULL DEFAULT 'open',
+    changed_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    note          text        NOT NULL DEFAULT '',
+    CONSTRAINT incident_pkey PRIMARY KEY (incident_id, tenant_id),
+    CONSTRAINT incident_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
+    CONSTRAINT incident_signal_size CHECK (octet_length(signal) BETWEEN 1 AND 64),
+    CONSTRAINT incident_severity_known CHECK (severity IN ('debug', 'info', 'warning', 'error', 'critical')),
+    CONSTRAINT incident_subject_size CHECK (octet_length(subject) IN (0, 32)),
+    CONSTRAINT incident_device_id_size CHECK (octet_length(device_id) BETWEEN 1 AND 255),
+    CONSTRAINT incident_seen_in_order CHECK (first_seen_at <= last_seen_at),
+    CONSTRAINT incident_seen_range CHECK (seen >= 1),
+    CONSTRAINT incident_evidence_size CHECK (octet_length(evidence) BETWEEN 2 AND 4096),
+    CONSTRAINT incident_state_known CHECK (state IN ('open', 'acknowledged', 'closed')),
+    CONSTRAINT incident_note_size CHECK (octet_length(note) <= 1000)
+);
+
+-- What the detector remembers of a tenant, at most one row each: read by a worker at its start, replaced every few
+-- minutes and at its end; state_version tells whether another worker was quicker.
+CREATE TABLE IF NOT EXISTS qflare.detector_state (
+    tenant_id     uuid        NOT NULL,
+    state_version bigint      NOT NULL,
+    state         bytea       NOT NULL,
+    saved_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT detector_state_pkey PRIMARY KEY (tenant_id),
+    CONSTRAINT detector_state_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
+    CONSTRAINT detector_state_version_range CHECK (state_version >= 1),
+    CONSTRAINT detector_state_size CHECK (octet_length(state) BETWEEN 1 AND 1048576)
+);
+
 -- Devices and sessions that a worker must not remember as they were; no secret.  Written by triggers in the
 -- transaction of the change, read by every worker's polling through list_changes, and deleted after a day.
 CREATE TABLE IF NOT EXISTS qflare.change (
@@ -688,6 +730,12 @@ CREATE INDEX IF NOT EXISTS device_by_tenant ON qflare.device (tenant_id, ref);
 -- Read when keys are marked: how many were marked within the last minute.
 CREATE INDEX IF NOT EXISTS rotation_mark_by_time ON qflare.rotation_mark (tenant_id, marked_at);
 
+-- Of the same signal about the same device one is not closed; read by every report.
+CREATE UNIQUE INDEX IF NOT EXISTS incident_not_closed_once ON qflare.incident (subject, signal, tenant_id)
+ WHERE state <> 'closed';
+-- Read by a tenant's listing of its incidents, the last seen first.
+CREATE INDEX IF NOT EXISTS incident_by_time ON qflare.incident (tenant_id, last_seen_at);
+
 -- Partitions: fixed rings, so that nothing at run time creates or drops a table ------------------------------------------
 DO $$
 DECLARE
@@ -717,7 +765,8 @@ BEGIN
     FOREACH v_table IN ARRAY ARRAY['tenant', 'device', 'device_key', 'handshake', 'session', 'session_route',
                                    'session_state', 'session_page', 'stream', 'reply_key', 'session_count',
                                    'enrolment_token', 'audit_entry', 'rotation_policy', 'rotation_mark',
-                                   'device_use', 'call', 'device_count', 'device_key_move', 'change'] LOOP
+                                   'device_use', 'call', 'device_count', 'device_key_move', 'change', 'incident',
+                                   'detector_state'] LOOP
         EXECUTE format('ALTER TABLE qflare.%I ENABLE ROW LEVEL SECURITY', v_table);
         EXECUTE format('ALTER TABLE qflare.%I FORCE ROW LEVEL SECURITY', v_table);
         -- An unset tenant is NULL and equals nothing; the sub-select is evaluated once a statement.
@@ -777,6 +826,7 @@ GRANT SELECT ON qflare.bucket_record, qflare.bucket_record_move, qflare.server_k
 GRANT SELECT, INSERT ON qflare.device_key_move, qflare.change TO qflare_app;
 GRANT SELECT, INSERT, UPDATE ON qflare.device_count TO qflare_app;
 GRANT SELECT, DELETE ON qflare.change TO qflare_maintenance;
+GRANT SELECT, INSERT, UPDATE ON qflare.incident, qflare.detector_state TO qflare_app;
 
 -- Rows that always exist -----------------------------------------------------------------------------------------------
 INSERT INTO qflare.bucket_mark DEFAULT VALUES ON CONFLICT DO NOTHING;
@@ -789,6 +839,12 @@ INSERT INTO qflare.tenant (tenant_id, name)
 VALUES ('00000000-0000-0000-0000-000000000000', 'default') ON CONFLICT DO NOTHING;
 SET LOCAL qflare.tenant = '';
 SET LOCAL ROLE qflare_owner;
+
+-- severity_rank: how grave a severity is, 1 the least.
+CREATE OR REPLACE FUNCTION qflare.severity_rank(p_severity text) RETURNS integer
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT array_position(ARRAY['debug', 'info', 'warning', 'error', 'critical'], p_severity)
+$$;
 
 -- Legal states and moves (NIST SP 800-57 part 1, section 7) --------------------------------------------------------------
 

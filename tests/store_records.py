@@ -8,8 +8,10 @@ from qflare.model.bucket import SealedBucket, SealedIdentity
 from qflare.model.device import NewDevice
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
+from qflare.model.incident import Sighting
 from qflare.model.reply import SealedReplyKey
 from qflare.model.session import RekeyClaim, SealedChain, SessionClaim, StreamClaim
+from qflare.model.signal import Signal
 from qflare.model.turn import SealedPage, TurnedRange, TurnStage
 
 BUCKET = 1000
@@ -58,6 +60,21 @@ def new_claim(device, *, tenant_id=DEFAULT_TENANT, bucket=BUCKET, **changes):
         "proves_kem": False,
     }
     return SessionClaim(**(values | changes))
+
+
+def new_sighting(signal=Signal.REPLAYS, *, ref=None, severity=EventSeverity.WARNING, seen_s=NOW_S, **changes):
+    values = {
+        "incident_id": os.urandom(16),
+        "signal": signal,
+        "severity": severity,
+        "ref": ref,
+        "device_id": None,
+        "first_seen_s": seen_s,
+        "last_seen_s": seen_s,
+        "count": 1,
+        "evidence": b"{}",
+    }
+    return Sighting(**(values | changes))
 
 
 def new_stream(sid, *, bucket=BUCKET, direction=1, epoch=0):

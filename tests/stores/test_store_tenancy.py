@@ -14,7 +14,16 @@ from qflare.model.device import KeyState
 from qflare.model.ids import DEFAULT_TENANT, TenantId
 from qflare.model.rotation import DueKey, RotationPolicy, RotationReason, SessionUse
 from qflare.stores.postgres import PostgresStore
-from store_records import begin_session, new_event, new_reply_key, new_stream, publish, register, step_turn
+from store_records import (
+    begin_session,
+    new_event,
+    new_reply_key,
+    new_sighting,
+    new_stream,
+    publish,
+    register,
+    step_turn,
+)
 
 pytestmark = pytest.mark.contract
 
@@ -54,6 +63,10 @@ async def filled(store, admin):
         assert await store.mark_rotations(tenant_id, [due], events=[new_event()]) == (True,)
         (gone,) = await register(store, tenant_id=tenant_id)
         await store.set_device_state(tenant_id, gone.ref, KeyState.DEACTIVATED, reason="gone", event=new_event())
+        await store.report_incidents(
+            tenant_id, [new_sighting()], opened=[new_event()], raised=[new_event()], call_id=urandom(16)
+        )
+        assert await store.save_detector_state(tenant_id, b"state", after=0)
     stage, _ = await step_turn(store, in_pages=True)
     assert "led" == stage
     return store

@@ -31,6 +31,9 @@ MappingId = NewType("MappingId", bytes)
 CallId = NewType("CallId", bytes)
 """16 bytes, random, made by whoever asks; names one change, so that it is carried out once."""
 
+IncidentId = NewType("IncidentId", bytes)
+"""16 bytes, random; names an incident of the detector."""
+
 ID_BYTES: Final = 16
 REF_BYTES: Final = 32
 NAME_BYTES_MAX: Final = 255

@@ -19,6 +19,7 @@ from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedC
 from qflare.model.ids import CallId, DeviceId, DeviceRef, RequestId, SessionId, TenantId, TokenId
 from qflare.model.key_record import KeyRecord
 from qflare.model.mark import HighWaterMark
+from qflare.model.monitor_ports import IncidentStore
 from qflare.model.reply import ReplyKeyResult, SealedReplyKey
 from qflare.model.rotation import (
     DueKey,
@@ -460,7 +461,16 @@ class ChangeStore(Protocol):
 
 
 class Store(
-    IdentityStore, DeviceStore, RotationStore, SessionStore, ReplyStore, LogStore, KeyRecordStore, ChangeStore, Protocol
+    IdentityStore,
+    DeviceStore,
+    RotationStore,
+    SessionStore,
+    ReplyStore,
+    LogStore,
+    KeyRecordStore,
+    ChangeStore,
+    IncidentStore,
+    Protocol,
 ):
     """All of it; `stores.postgres` does it."""
 

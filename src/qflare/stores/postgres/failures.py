@@ -40,6 +40,8 @@ _ABSENT: Final = {
     "device_of_tenant": "no such tenant; create it first",
     "enrolment_token_of_tenant": "no such tenant; create it first",
     "rotation_policy_of_tenant": "no such tenant; create it first",
+    "incident_of_tenant": "no such tenant; create it first",
+    "detector_state_of_tenant": "no such tenant; create it first",
     "device_key_of_device": "no such device; register it first",
 }
 _MOVES: Final = ("_state_move", "_state_first")

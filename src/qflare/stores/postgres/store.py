@@ -16,6 +16,7 @@ from qflare.stores.postgres.connections import Connections
 from qflare.stores.postgres.devices import Devices, Tenants
 from qflare.stores.postgres.failures import translated
 from qflare.stores.postgres.identity import Identities
+from qflare.stores.postgres.incidents import Incidents
 from qflare.stores.postgres.key_records import KeyRecords
 from qflare.stores.postgres.log import Log
 from qflare.stores.postgres.pool import PoolSettings, has_pooler, open_pool
@@ -53,6 +54,7 @@ class PostgresStore(
     KeyRecords,
     Changes,
     Restores,
+    Incidents,
 ):
     """
     `model.ports.Store` on a pool of asyncpg.

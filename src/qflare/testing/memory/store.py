@@ -11,6 +11,7 @@ from qflare.testing.memory.chains import Chains
 from qflare.testing.memory.changes import Changes
 from qflare.testing.memory.devices import Tenants
 from qflare.testing.memory.identity import Identities
+from qflare.testing.memory.incidents import Incidents
 from qflare.testing.memory.key_records import KeyRecords
 from qflare.testing.memory.log import Log
 from qflare.testing.memory.reply_keys import ReplyKeys
@@ -45,6 +46,7 @@ class MemoryStore(
     Statistics,
     KeyRecords,
     Changes,
+    Incidents,
 ):
     """
     `model.ports.Store` in the memory of one process, for tests alone: what it held is gone with it.

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from qflare.model.bucket import SealedBucket, SealedIdentity
     from qflare.model.event import AuditEntry, SignedCheckpoint
-    from qflare.model.ids import CallId, DeviceRef, RequestId, SessionId, StreamId, TenantId, TokenId
+    from qflare.model.ids import CallId, DeviceRef, IncidentId, RequestId, SessionId, StreamId, TenantId, TokenId
+    from qflare.model.incident import DetectorState, Incident
     from qflare.model.key_record import KeyRecord
     from qflare.model.reply import SealedReplyKey
     from qflare.model.rotation import RotationPolicy
@@ -82,6 +83,8 @@ class Tables:
         self.checkpoints: Table[int, SignedCheckpoint] = Table(journal)
         self.calls: Table[tuple[TenantId, CallId], CallRow] = Table(journal)
         self.changes: Table[int, ChangeRow] = Table(journal)
+        self.incidents: Table[tuple[TenantId, IncidentId], Incident] = Table(journal)
+        self.detector_states: Table[TenantId, DetectorState] = Table(journal)
         self.next_change = Cell(journal, 1)
         self.untold: list[Change] = []
         """Of the present transaction, told when it is committed."""
