@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 from qflare.device import Device
 from qflare.errors import QflareError
-from qflare.monitor.audit import HeldReceipt
+from qflare.monitor.held import HeldReceipt
 
 APPLICATION = """
 import json

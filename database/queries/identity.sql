@@ -17,6 +17,13 @@ SELECT i.certificate
  ORDER BY i.serial DESC
  LIMIT $1;
 
+-- name: list_identities :many
+-- What is served of every identity that was in force, the newest first.
+SELECT i.root_key, i.certificate
+  FROM qflare.server_identity AS i
+ ORDER BY i.serial DESC
+ LIMIT $1;
+
 -- name: insert_identity :one
 -- Insert an identity; no row if its serial stands already.  A trigger makes its keys active.
 -- $1 serial bigint, $2 server_id bytea, $3 root_key bytea, $4 certificate bytea, $5 sealed_root bytea,

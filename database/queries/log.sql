@@ -76,6 +76,22 @@ SELECT c.size, c.root, c.time_s, c.signature
  ORDER BY c.size DESC
  LIMIT 1;
 
+-- name: list_checkpoints :many
+-- Signed heads by size.
+-- $1 first size bigint, $2 limit bigint
+SELECT c.size, c.root, c.time_s, c.signature
+  FROM qflare.checkpoint AS c
+ WHERE c.size >= $1
+ ORDER BY c.size
+ LIMIT $2;
+
+-- name: find_leaves_audited :many
+-- Leaf hashes by index; in the auditor's transaction.
+-- $1 indexes bigint[]
+SELECT e.log_index, e.leaf_hash
+  FROM qflare.audit_entry AS e
+ WHERE e.log_index = ANY ($1::bigint[]);
+
 -- name: count_events :many
 -- Entries by type and severity since a time; inside a tenant's transaction.
 -- $1 tenant_id uuid, $2 since timestamptz

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from qflare.model.rotation import RotationMark, RotationPolicy, RotationProgress
     from qflare.model.session import Session
     from qflare.model.statistics import KeyStatistics
-    from qflare.monitor.audit import HeldReceipt, LogReport
+    from qflare.monitor.audit import LogReport
     from qflare.monitor.dashboard import SecurityDashboard
+    from qflare.monitor.held import HeldReceipt
     from qflare.monitor.proof import EventProof
     from qflare.protocol.evidence import Evidence
     from qflare.protocol.rotation import Urgency
@@ -67,7 +68,7 @@ _MODULES: Final = {
     "EventSeverity": "qflare.model.event",
     "Evidence": "qflare.protocol.evidence",
     "EvidenceError": "qflare.errors",
-    "HeldReceipt": "qflare.monitor.audit",
+    "HeldReceipt": "qflare.monitor.held",
     "KeyExchange": "qflare.service.exchange",
     "KeyMapping": "qflare.manager.key_mapping",
     "KeyNotFoundError": "qflare.errors",

@@ -129,6 +129,10 @@ class DecodeError(ProtocolError):
     """Bytes are not a well-formed message, record, descriptor or state file."""
 
 
+class OtherLogError(DecodeError):
+    """A checkpoint, a proof or an export is of another log than the one at hand; it says nothing about this one."""
+
+
 class UnexpectedMessageError(ProtocolError):
     """A well-formed message came at a moment or in a place where it makes no sense."""
 
@@ -192,12 +196,17 @@ class AlreadyExistsError(KeyStateError):
 
 
 class EvidenceError(QflareError):
-    """The audit log does not verify; `index` is the first bad entry where one is known."""
+    """
+    The audit log does not verify; `index` is the first bad entry where one is known.
 
-    def __init__(self, message: str, *, index: int | None = None) -> None:
-        """Record what does not hold and the first bad *index*."""
+    Where only a range is known to hold the first bad entry, `index` is its first entry and `last` its last one.
+    """
+
+    def __init__(self, message: str, *, index: int | None = None, last: int | None = None) -> None:
+        """Record what does not hold, and the first bad *index* or the range from it to *last*."""
         super().__init__(message)
         self.index = index
+        self.last = index if last is None else last
 
 
 # --- stores ----------------------------------------------------------------------------------------------------------

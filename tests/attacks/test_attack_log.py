@@ -8,7 +8,7 @@ import pytest
 from manager_world import Edge, managers
 from qflare.errors import EvidenceError, UsageError
 from qflare.model.event import EventSeverity, SecurityEventType
-from qflare.monitor.audit import HeldReceipt
+from qflare.monitor.held import HeldReceipt
 from qflare.protocol.log import Frontier
 
 SYSTEM, INFO = SecurityEventType.SYSTEM, EventSeverity.INFO

@@ -63,6 +63,7 @@ COMMANDS = (
     ("doctor",),
     ("audit",),
     ("audit", "verify"),
+    ("audit", "export"),
     ("audit", "show"),
     ("bench",),
     ("bench", "load"),

@@ -20,7 +20,7 @@ from qflare.errors import (
 from qflare.model.device import KeyState
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.server_key import ServerKeyKind
-from qflare.monitor.audit import HeldReceipt
+from qflare.monitor.held import HeldReceipt
 from qflare.primitives.sig import SIG87
 from qflare.protocol.announcement import verify_announcement
 from qflare.protocol.evidence import verify_evidence

@@ -6,7 +6,7 @@ import pytest
 from manager_world import Edge, engine_of, managers, settings
 from qflare.errors import EvidenceError, KeyNotFoundError, QflareError, UsageError
 from qflare.model.event import EventSeverity, SecurityEventType
-from qflare.monitor.audit import HeldReceipt
+from qflare.monitor.held import HeldReceipt
 from qflare.secret import SecretBytes
 from qflare.service.security_monitor import SecurityMonitor
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from qflare.model.event import EventSeverity, SecurityEventType, SignedCheckpoint
-from qflare.protocol import checkpoint, leaf, log
+from qflare.protocol import checkpoint, leaf, log, log_export
 
 TEXT = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
 
@@ -51,3 +51,16 @@ def test_the_documents_note_is_the_codes():
     body, _, line = note.partition("\n\n")
     assert f"```text\n{body}\n\n\u2014 log.example/qflare <base64" in TEXT
     assert base64.b64decode(line.split(" ")[2])[4:12] == (1_700_000_000).to_bytes(8, "big")
+
+
+def test_the_documents_export_is_the_codes():
+    """Head, start, both entries with their running hashes and the end stand as the code writes them."""
+    start = log_export.encode_frontier(log.Frontier())
+    running, frontier = log_export.running_before(start), log.Frontier()
+    written = log_export.HEAD + log_export.encode_record(log_export.RecordKind.START, start)
+    for index, leaf_data in enumerate(map(bytes.fromhex, values("leaf data"))):
+        running = log_export.next_running(running, log.hash_leaf(leaf_data))
+        written += log_export.encode_entry(index, running, leaf_data)
+        frontier, _ = frontier.append([log.hash_leaf(leaf_data)])
+    written += log_export.encode_record(log_export.RecordKind.END, log_export.encode_frontier(frontier))
+    assert values("export") == [written.hex()]

@@ -129,6 +129,9 @@ async def test_the_latest_checkpoint_is_the_largest_and_the_first_of_its_size(st
     for checkpoint in made:
         await store.save_checkpoint(checkpoint)
     assert made[1] == await store.latest_checkpoint()
+    assert (made[0], made[2], made[1]) == await store.list_checkpoints(first=0, limit=9)
+    assert (made[2],) == await store.list_checkpoints(first=4, limit=1)
+    assert () == await store.list_checkpoints(first=10, limit=1)
 
 
 async def test_only_confirm_writes_session_entries(admin):

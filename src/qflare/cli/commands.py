@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from qflare.cli import (
-    audit,
     backup,
     bench,
     completion,
@@ -26,6 +25,7 @@ from qflare.cli import (
     tenants,
     tokens,
 )
+from qflare.errors import MissingExtraError
 
 app = typer.Typer(
     name="qflare",
@@ -72,6 +72,15 @@ app.command("migrate")(migrate.migrate)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 app.command("doctor")(doctor.doctor)
-app.add_typer(audit.app)
+try:
+    from qflare.cli import audit
+except ModuleNotFoundError:
+    # The wheel for devices leaves the auditor's tools out, and says so.
+    @app.command("audit", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+    def _audit() -> None:
+        """Check and read the audit log (the whole wheel has it)."""
+        raise MissingExtraError(feature="this command", extra="server", package="qflare.cli.audit") from None
+else:
+    app.add_typer(audit.app)
 app.add_typer(bench.app)
 app.command("completion")(completion.completion)

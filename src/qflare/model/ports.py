@@ -417,6 +417,9 @@ class LogStore(Protocol):
     async def latest_checkpoint(self) -> SignedCheckpoint | None:
         """Return the signed head of the largest size, or None."""
 
+    async def list_checkpoints(self, *, first: int, limit: int) -> tuple[SignedCheckpoint, ...]:
+        """Return signed heads of *first* entries and more, the smallest first."""
+
     async def count_events(self, tenant_id: TenantId, *, since_s: int) -> dict[tuple[str, str], int]:
         """Return counts by (event type, severity) since a time."""
 

@@ -10,41 +10,25 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
-from qflare.errors import AuthenticationError, DecodeError, EvidenceError
-from qflare.monitor.proof import check_entry, under_any
-from qflare.protocol.checkpoint import verify_checkpoint
-from qflare.protocol.log import Frontier, Node, hash_leaf
-from qflare.protocol.receipt import Receipt, decode_receipt, verify_receipt
-from qflare.protocol.wire import M4_RECEIPT_AT
+from qflare.errors import AuthenticationError, EvidenceError
+from qflare.monitor.held import HeldReceipt, check_held, sizes_of
+from qflare.monitor.proof import check_entry
+from qflare.protocol.log import Frontier, Node
+from qflare.protocol.log_key import verify_under
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from qflare.model.audit_ports import AuditSource
     from qflare.model.event import AuditEntry, LogHead, SignedCheckpoint
-    from qflare.model.ports import LogStore
     from qflare.monitor.event_log import Runner
-    from qflare.protocol.evidence import Evidence
-    from qflare.protocol.identity import Certificate
+    from qflare.protocol.log_key import LogKey
 
 PAGE: Final = 1000
 """Rows read and hashed at a time."""
 _INDEX_MIN: Final = -(2**63)
-
-
-@dataclass(frozen=True, slots=True)
-class HeldReceipt:
-    """A receipt that somebody outside holds, and the leaf that it is about."""
-
-    leaf_hash: bytes
-    """32 bytes; a device computes it itself (PROTOCOL H9)."""
-    receipt: bytes
-
-    @classmethod
-    def of(cls, evidence: Evidence) -> Self:
-        """Return the receipt in a device's evidence, with the leaf as the device recomputes it."""
-        return cls(hash_leaf(evidence.leaf_data()), evidence.m4[M4_RECEIPT_AT:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +76,8 @@ class _Pass:
 
 async def verify_log(
     *,
-    store: LogStore,
-    certificate: Certificate,
-    earlier: Sequence[Certificate] = (),
+    store: AuditSource,
+    keys: Sequence[LogKey],
     runner: Runner,
     receipts: Sequence[HeldReceipt] = (),
     is_deep: bool = True,
@@ -104,8 +87,7 @@ async def verify_log(
 
     Args:
         store: Opened for an auditor: it reads all tenants.
-        certificate: Holds the log's key and origin.
-        earlier: Certificates that were in force before: what was signed under their log keys stays signed.
+        keys: Every log key that was in force: what was signed under an earlier one stays signed.
         runner: Where the hashing runs.
         receipts: What devices hold; each must lead to the log as it is now.
         is_deep: Also compare every stored node of the tree, from which receipts are put together.
@@ -115,9 +97,8 @@ async def verify_log(
     """
     # In this order: a log that grows meanwhile is never smaller than what was signed or held outside before.
     checkpoint = await store.latest_checkpoint()
-    decoded = [_decode(held) for held in receipts]
     head = await store.log_head()
-    sizes = {receipt.size for receipt in decoded} | ({checkpoint.size} if checkpoint is not None else set())
+    sizes = sizes_of(receipts) | ({checkpoint.size} if checkpoint is not None else set())
     walk = _Pass(sizes | {head.size})
     while walk.frontier.size < head.size:
         first = walk.frontier.size
@@ -130,20 +111,19 @@ async def verify_log(
         if not page:
             break
     await _refuse_beyond(store, head)
-    certificates = (certificate, *earlier)
-    await runner.run(partial(_check_heads, walk, head, checkpoint, certificates))
-    await runner.run(partial(_check_receipts, walk, receipts, decoded, certificates))
+    await runner.run(partial(_check_heads, walk, head, checkpoint, keys))
+    await runner.run(partial(check_held, receipts, walk.roots, keys=keys, size=walk.frontier.size))
     return LogReport(
         size=walk.frontier.size,
         root=walk.frontier.root(),
         checkpoint=checkpoint,
         entries=dict(walk.kinds),
         tenants=len(walk.tenants),
-        receipts=len(decoded),
+        receipts=len(receipts),
     )
 
 
-async def _read(store: LogStore, first: int, limit: int) -> tuple[Sequence[AuditEntry], EvidenceError | None]:
+async def _read(store: AuditSource, first: int, limit: int) -> tuple[Sequence[AuditEntry], EvidenceError | None]:
     """Return the next rows up to one that cannot even be read, and what is wrong with that one."""
     # A row below 0 comes with the first page, where it is the wrong index.
     start = first or _INDEX_MIN
@@ -155,7 +135,7 @@ async def _read(store: LogStore, first: int, limit: int) -> tuple[Sequence[Audit
         return await store.list_entries(None, first=start, limit=failure.index - first), failure
 
 
-async def _refuse_beyond(store: LogStore, head: LogHead) -> None:
+async def _refuse_beyond(store: AuditSource, head: LogHead) -> None:
     """Refuse a row that no head covers: an append moves the head in the transaction that writes the row."""
     beyond = await store.list_entries(None, first=head.size, limit=1)
     if not beyond:
@@ -169,7 +149,7 @@ async def _refuse_beyond(store: LogStore, head: LogHead) -> None:
         )
 
 
-async def _compare_nodes(store: LogStore, nodes: Sequence[tuple[Node, bytes]], first: int) -> None:
+async def _compare_nodes(store: AuditSource, nodes: Sequence[tuple[Node, bytes]], first: int) -> None:
     stored = await store.find_nodes([node for node, _ in nodes])
     for (level, position), node in nodes:
         if stored.get((level, position)) != node:
@@ -180,9 +160,7 @@ async def _compare_nodes(store: LogStore, nodes: Sequence[tuple[Node, bytes]], f
             )
 
 
-def _check_heads(
-    walk: _Pass, head: LogHead, checkpoint: SignedCheckpoint | None, certificates: Sequence[Certificate]
-) -> None:
+def _check_heads(walk: _Pass, head: LogHead, checkpoint: SignedCheckpoint | None, keys: Sequence[LogKey]) -> None:
     size = walk.frontier.size
     if size < head.size:
         raise EvidenceError(f"the log says it has {head.size} entries, {size} are stored", index=size)
@@ -193,7 +171,7 @@ def _check_heads(
     if checkpoint.size > size:
         raise EvidenceError(f"a head of {checkpoint.size} entries was signed, {size} are stored", index=size)
     try:
-        under_any(certificates, lambda each: verify_checkpoint(each.log_key, each.log_origin, checkpoint))
+        verify_under(keys, checkpoint)
     except AuthenticationError:
         raise EvidenceError("the signature of the latest checkpoint does not hold") from None
     if walk.roots[checkpoint.size] != checkpoint.root:
@@ -201,35 +179,3 @@ def _check_heads(
             f"the entries are not those of the head of {checkpoint.size} entries that was signed: they were rewritten "
             "together with their hashes"
         )
-
-
-def _check_receipts(
-    walk: _Pass, held: Sequence[HeldReceipt], decoded: Sequence[Receipt], certificates: Sequence[Certificate]
-) -> None:
-    for mine, receipt in zip(held, decoded, strict=True):
-        try:
-            shown = under_any(certificates, partial(_shown, receipt, mine.leaf_hash))
-        except AuthenticationError:
-            raise EvidenceError(f"a receipt for entry {receipt.index} does not hold", index=receipt.index) from None
-        root = walk.roots.get(receipt.size)
-        if root is None:
-            raise EvidenceError(
-                f"a receipt shows {receipt.size} entries, the log has {walk.frontier.size}: cut, or an older copy",
-                index=walk.frontier.size,
-            )
-        if root != shown:
-            raise EvidenceError(
-                f"a receipt of entry {receipt.index} shows another history of the first {receipt.size} entries",
-                index=receipt.index,
-            )
-
-
-def _shown(receipt: Receipt, leaf_hash: bytes, certificate: Certificate) -> bytes:
-    return verify_receipt(receipt, leaf_hash, log_key=certificate.log_key, origin=certificate.log_origin)
-
-
-def _decode(held: HeldReceipt) -> Receipt:
-    try:
-        return decode_receipt(held.receipt)
-    except DecodeError:
-        raise EvidenceError("a receipt cannot be read") from None

@@ -13,7 +13,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import AuthenticationError, DecodeError, LengthError, UsageError
+from qflare.errors import AuthenticationError, DecodeError, LengthError, OtherLogError, UsageError
 from qflare.model.event import SignedCheckpoint
 from qflare.primitives.sig import SIG44
 from qflare.protocol.labels import CONTEXT_RECEIPT
@@ -151,7 +151,8 @@ def decode_note(note: str, *, origin: str, log_key: bytes) -> SignedCheckpoint:
     Read a signed note and verify the log's own signature in it; lines by other keys (witnesses) are passed over.
 
     Raises:
-        DecodeError: it is no checkpoint of this *origin*, or has no signature line by this key.
+        OtherLogError: it is a checkpoint of another *origin*, or has no signature line by this key.
+        DecodeError: it is no checkpoint.
         AuthenticationError: the log's signature does not hold.
     """
     if len(note) > NOTE_BYTES_MAX:
@@ -163,8 +164,8 @@ def decode_note(note: str, *, origin: str, log_key: bytes) -> SignedCheckpoint:
         message = "a checkpoint note has an origin, a size and a root line, an empty line and signature lines"
         raise DecodeError(message)
     if lines[0] != origin:
-        message = f"the note is of another log; expected origin {origin!r}"
-        raise DecodeError(message)
+        message = f"the note is of another log, {lines[0][:ORIGIN_BYTES_MAX]!r}; expected origin {origin!r}"
+        raise OtherLogError(message)
     if len(lines) > _BODY_LINES:
         # The ML-DSA message does not cover extension lines, so they would be unsigned text in a signed note.
         message = "the note has extension lines, which the signature does not cover"
@@ -201,7 +202,7 @@ def _find_signature(signatures: str, origin: str, wanted: bytes) -> bytes:
                 raise DecodeError(message)
             return signed[_KEY_ID_BYTES:]
     message = f"the note has no signature by the key {wanted.hex()} of {origin!r}"
-    raise DecodeError(message)
+    raise OtherLogError(message)
 
 
 def _decode_base64(text: str, *, size: int | None, name: str) -> bytes:

@@ -11,10 +11,12 @@ from qflare.errors import LengthError, QflareError, UsageError
 from qflare.manager.settings import ManagerSettings
 from qflare.model.event import AuditEntry, EventSeverity, LoggedEvent, SecurityEventType, SignedCheckpoint
 from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, DeviceId, TenantId
-from qflare.monitor.audit import HeldReceipt, LogReport, verify_log
+from qflare.monitor.audit import LogReport, verify_log
 from qflare.monitor.dashboard import SecurityDashboard
 from qflare.monitor.events import security_event
+from qflare.monitor.held import HeldReceipt
 from qflare.monitor.proof import EventProof, prove_event
+from qflare.protocol.log_key import LogKey
 from qflare.service.arguments import as_call_id
 from qflare.service.assembly import Engine, Foundation, Place, open_foundation
 from qflare.service.opening import Opening
@@ -227,8 +229,7 @@ class SecurityMonitor:
         foundation = await self._foundation()
         return await verify_log(
             store=foundation.store,
-            certificate=foundation.identity.certificate,
-            earlier=foundation.identity.certificates[1:],
+            keys=[LogKey.of(each) for each in foundation.identity.certificates],
             runner=foundation.offload,
             receipts=receipts,
             is_deep=deep,

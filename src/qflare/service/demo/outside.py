@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from qflare.errors import AuthenticationError, EvidenceError, QflareError
 from qflare.manager.offload import Offload
-from qflare.monitor.audit import HeldReceipt, verify_log
+from qflare.monitor.audit import verify_log
+from qflare.monitor.held import HeldReceipt
 from qflare.protocol.checkpoint import verify_checkpoint
 from qflare.protocol.evidence import Evidence, verify_evidence
 from qflare.protocol.identity import decode_identity
 from qflare.protocol.log import hash_leaf
+from qflare.protocol.log_key import LogKey
 from qflare.protocol.wire import M4_RECEIPT_AT
 from qflare.service.demo.orphan import end_with_parent
 from qflare.service.demo.result import AuditCheck
@@ -62,11 +64,12 @@ async def _check(
     began: float,
 ) -> AuditCheck:
     certificate = identity.certificate
+    keys = [LogKey.of(certificate)]
     first_bad: int | None = None
     is_chain_valid = is_signature_valid = True
     checkpoint = await store.latest_checkpoint()
     try:
-        await verify_log(store=store, certificate=certificate, runner=offload)
+        await verify_log(store=store, keys=keys, runner=offload)
     except EvidenceError as error:
         is_chain_valid, first_bad = False, error.index
     try:
@@ -80,7 +83,7 @@ async def _check(
     good = [receipt for receipt in held if receipt is not None]
     valid = len(good)
     try:
-        await verify_log(store=store, certificate=certificate, runner=offload, receipts=good)
+        await verify_log(store=store, keys=keys, runner=offload, receipts=good)
     except EvidenceError as error:
         first_bad = error.index if first_bad is None else first_bad
         valid = sum([await _is_in_log(store, offload, receipt, identity) for receipt in good])
@@ -108,9 +111,8 @@ def _receipt_of(evidence: Evidence, identity: ServerIdentity) -> HeldReceipt | N
 
 async def _is_in_log(store: LogStore, offload: Offload, receipt: HeldReceipt, identity: ServerIdentity) -> bool:
     try:
-        await verify_log(
-            store=store, certificate=identity.certificate, runner=offload, receipts=[receipt], is_deep=False
-        )
+        keys = [LogKey.of(identity.certificate)]
+        await verify_log(store=store, keys=keys, runner=offload, receipts=[receipt], is_deep=False)
     except EvidenceError:
         return False
     return True

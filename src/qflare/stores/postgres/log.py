@@ -57,7 +57,7 @@ class Log(Connected):
         else:
             async with self._connections.transaction(tenant_id) as transaction:
                 rows = await transaction.fetch("list_entries", transaction.tenant_id, first, limit)
-        return tuple(_entry(row) for row in rows)
+        return tuple(entry_of(row) for row in rows)
 
     async def find_entry(self, tenant_id: TenantId, index: int) -> AuditEntry | None:
         """Return one entry of the tenant, or None."""
@@ -88,9 +88,12 @@ class Log(Connected):
     async def latest_checkpoint(self) -> Checkpoint | None:
         """Return the signed head of the largest size, or None."""
         row = await self._connections.fetch_row("latest_checkpoint")
-        if row is None:
-            return None
-        return Checkpoint(size=row["size"], root=row["root"], time_s=row["time_s"], signature=row["signature"])
+        return None if row is None else checkpoint_of(row)
+
+    async def list_checkpoints(self, *, first: int, limit: int) -> tuple[Checkpoint, ...]:
+        """Return signed heads of *first* entries and more, the smallest first."""
+        rows = await self._connections.fetch("list_checkpoints", first, limit)
+        return tuple(checkpoint_of(row) for row in rows)
 
     async def count_events(self, tenant_id: TenantId, *, since_s: int) -> dict[tuple[str, str], int]:
         """Return counts by (event type, severity) since a time."""
@@ -180,7 +183,18 @@ class _Entries:
         return tuple(places[place] if change is None else known[change] for place, change in enumerate(self._changes))
 
 
-def _entry(row: asyncpg.Record) -> AuditEntry:
+def checkpoint_of(row: asyncpg.Record) -> Checkpoint:
+    """Return a signed head as the database holds it."""
+    return Checkpoint(size=row["size"], root=row["root"], time_s=row["time_s"], signature=row["signature"])
+
+
+def entry_of(row: asyncpg.Record) -> AuditEntry:
+    """
+    Return an entry as the database holds it.
+
+    Raises:
+        EvidenceError: its type or severity is none that there is.
+    """
     device_id = row["device_id"]
     try:
         event_type, severity = SecurityEventType(row["event_type"]), EventSeverity(row["severity"])

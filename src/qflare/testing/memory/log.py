@@ -94,6 +94,13 @@ class Log(Logging):
         async with self._transaction() as tables:
             return tables.checkpoints[max(tables.checkpoints)] if tables.checkpoints else None
 
+    async def list_checkpoints(self, *, first: int, limit: int) -> tuple[SignedCheckpoint, ...]:
+        """Return signed heads of *first* entries and more, the smallest first."""
+        require_numbers(first, limit)
+        async with self._transaction() as tables:
+            sizes = sorted(size for size in tables.checkpoints if size >= first)
+            return tuple(tables.checkpoints[size] for size in sizes[:limit])
+
     async def count_events(self, tenant_id: TenantId, *, since_s: int) -> dict[tuple[str, str], int]:
         """Return counts by (event type, severity) since a time."""
         async with self._transaction(tenant_id) as tables:

@@ -1,0 +1,286 @@
+"""
+The check of an export, without the database: every leaf hashed again, every node, root and signature made again.
+
+Whatever is edited, moved, left out, doubled or put in shows at its place by the running hash; who made the running
+hashes anew is found at the next signed head, and the range between two heads is named.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from qflare.errors import (
+    AuthenticationError,
+    ConfigError,
+    DecodeError,
+    EvidenceError,
+    LogForkError,
+    OtherLogError,
+    ServerIdentityError,
+)
+from qflare.model.event import EVENT_ENTRY, SESSION_ENTRY, SecurityEventType
+from qflare.monitor.held import check_held, sizes_of
+from qflare.protocol import log_export
+from qflare.protocol.identity import decode_identity
+from qflare.protocol.labels import MAGIC_LEAF
+from qflare.protocol.leaf import decode_event_leaf
+from qflare.protocol.log import Frontier, hash_leaf
+from qflare.protocol.log_export import RecordKind
+from qflare.protocol.log_key import LogKey, open_note
+from qflare.protocol.wire import LEAF_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import BinaryIO
+
+    from qflare.model.event import SignedCheckpoint
+    from qflare.monitor.held import HeldReceipt
+
+_REPORT_EVERY: Final = 1000
+_SESSION_HEAD: Final = MAGIC_LEAF + bytes((SESSION_ENTRY,))
+_EVENT_HEAD: Final = MAGIC_LEAF + bytes((EVENT_ENTRY,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportFindings:
+    """What a check of an export found to be in order."""
+
+    first: int
+    """Index of its first entry."""
+    size: int
+    root: bytes
+    checkpoint: SignedCheckpoint
+    """The signed head that covers every entry."""
+    heads: int
+    """Signed heads that were verified."""
+    heads_of_others: int
+    """Signed heads by keys that were not given: none with a server_id, which vouches for them all."""
+    entries: dict[str, int]
+    receipts: int
+
+
+class ExportCheck:
+    """
+    One pass over an export, part after part.
+
+    Args:
+        server_id: The pinned id of the server: the certificates in the export are checked against it.
+        key: The log's verifier key instead, which alone is trusted then.
+        since: A signed head that was kept, already verified or about to be: see `note`.
+        receipts: What devices hold.
+        progress: Told how many entries are done.
+    """
+
+    def __init__(
+        self,
+        *,
+        server_id: bytes | None = None,
+        key: LogKey | None = None,
+        since: str | None = None,
+        receipts: Sequence[HeldReceipt] = (),
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        if (server_id is None) == (key is None):
+            raise ConfigError("pin the log by one of server_id and verifier key: an export vouches for nobody")
+        self._server_id = server_id
+        self._pinned = key
+        self._keys: tuple[LogKey, ...] = () if key is None else (key,)
+        self._since_note = since
+        self._since: SignedCheckpoint | None = None
+        self._receipts = receipts
+        self._wanted = sizes_of(receipts)
+        self._progress = progress
+        self._first: int | None = None
+        self._frontier = Frontier()
+        self._running = b""
+        self._roots: dict[int, bytes] = {}
+        self._kinds: Counter[str] = Counter()
+        self._signed: SignedCheckpoint | None = None
+        self._heads = self._others = 0
+
+    def read(self, file: BinaryIO) -> None:
+        """
+        Check the next part, from its first byte to its last.
+
+        Raises:
+            ConfigError: the export begins in the middle, and no kept head says that its beginning is right.
+            DecodeError: it is no export.
+            EvidenceError: it does not hold; `index` is the first bad entry.
+            LogForkError: it shows another history than the kept head.
+            OtherLogError: it is of another log than the pinned one.
+        """
+        records = log_export.read_records(file)
+        self._begin(records)
+        try:
+            for kind, body in records:
+                if kind is RecordKind.ENTRY:
+                    self._entry(body)
+                elif kind is RecordKind.CHECKPOINT:
+                    self._checkpoint(body)
+                elif kind is RecordKind.END:
+                    self._end(body)
+                    break
+                else:
+                    raise self._bad(f"a record of kind {kind} does not stand behind entries")
+            else:
+                raise self._bad("the export is cut short: its end is missing")
+            for _ in records:
+                raise self._bad("something stands behind the end of the export")
+        except OtherLogError:
+            raise
+        except DecodeError as failure:
+            raise self._bad(str(failure)) from None
+
+    def finish(self) -> ExportFindings:
+        """
+        Check what was kept outside against the whole, and return what holds.
+
+        Raises:
+            EvidenceError: a receipt or kept head is of another history, or of a longer one.
+        """
+        signed = self._signed
+        if signed is None or self._first is None:
+            raise EvidenceError("the export holds no entry under a signed head", index=self._frontier.size)
+        if self._since is not None and self._since.size > self._frontier.size:
+            raise EvidenceError(
+                f"a head of {self._since.size} entries was kept, the export ends with {self._frontier.size}: cut, or "
+                "an older copy",
+                index=self._frontier.size,
+            )
+        check_held(self._receipts, self._roots, keys=self._keys, first=self._first, size=self._frontier.size)
+        return ExportFindings(
+            first=self._first,
+            size=self._frontier.size,
+            root=self._frontier.root(),
+            checkpoint=signed,
+            heads=self._heads,
+            heads_of_others=self._others,
+            entries=dict(self._kinds),
+            receipts=len(self._receipts),
+        )
+
+    def _begin(self, records: Iterable[tuple[RecordKind, bytes]]) -> None:
+        served: list[bytes] = []
+        for kind, body in records:
+            if kind is RecordKind.IDENTITY:
+                served.append(body)
+                continue
+            if kind is not RecordKind.START:
+                break
+            self._trust(served)
+            self._start(body)
+            return
+        raise self._bad("the export has no beginning: who made it and where it starts are missing")
+
+    def _trust(self, served: Sequence[bytes]) -> None:
+        if self._server_id is not None:
+            try:
+                keys = [LogKey.of(decode_identity(each, server_id=self._server_id).certificate) for each in served]
+            except ServerIdentityError as failure:
+                raise OtherLogError(f"the export is of another log: {failure}") from None
+            except AuthenticationError:
+                raise self._bad("a certificate in the export was altered") from None
+            if not keys:
+                raise self._bad("the export holds no certificate")
+            self._keys = tuple(dict.fromkeys((*self._keys, *keys)))
+        if self._since_note is not None and self._since is None:
+            self._since = open_note(self._since_note, self._keys)
+            self._wanted.add(self._since.size)
+
+    def _start(self, body: bytes) -> None:
+        try:
+            start = log_export.decode_frontier(body)
+        except DecodeError as failure:
+            raise self._bad(str(failure)) from None
+        if self._first is not None:
+            if start != self._frontier:
+                raise self._bad(
+                    f"this part begins at entry {start.size}, the one before ended at {self._frontier.size}: a part is "
+                    "missing, or of another history"
+                )
+        else:
+            if start.size:
+                self._require_since(start)
+            self._first, self._frontier = start.size, start
+            self._mark_root()
+        self._running = log_export.running_before(body)
+
+    def _require_since(self, start: Frontier) -> None:
+        since = self._since
+        if since is None or since.size != start.size:
+            raise ConfigError(
+                f"the export begins at entry {start.size}: give the signed head of {start.size} entries that you kept, "
+                "or the parts before"
+            )
+        if since.root != start.root():
+            raise LogForkError(f"the export goes on from other {start.size} entries than those of the head you kept")
+
+    def _entry(self, body: bytes) -> None:
+        record, index = log_export.decode_entry(body), self._frontier.size
+        if record.index != index:
+            raise self._bad(f"entry {index} is missing, entry {record.index} stands in its place")
+        leaf_hash = hash_leaf(record.leaf_data)
+        running = log_export.next_running(self._running, leaf_hash)
+        if running != record.running:
+            raise self._bad(f"entry {index} is not the one that was exported")
+        self._kinds[self._kind_of(record.leaf_data)] += 1
+        self._running = running
+        self._frontier, _ = self._frontier.append([leaf_hash])
+        self._mark_root()
+        if self._progress is not None and self._frontier.size % _REPORT_EVERY == 0:
+            self._progress(self._frontier.size)
+
+    def _kind_of(self, leaf_data: bytes) -> str:
+        if leaf_data.startswith(_SESSION_HEAD) and len(leaf_data) == LEAF_BYTES:
+            return SecurityEventType.KEY_EXCHANGE.value
+        if leaf_data.startswith(_EVENT_HEAD):
+            try:
+                return decode_event_leaf(leaf_data).event_type.value
+            except DecodeError:
+                pass
+        raise self._bad(f"entry {self._frontier.size} is none that this code can read")
+
+    def _checkpoint(self, body: bytes) -> None:
+        size = self._frontier.size
+        try:
+            checkpoint = open_note(body.decode(), self._keys)
+        except OtherLogError:
+            if self._pinned is None:
+                raise self._bad(f"the head behind entry {size - 1} is not by a key of this server") from None
+            self._others += 1
+            return
+        except (AuthenticationError, DecodeError, UnicodeDecodeError):
+            raise self._bad(f"the signed head behind entry {size - 1} was altered") from None
+        if checkpoint.size != size:
+            raise self._bad(f"a head of {checkpoint.size} entries stands behind {size} entries")
+        if checkpoint.root != self._frontier.root():
+            first = self._signed.size if self._signed is not None else self._first
+            raise EvidenceError(
+                f"the entries are not those of the head of {size} entries that was signed: they were rewritten "
+                "together with the running hashes",
+                index=first,
+                last=size - 1,
+            )
+        self._signed, self._heads = checkpoint, self._heads + 1
+
+    def _end(self, body: bytes) -> None:
+        if log_export.decode_frontier(body) != self._frontier:
+            raise self._bad("the end of the export is not that of its entries")
+        signed = 0 if self._signed is None else self._signed.size
+        if signed != self._frontier.size or self._signed is None:
+            if self._others and not self._heads:
+                raise OtherLogError("no head in the export is by the key that was given: it is of another log")
+            raise EvidenceError(f"the entries from {signed} on stand under no signed head", index=signed)
+
+    def _mark_root(self) -> None:
+        size = self._frontier.size
+        if size not in self._wanted:
+            return
+        root = self._roots[size] = self._frontier.root()
+        if self._since is not None and size == self._since.size and root != self._since.root:
+            raise LogForkError(f"the first {size} entries are not those of the head that was kept: a fork")
+
+    def _bad(self, message: str) -> EvidenceError:
+        return EvidenceError(message, index=self._frontier.size)

@@ -1,0 +1,137 @@
+"""The auditor's commands: exports, pins and read access, against a real database."""
+
+import json
+import secrets
+import stat
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from cli.test_cli import run
+from manager_world import Edge, managers
+from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.protocol.checkpoint import encode_note
+from qflare.protocol.identity import decode_identity, server_id_of
+from qflare.protocol.log_key import LogKey
+
+
+class Filled:
+    """A database with a log, and what an auditor of it keeps."""
+
+    def __init__(self, dsn, folder, served):
+        self.dsn, self.folder = dsn, folder
+        self.server_id = server_id_of(served[:2592])
+        self.key = LogKey.of(decode_identity(served, server_id=self.server_id).certificate)
+        self.pin = ("--server-id", self.server_id.hex())
+
+    def note(self, signed):
+        return encode_note(self.key.origin, self.key.key, signed)
+
+    async def append(self, count):
+        """Log events as a worker does; return the signed head."""
+        async with managers(self.dsn, self.folder) as (manager,):
+            for number in range(count):
+                await manager.monitor.log_security_event(SecurityEventType.SYSTEM, EventSeverity.INFO, {"n": number})
+            return await manager.monitor.checkpoint()
+
+    async def audit(self, *arguments, **more):
+        return await run(self.folder, "audit", *arguments, **({"QFLARE_DSN": self.dsn} | more))
+
+
+@pytest.fixture
+async def filled(database_dsn, tmp_path):
+    """A log with a session and a few events."""
+    async with managers(database_dsn, tmp_path) as (manager,):
+        edge = await Edge.provision(manager)
+        evidence = (await edge.connect(manager)).evidence
+        (tmp_path / "evidence.json").write_text(evidence.to_json())
+        filled = Filled(database_dsn, tmp_path, await manager.identity())
+        await manager.monitor.checkpoint()
+    filled.signed = await filled.append(3)
+    return filled
+
+
+@pytest.fixture
+async def auditor_dsn(filled, admin):
+    """The dsn of a login that is a member of qflare_auditor and nothing else."""
+    name = f"auditor_{secrets.token_hex(4)}"
+    await admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'p' IN ROLE qflare_auditor")
+    parts = urlsplit(filled.dsn)
+    yield urlunsplit(parts._replace(netloc=f"{name}:p@{parts.netloc.rpartition('@')[2]}"))
+    await admin.execute(f"DROP ROLE {name}")
+
+
+async def test_an_export_is_checked_with_a_public_key_alone(filled):
+    """Exported once, the log is checked without the database, with server_id or verifier key, receipts and a kept head."""
+    done = await filled.audit("export", "log.bin", "--json")
+    assert (0, filled.signed.size, filled.signed.root.hex()) == (done.code, done.json["size"], done.json["root"]), (
+        done.err
+    )
+    assert stat.S_IMODE((filled.folder / "log.bin").stat().st_mode) == 0o600
+    (filled.folder / "kept.note").write_text(filled.note(filled.signed))
+    (filled.folder / "log.vkey").write_text(filled.key.encode() + "\n")
+    nowhere = {"QFLARE_DSN": "postgresql://127.0.0.1:9/x"}
+    for pin in (filled.pin, ("--key", "log.vkey"), ("--key", filled.key.encode())):
+        found = await filled.audit(
+            "verify", "--export", "log.bin", *pin, "--since", "kept.note", "--receipts", "evidence.json", "--json", **nowhere
+        )  # fmt: skip
+        assert found.code == 0, found.err
+        assert (True, done.json["root"], 1) == (found.json["holds"], found.json["root"], found.json["receipts"])
+    assert (await filled.audit("export", "log.bin")).code == 2
+    damaged = bytearray((filled.folder / "log.bin").read_bytes())
+    (filled.folder / "cut.bin").write_bytes(damaged[:-3000])
+    damaged[-3000] ^= 1
+    (filled.folder / "damaged.bin").write_bytes(damaged)
+    for name in ("cut.bin", "damaged.bin"):
+        found = await filled.audit("verify", "--export", name, *filled.pin, "--json", **nowhere)
+        assert (1, False) == (found.code, found.json["holds"])
+        assert isinstance(found.json["index"], int)
+    for arguments in (
+        ("--export", "log.bin"),
+        ("--export", "missing.bin", *filled.pin),
+        ("--export", "evidence.json", *filled.pin),
+        ("--export", "log.bin", "--server-id", "00" * 32),
+        ("--export", "log.bin", *filled.pin, "--since", "evidence.json"),
+        ("--export", "log.bin", *filled.pin, "--deep"),
+        ("--export", "log.bin", "--key", "a+b+c"),
+    ):
+        ended = await filled.audit("verify", *arguments, **nowhere)
+        assert (2, "") == (ended.code, ended.out), arguments
+        assert "could not be checked" in ended.line
+    other = (await filled.audit("verify", "--export", "log.bin", "--server-id", "00" * 32, "--json", **nowhere)).err
+    assert "OtherLogError" == json.loads(other)["error"]
+
+
+async def test_a_folder_gets_what_it_lacks(filled):
+    """Each export into a folder adds one part; together they are the whole log, and a missing part is found."""
+    folder = filled.folder / "parts"
+    folder.mkdir()
+    first = await filled.audit("export", "parts", "--json")
+    assert (0, 0) == (first.code, first.json["first"]), first.err
+    assert (await filled.audit("export", "parts", "--json")).json == {"written": None}
+    signed = await filled.append(2)
+    second = await filled.audit("export", "parts", "--json")
+    assert (filled.signed.size, signed.size) == (second.json["first"], second.json["size"])
+    found = await filled.audit("verify", "--export", "parts", *filled.pin, "--json", "--progress")
+    assert (2, signed.root.hex()) == (found.json["parts"], found.json["root"]), found.err
+    (filled.folder / "kept.note").write_text(filled.note(filled.signed))
+    alone = await filled.audit("export", "alone.bin", "--since", "kept.note", "--json")
+    assert filled.signed.size == alone.json["first"], alone.err
+    assert (await filled.audit("verify", "--export", "alone.bin", *filled.pin)).code == 2
+    later = await filled.audit("verify", "--export", "alone.bin", *filled.pin, "--since", "kept.note", "--json")
+    assert signed.root.hex() == later.json["root"], later.err
+    (filled.folder / first.json["written"]).unlink()
+    assert (await filled.audit("verify", "--export", "parts", *filled.pin)).code == 2
+
+
+async def test_with_a_pin_read_access_is_enough(filled, auditor_dsn):
+    """A login of qflare_auditor checks and exports the log; it is a member of no other role and has no keeper."""
+    elsewhere = {"QFLARE_DSN": auditor_dsn, "HOME": str(filled.folder / "nobody")}
+    found = await filled.audit("verify", *filled.pin, "--deep", "--receipts", "evidence.json", "--json", **elsewhere)
+    assert (0, 1) == (found.code, found.json["receipts"]), found.err
+    assert (await filled.audit("verify", "--key", filled.key.encode(), **elsewhere)).code == 0
+    assert (await filled.audit("export", "log.bin", **elsewhere)).code == 0
+    assert not (filled.folder / "nobody").exists()
+    other = await filled.audit("verify", "--server-id", "00" * 32, **elsewhere)
+    assert 1 == other.code
+    assert "not the pinned one" in other.line
