@@ -7,13 +7,13 @@
 --
 -- Order of locks, everywhere:
 -- rotation_policy  ->  bucket turn (advisory)  ->  bucket_key  ->  rekeys (advisory)  ->  bucket_mark  ->
--- bucket_record  ->  bucket slot (advisory)  ->  device  ->  session  ->  device_use  ->  reply_key  ->  incident  ->  log_head  ->  session_count  ->
+-- bucket_record  ->  bucket slot (advisory)  ->  device  ->  session  ->  device_use  ->  reply_key  ->  incident  ->  operator  ->  log_head  ->  session_count  ->
 -- device_count.
 
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 16;
+SET LOCAL qflare.installs_version = 17;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -689,6 +689,30 @@ CREATE TABLE IF NOT EXISTS qflare.detector_state (
     CONSTRAINT detector_state_size CHECK (octet_length(state) BETWEEN 1 AND 1048576)
 );
 
+-- People who may look at a tenant's page, and what their secrets are compared with (scrypt, RFC 7914); read at each
+-- login and, for the state, at each look.
+CREATE TABLE IF NOT EXISTS qflare.operator (
+    tenant_id        uuid        NOT NULL,
+    name             text        NOT NULL COLLATE "C",
+    salt             bytea       NOT NULL,
+    log2_n           integer     NOT NULL,
+    r                integer     NOT NULL,
+    p                integer     NOT NULL,
+    secret_hash      bytea       NOT NULL,
+    state            text        NOT NULL DEFAULT 'active',
+    state_reason     text        NOT NULL DEFAULT '',
+    state_changed_at timestamptz,       -- null in its first state, since created_at
+    created_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT operator_pkey PRIMARY KEY (name, tenant_id),
+    CONSTRAINT operator_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
+    CONSTRAINT operator_name_size CHECK (octet_length(name) BETWEEN 1 AND 255),
+    CONSTRAINT operator_salt_size CHECK (octet_length(salt) = 16),
+    CONSTRAINT operator_cost_range CHECK (log2_n BETWEEN 10 AND 20 AND r BETWEEN 1 AND 16 AND p BETWEEN 1 AND 16),
+    CONSTRAINT operator_secret_hash_size CHECK (octet_length(secret_hash) = 32),
+    CONSTRAINT operator_state_known CHECK (state IN ('active', 'revoked')),
+    CONSTRAINT operator_state_reason_size CHECK (octet_length(state_reason) <= 1000)
+);
+
 -- Devices and sessions that a worker must not remember as they were; no secret.  Written by triggers in the
 -- transaction of the change, read by every worker's polling through list_changes, and deleted after a day.
 CREATE TABLE IF NOT EXISTS qflare.change (
@@ -766,7 +790,7 @@ BEGIN
                                    'session_state', 'session_page', 'stream', 'reply_key', 'session_count',
                                    'enrolment_token', 'audit_entry', 'rotation_policy', 'rotation_mark',
                                    'device_use', 'call', 'device_count', 'device_key_move', 'change', 'incident',
-                                   'detector_state'] LOOP
+                                   'detector_state', 'operator'] LOOP
         EXECUTE format('ALTER TABLE qflare.%I ENABLE ROW LEVEL SECURITY', v_table);
         EXECUTE format('ALTER TABLE qflare.%I FORCE ROW LEVEL SECURITY', v_table);
         -- An unset tenant is NULL and equals nothing; the sub-select is evaluated once a statement.
@@ -826,7 +850,7 @@ GRANT SELECT ON qflare.bucket_record, qflare.bucket_record_move, qflare.server_k
 GRANT SELECT, INSERT ON qflare.device_key_move, qflare.change TO qflare_app;
 GRANT SELECT, INSERT, UPDATE ON qflare.device_count TO qflare_app;
 GRANT SELECT, DELETE ON qflare.change TO qflare_maintenance;
-GRANT SELECT, INSERT, UPDATE ON qflare.incident, qflare.detector_state TO qflare_app;
+GRANT SELECT, INSERT, UPDATE ON qflare.incident, qflare.detector_state, qflare.operator TO qflare_app;
 
 -- Rows that always exist -----------------------------------------------------------------------------------------------
 INSERT INTO qflare.bucket_mark DEFAULT VALUES ON CONFLICT DO NOTHING;
@@ -889,7 +913,8 @@ BEGIN
         ('server_key', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
         ('bucket_record', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
         ('session', 'session', $w$NEW.state <> 'live'$w$),
-        ('enrolment_token', 'token', $w$NEW.state <> 'active'$w$))
+        ('enrolment_token', 'token', $w$NEW.state <> 'active'$w$),
+        ('operator', 'token', $w$NEW.state <> 'active'$w$))
         AS g (name, states, bad)
     LOOP
         -- What stands behind WHEN costs no call: a row that begins as it should passes at once.

@@ -9,6 +9,7 @@ from qflare.model.device import NewDevice
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.model.incident import Sighting
+from qflare.model.operator import NewOperator, Verifier
 from qflare.model.reply import SealedReplyKey
 from qflare.model.session import RekeyClaim, SealedChain, SessionClaim, StreamClaim
 from qflare.model.signal import Signal
@@ -60,6 +61,11 @@ def new_claim(device, *, tenant_id=DEFAULT_TENANT, bucket=BUCKET, **changes):
         "proves_kem": False,
     }
     return SessionClaim(**(values | changes))
+
+
+def new_operator(tenant_id=DEFAULT_TENANT, name="ann", **changes):
+    values = {"salt": os.urandom(16), "log2_n": 15, "r": 8, "p": 1, "secret_hash": os.urandom(32)}
+    return NewOperator(tenant_id=tenant_id, name=name, verifier=Verifier(**(values | changes)))
 
 
 def new_sighting(signal=Signal.REPLAYS, *, ref=None, severity=EventSeverity.WARNING, seen_s=NOW_S, **changes):

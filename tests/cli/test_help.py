@@ -38,6 +38,10 @@ COMMANDS = (
     ("tenants", "list"),
     ("tenants", "show"),
     ("tenants", "add"),
+    ("operator",),
+    ("operator", "add"),
+    ("operator", "list"),
+    ("operator", "revoke"),
     ("policy",),
     ("policy", "show"),
     ("policy", "set"),
@@ -73,7 +77,19 @@ COMMANDS = (
 )
 GROUPS = {
     (name,)
-    for name in ("token", "tokens", "devices", "sessions", "keys", "tenants", "policy", "identity", "device", "audit")
+    for name in (
+        "token",
+        "tokens",
+        "devices",
+        "sessions",
+        "keys",
+        "tenants",
+        "operator",
+        "policy",
+        "identity",
+        "device",
+        "audit",
+    )
 }
 GOLDEN = Path(__file__).with_name("help.txt")
 

@@ -163,3 +163,23 @@ def test_completion_scripts_exist_for_other_shells(tmp_path):
     assert zsh.startswith("autoload -Uz compinit bashcompinit")
     assert "-a 'list revoke show'" in fish
     assert ExitCode.USAGE == qflare(tmp_path, "completion", "tcsh").code
+
+
+async def test_operators_are_added_listed_and_revoked(command, tmp_path):
+    """A secret is printed once or written to a new file, lists show none, and a name is used once."""
+    made = await command("operator", "add", "ann", "--json")
+    assert ("ann", 77) == (made["name"], len(made["credential"]))
+    written = await command("operator", "add", "bob", "--output", tmp_path / "bob", "--json")
+    assert {"name": "bob", "output": str(tmp_path / "bob")} == written
+    assert (0o600, 78) == ((tmp_path / "bob").stat().st_mode & 0o777, (tmp_path / "bob").stat().st_size)
+    assert "AlreadyExistsError" == (await command("operator", "add", "ann", "--json", code=ExitCode.FAILED))["error"]
+    await command("operator", "add", " ann", code=ExitCode.USAGE)
+    assert "operator ann is revoked\n" == await command("operator", "revoke", "ann", "--reason", "left")
+    await command("operator", "revoke", "ann", "--reason", "left", code=ExitCode.FAILED)
+    listed = (await command("operator", "list", "--json"))["operators"]
+    assert [("ann", "revoked", "left"), ("bob", "active", "")] == [
+        (each["name"], each["state"], each["reason"]) for each in listed
+    ]
+    other = "ab" * 16
+    assert [] == (await command("operator", "list", "--tenant", other, "--json"))["operators"]
+    await command("operator", "add", "eve", "--tenant", other, "--json", code=ExitCode.FAILED)

@@ -15,7 +15,16 @@ from qflare.model.ids import DEFAULT_TENANT
 from qflare.stores.postgres.definition import migrations
 from qflare.stores.postgres.failures import translated
 from qflare.stores.postgres.migration import apply_migrations
-from store_records import begin_session, new_bucket, new_device, new_event, new_identity, publish, register
+from store_records import (
+    begin_session,
+    new_bucket,
+    new_device,
+    new_event,
+    new_identity,
+    new_operator,
+    publish,
+    register,
+)
 
 pytestmark = pytest.mark.contract
 
@@ -51,6 +60,7 @@ TABLES = {
             ", used_key_hash = CASE WHEN '{state}' = 'used' THEN decode(repeat('ab', 64), 'hex') END"
         ),
     ),
+    "operator": ({"active": {"revoked"}, "revoked": set()}, {"active"}, ""),
 }
 ROLES = ("qflare_app", None)
 """The application's role inside the tenant, and whoever owns the database: no row-level security holds him."""
@@ -69,6 +79,7 @@ async def filled(store, admin):
         "00000000-0000-0000-0000-000000000000",
         urandom(64),
     )
+    await store.add_operator(new_operator(), event=new_event())
     return device
 
 

@@ -17,6 +17,7 @@ from qflare.stores.postgres import PostgresStore
 from store_records import (
     begin_session,
     new_event,
+    new_operator,
     new_reply_key,
     new_sighting,
     new_stream,
@@ -67,6 +68,7 @@ async def filled(store, admin):
             tenant_id, [new_sighting()], opened=[new_event()], raised=[new_event()], call_id=urandom(16)
         )
         assert await store.save_detector_state(tenant_id, b"state", after=0)
+        await store.add_operator(new_operator(tenant_id), event=new_event())
     stage, _ = await step_turn(store, in_pages=True)
     assert "led" == stage
     return store

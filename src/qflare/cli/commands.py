@@ -18,6 +18,7 @@ from qflare.cli import (
     issued,
     keys,
     migrate,
+    operators,
     policy,
     roster,
     serve,
@@ -64,6 +65,7 @@ app.add_typer(roster.app)
 app.add_typer(sessions.app)
 app.add_typer(keys.app)
 app.add_typer(tenants.app)
+app.add_typer(operators.app)
 app.add_typer(policy.app)
 app.add_typer(identity.app)
 app.add_typer(devices.app)

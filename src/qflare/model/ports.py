@@ -20,6 +20,7 @@ from qflare.model.ids import CallId, DeviceId, DeviceRef, RequestId, SessionId, 
 from qflare.model.key_record import KeyRecord
 from qflare.model.mark import HighWaterMark
 from qflare.model.monitor_ports import IncidentStore
+from qflare.model.operator_ports import OperatorStore
 from qflare.model.reply import ReplyKeyResult, SealedReplyKey
 from qflare.model.rotation import (
     DueKey,
@@ -473,6 +474,7 @@ class Store(
     KeyRecordStore,
     ChangeStore,
     IncidentStore,
+    OperatorStore,
     Protocol,
 ):
     """All of it; `stores.postgres` does it."""

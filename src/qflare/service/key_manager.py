@@ -15,6 +15,7 @@ from qflare.service.exchanges import Exchanges
 from qflare.service.identity_calls import IdentityCalls
 from qflare.service.listing_calls import Listings
 from qflare.service.opening import Opening
+from qflare.service.operator_calls import OperatorCalls
 from qflare.service.policy_calls import PolicyCalls
 from qflare.service.readiness import look_ready
 from qflare.service.reply_calls import ReplyCalls
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     from qflare.service.exchange import Readiness
 
 
-class QuantumKeyManager(Roster, PolicyCalls, Exchanges, SessionCalls, ReplyCalls, Listings, IdentityCalls):
+class QuantumKeyManager(
+    Roster, PolicyCalls, Exchanges, SessionCalls, ReplyCalls, Listings, IdentityCalls, OperatorCalls
+):
     """
     The server's side of QFX-1 over one database; any number of managers may share it.
 

@@ -35,11 +35,13 @@ _EXISTS: Final = {
     "device_pkey": "a device of that name exists already",
     "device_id_once": "a device of that name exists already",
     "enrolment_token_pkey": "a token of that id exists already",
+    "operator_pkey": "an operator of that name exists already; names are not used again",
 }
 _ABSENT: Final = {
     "device_of_tenant": "no such tenant; create it first",
     "enrolment_token_of_tenant": "no such tenant; create it first",
     "rotation_policy_of_tenant": "no such tenant; create it first",
+    "operator_of_tenant": "no such tenant; create it first",
     "incident_of_tenant": "no such tenant; create it first",
     "detector_state_of_tenant": "no such tenant; create it first",
     "device_key_of_device": "no such device; register it first",

@@ -19,6 +19,7 @@ from qflare.stores.postgres.identity import Identities
 from qflare.stores.postgres.incidents import Incidents
 from qflare.stores.postgres.key_records import KeyRecords
 from qflare.stores.postgres.log import Log
+from qflare.stores.postgres.operators import Operators
 from qflare.stores.postgres.pool import PoolSettings, has_pooler, open_pool
 from qflare.stores.postgres.reply_keys import ReplyKeys
 from qflare.stores.postgres.restores import Restores
@@ -55,6 +56,7 @@ class PostgresStore(
     Changes,
     Restores,
     Incidents,
+    Operators,
 ):
     """
     `model.ports.Store` on a pool of asyncpg.

@@ -14,6 +14,7 @@ from qflare.testing.memory.identity import Identities
 from qflare.testing.memory.incidents import Incidents
 from qflare.testing.memory.key_records import KeyRecords
 from qflare.testing.memory.log import Log
+from qflare.testing.memory.operators import Operators
 from qflare.testing.memory.reply_keys import ReplyKeys
 from qflare.testing.memory.restores import Restores
 from qflare.testing.memory.rotations import Rotations
@@ -47,6 +48,7 @@ class MemoryStore(
     KeyRecords,
     Changes,
     Incidents,
+    Operators,
 ):
     """
     `model.ports.Store` in the memory of one process, for tests alone: what it held is gone with it.

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from qflare.model.ids import CallId, DeviceRef, IncidentId, RequestId, SessionId, StreamId, TenantId, TokenId
     from qflare.model.incident import DetectorState, Incident
     from qflare.model.key_record import KeyRecord
+    from qflare.model.operator import Operator, Verifier
     from qflare.model.reply import SealedReplyKey
     from qflare.model.rotation import RotationPolicy
     from qflare.model.session import SealedChain
@@ -85,6 +86,8 @@ class Tables:
         self.changes: Table[int, ChangeRow] = Table(journal)
         self.incidents: Table[tuple[TenantId, IncidentId], Incident] = Table(journal)
         self.detector_states: Table[TenantId, DetectorState] = Table(journal)
+        self.operators: Table[tuple[TenantId, str], Operator] = Table(journal)
+        self.verifiers: Table[tuple[TenantId, str], Verifier] = Table(journal)
         self.next_change = Cell(journal, 1)
         self.untold: list[Change] = []
         """Of the present transaction, told when it is committed."""

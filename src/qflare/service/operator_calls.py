@@ -1,0 +1,119 @@
+"""The key manager's calls about operators: people who may look at a tenant's page."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from qflare.errors import KeyNotFoundError, UsageError
+from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.model.ids import NAME_BYTES_MAX
+from qflare.model.operator import NewOperator, Operator, OperatorState
+from qflare.service.operator_secret import is_secret_of, make_verifier, new_secret
+from qflare.service.tenant_view import TenantView
+
+if TYPE_CHECKING:
+    from qflare.secret import SecretBytes
+
+PAGE_MAX: Final = 1000
+REASON_BYTES_MAX: Final = 1000
+
+
+class OperatorCalls(TenantView):
+    """Mixed into `QuantumKeyManager`; everything here is about one tenant's operators."""
+
+    async def add_operator(self, name: str) -> str:
+        """
+        Add an operator and return the secret with which they log in, 77 characters; it is shown once.
+
+        Args:
+            name: 1 to 255 bytes of UTF-8, printable; stands in the log at each login.
+
+        Raises:
+            AlreadyExistsError: there is or was an operator of that name.
+            KeyNotFoundError: there is no such tenant.
+        """
+        require_operator_name(name)
+        engine = await self._engine()
+        foundation = engine.foundation
+        made = new_secret(self.tenant)
+        with made.secret as secret:
+            # Not among the threads of the C batches: devices would wait for it.
+            verifier = await asyncio.to_thread(make_verifier, secret)
+            event = engine.devices.event(
+                self.tenant,
+                SecurityEventType.OPERATOR_ACTION,
+                {"what": "operator added", "operator": name},
+                device_id=None,
+            )
+            operator = NewOperator(tenant_id=self.tenant, name=name, verifier=verifier)
+            await foundation.deadline.of(foundation.store.add_operator(operator, event=event))
+            return made.encode()
+
+    async def list_operators(self, *, limit: int = 100, after: str | None = None) -> tuple[Operator, ...]:
+        """Return up to *limit* operators in order of name, from the one after *after* on, revoked ones too."""
+        if type(limit) is not int or not 1 <= limit <= PAGE_MAX:
+            raise UsageError(f"limit must be 1 to {PAGE_MAX}, got {limit!r}; read on page by page")
+        foundation = (await self._engine()).foundation
+        return await foundation.deadline.of(foundation.store.list_operators(self.tenant, limit=limit, after=after))
+
+    async def find_operator(self, name: str) -> Operator:
+        """Return one operator; `KeyNotFoundError` if there is none."""
+        foundation = (await self._engine()).foundation
+        found = await foundation.deadline.of(foundation.store.find_operator(self.tenant, require_operator_name(name)))
+        if found is None:
+            raise KeyNotFoundError(f"no operator {name!r} in this tenant; list them")
+        return found
+
+    async def revoke_operator(self, name: str, *, reason: str) -> Operator:
+        """
+        Take an operator's access, for good: no login any more, and pages that are open end within seconds.
+
+        Raises:
+            IllegalTransitionError: that was done before.
+            KeyNotFoundError: no such operator.
+            UsageError: *reason* is not 1 to 1000 bytes.
+        """
+        require_operator_name(name)
+        if not 1 <= len(reason.encode()) <= REASON_BYTES_MAX:
+            raise UsageError(f"reason must be text of 1 to {REASON_BYTES_MAX} bytes: say why the access ends")
+        engine = await self._engine()
+        foundation = engine.foundation
+        event = engine.devices.event(
+            self.tenant,
+            SecurityEventType.OPERATOR_ACTION,
+            {"what": "operator revoked", "operator": name, "reason": reason},
+            device_id=None,
+            severity=EventSeverity.WARNING,
+        )
+        await foundation.deadline.of(foundation.store.revoke_operator(self.tenant, name, reason=reason, event=event))
+        return await self.find_operator(name)
+
+    async def is_operator(self, name: str) -> bool:
+        """Tell whether there is an operator of that name whose access was not taken."""
+        foundation = (await self._engine()).foundation
+        found = await foundation.deadline.of(foundation.store.find_operator(self.tenant, name))
+        return found is not None and found.state is OperatorState.ACTIVE
+
+    async def check_operator(self, name: str, secret: SecretBytes) -> bool:
+        """
+        Tell whether *secret* is that of this tenant's active operator *name*; as slow if there is none.
+
+        Nothing is logged and nothing limited here: that is the page's, which knows who asks.
+        """
+        foundation = (await self._engine()).foundation
+        verifier = await foundation.deadline.of(foundation.store.find_verifier(self.tenant, name))
+        return await asyncio.to_thread(is_secret_of, secret, verifier)
+
+
+def require_operator_name(name: str) -> str:
+    """Return *name*, or raise `UsageError` if it can be no operator's."""
+    given: object = name
+    if (
+        not isinstance(given, str)
+        or not 1 <= len(given.encode(errors="replace")) <= NAME_BYTES_MAX
+        or not given.isprintable()
+        or given != given.strip()
+    ):
+        raise UsageError(f"an operator's name is printable text of 1 to {NAME_BYTES_MAX} bytes, without spaces around")
+    return given
