@@ -279,3 +279,15 @@ async def test_statistics_tell_batches_and_waits():
     then = kitchen.queue.statistics
     assert (2, 6, 0) == (then.batches, then.items, then.waiting)
     assert then.waited_ms >= 2 * then.waited_max_ms >= 2 * 15
+
+
+async def test_a_close_that_gives_up_begins_no_other_batch():
+    """What waits when the time to close is over fails; none of it is begun after that."""
+    kitchen = Kitchen(items_max=2)
+    kitchen.gate.clear()
+    call = asyncio.create_task(kitchen.queue.submit_many([1, 2, 3, 4, 5, 6]))
+    await asyncio.sleep(0.01)
+    await kitchen.queue.close(0.05)
+    outcomes = await asyncio.wait_for(call, 30)
+    assert [[1, 2]] == kitchen.batches
+    assert [StoreUnavailableError] * 2 + [OverloadedError] * 4 == [type(outcome) for outcome in outcomes]

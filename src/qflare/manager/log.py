@@ -80,11 +80,13 @@ class Log:
         Raises:
             ConflictError: the call id was used for another event.
         """
-        return await self._batcher.submit(_Pending(tenant_id, event, call_id))
+        return await self._batcher.submit(_Pending(tenant_id, event, call_id), tenant_id=tenant_id)
 
     async def log_events(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> list[LoggedEvent | QflareError]:
         """Append *events* in batches; one result or error each."""
-        return await self._batcher.submit_many([_Pending(tenant_id, event, None) for event in events])
+        return await self._batcher.submit_many(
+            [_Pending(tenant_id, event, None) for event in events], tenant_id=tenant_id
+        )
 
     async def append(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> LogAppend:
         """Append *events* without signing: the next signed head covers them."""

@@ -97,7 +97,8 @@ class Rekeys:
             # What is held knows the old epoch alone.
             self._sessions.renew(session.sid)
         return await self._records.seals.submit(
-            PlainRecord(session.tenant_id, session.sid, encode_rekeyed(rekey.bucket, rekey.epoch), b"", KIND_CONTROL)
+            PlainRecord(session.tenant_id, session.sid, encode_rekeyed(rekey.bucket, rekey.epoch), b"", KIND_CONTROL),
+            tenant_id=session.tenant_id,
         )
 
     async def _claim(self, ring: Ring, session: Session, rekey: Rekey) -> RekeyClaim:

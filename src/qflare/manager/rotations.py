@@ -105,7 +105,9 @@ class Rotations:
 
     async def _seal(self, record: OpenedRecord, body: bytes) -> bytes:
         session = record.session
-        return await self._records.seals.submit(PlainRecord(session.tenant_id, session.sid, body, b"", KIND_CONTROL))
+        return await self._records.seals.submit(
+            PlainRecord(session.tenant_id, session.sid, body, b"", KIND_CONTROL), tenant_id=session.tenant_id
+        )
 
     async def _rotate(self, record: OpenedRecord, rotation: Rotation) -> None:
         session = record.session

@@ -183,6 +183,11 @@ def read_header(record: Readable) -> RecordHeader | Refusal:
     )
 
 
+def claimed_sid(record: Readable) -> SessionId:
+    """Return the session that a message would name if it were a record; nothing of it is checked."""
+    return SessionId(bytes(as_view(record, name="record")[_SID_AT:_BUCKET_AT]))
+
+
 def decode_header(record: Readable) -> RecordHeader:
     """
     Read the header of a record.

@@ -38,24 +38,26 @@ class Exchanges(TenantView):
     async def answer_enrolment(self, message: Message) -> bytes:
         """Answer ENROL with ENROLLED once token, device and audit entry are committed (E2, E3); `RefusedError`."""
         engine = await self._engine()
-        return await engine.enrolments.queue.submit(as_bytes(message))
+        return await engine.enrolments.queue.submit(as_bytes(message), tenant_id=self.tenant)
 
     async def answer_enrolments_many(self, messages: Sequence[Message]) -> tuple[bytes | QflareError, ...]:
         """Answer many ENROLs; one answer or error each."""
         engine = await self._engine()
-        return tuple(await engine.enrolments.queue.submit_many([as_bytes(message) for message in messages]))
+        wanted = [as_bytes(message) for message in messages]
+        return tuple(await engine.enrolments.queue.submit_many(wanted, tenant_id=self.tenant))
 
     # --- handshakes -------------------------------------------------------------------------------
 
     async def answer_hello(self, hello: Message) -> bytes:
         """Answer M1 with M2 (H3-H5); nothing is kept of it here. `RefusedError` if it is refused."""
         engine = await self._engine()
-        return await engine.handshakes.hellos.submit(as_bytes(hello))
+        return await engine.handshakes.hellos.submit(as_bytes(hello), tenant_id=self.tenant)
 
     async def answer_hellos_many(self, hellos: Sequence[Message]) -> tuple[bytes | QflareError, ...]:
         """Answer many M1s; one M2 or error each."""
         engine = await self._engine()
-        return tuple(await engine.handshakes.hellos.submit_many([as_bytes(hello) for hello in hellos]))
+        messages = [as_bytes(hello) for hello in hellos]
+        return tuple(await engine.handshakes.hellos.submit_many(messages, tenant_id=self.tenant))
 
     async def initiate_temporal_key_exchange(self, device_id: str, client_public_key: bytes) -> KeyExchange:
         """
@@ -83,7 +85,7 @@ class Exchanges(TenantView):
             name = require_name(device_id)
             requests.append(OfferRequest(self.tenant, device_ref(self.tenant, name), name, public))
         engine = await self._engine()
-        made = await engine.offers.queue.submit_many(requests)
+        made = await engine.offers.queue.submit_many(requests, tenant_id=self.tenant)
         return tuple(
             _exchange(offer, request.device_id) if isinstance(offer, MadeOffer) and request.device_id else _error(offer)
             for offer, request in zip(made, requests, strict=True)
@@ -133,7 +135,8 @@ class Exchanges(TenantView):
                 )
         engine = await self._engine()
         made = await engine.offers.queue.submit_many(
-            [OfferRequest(tenant_id, DeviceRef(bytes(ref))) for tenant_id, ref in refs]
+            [OfferRequest(tenant_id, DeviceRef(bytes(ref))) for tenant_id, ref in refs],
+            tenant_id=refs[0][0] if refs else None,
         )
         return tuple(offer.message if isinstance(offer, MadeOffer) else offer for offer in made)
 
@@ -161,7 +164,9 @@ class Exchanges(TenantView):
             except RefusedError as refusal:
                 finishes.append(refusal)
         wanted = [finish for finish in finishes if isinstance(finish, Finish)]
-        ended = iter(zip(wanted, await engine.handshakes.finishes.submit_many(wanted), strict=True))
+        ended = iter(
+            zip(wanted, await engine.handshakes.finishes.submit_many(wanted, tenant_id=self.tenant), strict=True)
+        )
         results = [finish if isinstance(finish, QflareError) else next(ended) for finish in finishes]
         return tuple(
             [
@@ -193,7 +198,7 @@ class Exchanges(TenantView):
     async def _complete(self, message: bytes, *, expected_sid: SessionId | None) -> CompletedExchange:
         engine = await self._engine()
         finish = engine.handshakes.finish(message, expected_sid=expected_sid)
-        confirmed = await engine.handshakes.finishes.submit(finish)
+        confirmed = await engine.handshakes.finishes.submit(finish, tenant_id=self.tenant)
         return await self._with_record(engine, finish, confirmed)
 
     async def _with_record_or_error(
@@ -225,7 +230,7 @@ class Exchanges(TenantView):
                 tenant_id=confirmed.tenant_id,
                 evidence={"sid": confirmed.sid.hex(), "of": header.sid.hex()},
             )
-        return await engine.records.opens.submit(SealedRecord(message, b""))
+        return await engine.records.opens.submit(SealedRecord(message, b""), tenant_id=confirmed.tenant_id)
 
 
 def _completed(

@@ -66,7 +66,7 @@ class ReplyCalls(TenantView):
             PlainRecord(self.tenant, as_sid(sid), plaintext, aad, KIND_REQUEST, reply_lifetime)
             for sid, plaintext in messages
         ]
-        results = await engine.records.seals.submit_many(records)
+        results = await engine.records.seals.submit_many(records, tenant_id=self.tenant)
         return tuple(result if isinstance(result, QflareError) else _sealed(result) for result in results)
 
     async def seal_reply(
@@ -99,7 +99,7 @@ class ReplyCalls(TenantView):
             PlainReply(self.tenant, as_sid(sid), as_request_id(request_id), plaintext, aad)
             for sid, request_id, plaintext in replies
         ]
-        return tuple(await engine.replies.seals.submit_many(wanted))
+        return tuple(await engine.replies.seals.submit_many(wanted, tenant_id=self.tenant))
 
 
 def as_request_id(request_id: RequestId | bytes) -> RequestId:

@@ -76,7 +76,8 @@ class Roster(TenantView):
                         ),
                     )
                     for name, keys in zip(names, made, strict=True)
-                ]
+                ],
+                tenant_id=self.tenant,
             )
         except BaseException:
             _wipe_keys(made)
@@ -114,7 +115,7 @@ class Roster(TenantView):
             )
             for name, device in zip(names, devices, strict=True)
         ]
-        return tuple(await engine.registrations.queue.submit_many(wanted))
+        return tuple(await engine.registrations.queue.submit_many(wanted, tenant_id=self.tenant))
 
     async def rotate_device_keys(self, device_id: str, *, call_id: bytes | None = None) -> DeviceKeypair:
         """

@@ -11,7 +11,7 @@ from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import SessionId
 from qflare.model.session import Session, SessionState
 from qflare.protocol.purpose import encode_purpose
-from qflare.protocol.record import KIND_DATA
+from qflare.protocol.record import KIND_DATA, claimed_sid
 from qflare.protocol.wire import DIRECTION_TO_SERVER
 from qflare.service.arguments import Message, as_buffer, as_call_id, as_direction, as_kind, as_sid, raised
 from qflare.service.exchange import SessionKeyRequest
@@ -20,7 +20,9 @@ from qflare.service.tenant_view import TenantView
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qflare.model.ids import TenantId
     from qflare.secret import SecretBytes
+    from qflare.service.assembly import Engine
 
 
 class SessionCalls(TenantView):
@@ -68,7 +70,7 @@ class SessionCalls(TenantView):
             for request in requests
         ]
         engine = await self._engine()
-        return tuple(await engine.records.keys.submit_many(wanted))
+        return tuple(await engine.records.keys.submit_many(wanted, tenant_id=self.tenant))
 
     async def verify_session_key(
         self,
@@ -95,7 +97,7 @@ class SessionCalls(TenantView):
         """Return the terms and state of a session of this tenant, ended ones too. `KeyNotFoundError` if absent."""
         sid = as_sid(session_id)
         engine = await self._engine()
-        return await engine.lookups.queue.submit(Wanted(self.tenant, sid))
+        return await engine.lookups.queue.submit(Wanted(self.tenant, sid), tenant_id=self.tenant)
 
     async def end_session(
         self,
@@ -142,7 +144,8 @@ class SessionCalls(TenantView):
             RefusedError: it is altered, was accepted before, or its session, bucket or device does not live.
         """
         engine = await self._engine()
-        return await engine.records.opens.submit(SealedRecord(as_buffer(message), aad))
+        record = SealedRecord(as_buffer(message), aad)
+        return await engine.records.opens.submit(record, tenant_id=_tenant_in(engine, record))
 
     async def open_records_many(
         self, messages: Sequence[Message], aads: Sequence[bytes] | None = None
@@ -151,7 +154,8 @@ class SessionCalls(TenantView):
         engine = await self._engine()
         associated = [b""] * len(messages) if aads is None else list(aads)
         records = [SealedRecord(as_buffer(message), aad) for message, aad in zip(messages, associated, strict=True)]
-        return tuple(await engine.records.opens.submit_many(records))
+        tenant_id = _tenant_in(engine, records[0]) if records else None
+        return tuple(await engine.records.opens.submit_many(records, tenant_id=tenant_id))
 
     async def seal_record(
         self, session_id: SessionId | bytes, plaintext: Message, *, aad: bytes = b"", kind: int = KIND_DATA
@@ -165,7 +169,7 @@ class SessionCalls(TenantView):
         """
         engine = await self._engine()
         return await engine.records.seals.submit(
-            PlainRecord(self.tenant, as_sid(session_id), plaintext, aad, as_kind(kind))
+            PlainRecord(self.tenant, as_sid(session_id), plaintext, aad, as_kind(kind)), tenant_id=self.tenant
         )
 
     async def seal_records_many(
@@ -174,7 +178,7 @@ class SessionCalls(TenantView):
         """Seal many (session_id, plaintext); one record or error each."""
         engine = await self._engine()
         records = [PlainRecord(self.tenant, as_sid(sid), plaintext, aad, as_kind(kind)) for sid, plaintext in messages]
-        return tuple(await engine.records.seals.submit_many(records))
+        return tuple(await engine.records.seals.submit_many(records, tenant_id=self.tenant))
 
     async def answer_control(self, record: OpenedRecord) -> bytes:
         """
@@ -185,3 +189,8 @@ class SessionCalls(TenantView):
         """
         engine = await self._engine()
         return await engine.controls.answer(record)
+
+
+def _tenant_in(engine: Engine, record: SealedRecord) -> TenantId | None:
+    """Return whose turn a record takes, as far as this worker knows: that of its session's tenant."""
+    return engine.sessions.tenant_of(claimed_sid(record.message))

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from qflare.errors import ConfigError, QflareError
+from qflare.errors import ConfigError, OverloadedError, QflareError
 from qflare.manager.batcher import Batcher
 from qflare.protocol.envelope import AAD_BYTES_MAX, encode_envelope
 from qflare.protocol.record import KIND_CONTROL
@@ -107,7 +107,11 @@ class Intake:
 
     async def _call(self, record: OpenedRecord, aad: bytes) -> Reply | None:
         if self._on_records is not None:
-            return await self._batches.submit((record, aad))
+            try:
+                return await self._batches.submit((record, aad), tenant_id=record.session.tenant_id)
+            except OverloadedError:
+                record.plaintext.wipe()
+                raise
         if self._on_record is None:
             record.plaintext.wipe()
             return None
