@@ -23,6 +23,7 @@ class Served:
 
     def __init__(self, process, said):
         self.process = process
+        self.said = said
         self.url = said["url"]
         self.workers = said["workers"]
 

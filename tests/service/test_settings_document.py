@@ -14,9 +14,10 @@ from qflare.errors import ConfigError
 from qflare.manager.settings import ManagerSettings
 from qflare.service.aggregator.settings import AggregatorSettings
 from qflare.service.config import read_settings
+from qflare.service.metrics.settings import MetricsSettings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
-CLASSES = (ManagerSettings, AggregatorSettings)
+CLASSES = (ManagerSettings, AggregatorSettings, MetricsSettings)
 
 
 def meanings(kind):

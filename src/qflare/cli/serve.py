@@ -32,6 +32,8 @@ def serve(
     from qflare.errors import MissingExtraError
 
     try:
+        from qflare.service.config import read_settings
+        from qflare.service.metrics.settings import MetricsSettings
         from qflare.service.serve import ServeOptions, Serving
         from qflare.service.serve import serve as run
         from qflare.service.worker import set_up_logging
@@ -41,11 +43,21 @@ def serve(
         raise MissingExtraError(feature="qflare serve", extra="server", package=missing.name or "") from None
 
     def announce(serving: Serving) -> None:
-        facts = {"url": serving.url, "workers": list(serving.workers)}
+        facts: dict[str, object] = {"url": serving.url, "workers": list(serving.workers), "metrics": serving.metrics}
         count = len(serving.workers)
         text = f"QFLARE serves on {serving.url} with {count} worker{'s' if count != 1 else ''}"
+        if serving.metrics is not None:
+            text += f"\nmetrics at {serving.metrics}"
         emit(facts, as_json=as_json, text=text)
 
     set_up_logging()
-    settings = ServeOptions(host=host, port=port, workers=workers, app=app, dsn=choose_dsn(dsn), data_dir=data_dir)
+    settings = ServeOptions(
+        host=host,
+        port=port,
+        workers=workers,
+        app=app,
+        dsn=choose_dsn(dsn),
+        data_dir=data_dir,
+        metrics=read_settings(MetricsSettings),
+    )
     asyncio.run(run(settings, announce=announce))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from qflare.errors import OverloadedError, QflareError, StoreUnavailableError
 from qflare.manager.waiting import NO_OUTCOME, Call, Part, Waiting
+from qflare.model.histogram import ITEMS, SECONDS, Histogram
 from qflare.model.statistics import QueueStatistics
 
 if TYPE_CHECKING:
@@ -79,6 +80,15 @@ class Batcher(Generic[Item, Result]):
         self._items_most = 0
         self._waited_s = 0.0
         self._waited_max_s = 0.0
+        self.overloads = 0
+        """Calls that were refused since the queue was full or closed."""
+        # One value a batch: an item costs nothing more.
+        self.sizes = Histogram(ITEMS)
+        """Items of each batch."""
+        self.waits_s = Histogram(SECONDS)
+        """The longest wait of an item of each batch, seconds."""
+        self.runs_s = Histogram(SECONDS)
+        """From the begin of each batch to its end, seconds."""
 
     @property
     def statistics(self) -> QueueStatistics:
@@ -156,6 +166,7 @@ class Batcher(Generic[Item, Result]):
             len(self._waiting) + len(items) > self._waiting_max
             and not self._waiting.make_room(len(items), tenant_id, self._displaced())
         ):
+            self.overloads += 1
             raise self._overloaded()
         loop = asyncio.get_running_loop()
         call: Call[Item, Result] = Call(items, loop.create_future(), loop.time(), tenant_id)
@@ -200,19 +211,28 @@ class Batcher(Generic[Item, Result]):
     def _take(self) -> tuple[list[Item], list[Part[Item, Result]]]:
         items, parts = self._waiting.take(self._full_max if len(self._waiting) > self._items_max else self._items_max)
         now_s = asyncio.get_running_loop().time()
+        longest_s = 0.0
         for call, _, count in parts:
             waited_s = now_s - call.began_s
             self._waited_s += waited_s * count
-            self._waited_max_s = max(self._waited_max_s, waited_s)
+            longest_s = max(longest_s, waited_s)
         if items:
             self.batches += 1
             self.items += len(items)
             self._items_most = max(self._items_most, len(items))
+            self._waited_max_s = max(self._waited_max_s, longest_s)
+            self.sizes.observe(len(items))
+            self.waits_s.observe(longest_s)
         return items, parts
 
     async def _fly(self, items: list[Item], parts: list[Part[Item, Result]]) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         try:
-            results = await self._run(items)
+            try:
+                results = await self._run(items)
+            finally:
+                self.runs_s.observe(loop.time() - began_s)
         except asyncio.CancelledError:
             closed = StoreUnavailableError(f"{self._name}: the manager closed before it was done", outcome_unknown=True)
             for call, first, count in parts:

@@ -15,6 +15,7 @@ from qflare.errors import DecodeError, QflareError, RefusedError, StoreUnavailab
 from qflare.manager.batcher import Batcher
 from qflare.manager.chains import seal_chain_keys, seal_chains
 from qflare.manager.deadline import Deadline
+from qflare.manager.outcomes import Outcomes
 from qflare.manager.tenancy import by_tenant
 from qflare.model.refusal import Refusal
 from qflare.model.session import ClaimOutcome, ClaimResult, SealedChain, SessionClaim
@@ -103,6 +104,7 @@ class Handshakes:
         self._lifetime = settings.lifetime
         self._deadline = Deadline(settings.store_timeout_s)
         self._seen = SeenHellos(settings.seen_max)
+        self.outcomes = Outcomes()
         self.hellos: Batcher[bytes, bytes] = Batcher(
             "hello",
             self._answer_batch,
@@ -134,6 +136,7 @@ class Handshakes:
         else:
             refusal = None
         if refusal is not None:
+            self.outcomes.fails(message, refusal)
             raise refusal
         return Finish(glued.message, glued.record, expected_sid)
 
@@ -193,6 +196,20 @@ class Handshakes:
     # --- M3 or ANSWER to M4 -----------------------------------------------------------------------
 
     async def _confirm_batch(self, batch: Sequence[Finish]) -> list[Confirmed | QflareError]:
+        try:
+            results = await self._finish_batch(batch)
+        except QflareError as failure:
+            for finish in batch:
+                self.outcomes.fails(finish.message, failure)
+            raise
+        for finish, result in zip(batch, results, strict=True):
+            if isinstance(result, QflareError):
+                self.outcomes.fails(finish.message, result)
+            else:
+                self.outcomes.stands(finish.message, is_repeated=result.is_repeated)
+        return results
+
+    async def _finish_batch(self, batch: Sequence[Finish]) -> list[Confirmed | QflareError]:
         await self._buckets.refresh()
         with self._buckets.lend() as ring, ExitStack() as secrets:
             verdicts = await self._check(ring, batch)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from qflare.manager.deadline import Deadline
 from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.model.histogram import SECONDS, Histogram
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.protocol.leaf import new_event
 
@@ -41,6 +42,7 @@ _LAST_TENTH: Final = 0.1
 """The second sweep of a bucket runs in its last tenth: what began late is carried on before its KEK dies."""
 _BACKOFF_MAX_S: Final = 30.0
 _JITTER: Final = 1 << 16
+_NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,19 @@ class CleanupReport:
     bucket_keys_destroyed: int
     """KEK_b destroyed in the keeper."""
     sessions_expired: int
+
+
+@dataclass(slots=True)
+class CareTally:
+    """What this worker's care came to since the manager was opened."""
+
+    failures: int = 0
+    """Rounds of the loop that failed and were tried again."""
+    bucket_rows: int = 0
+    bucket_keys_destroyed: int = 0
+    sessions_expired: int = 0
+    done_ns: int = 0
+    """Monotonic nanoseconds of the last round that succeeded."""
 
 
 class MadeAhead(Protocol):
@@ -99,6 +114,9 @@ class Maintenance:
         self._clock = clock
         self._settings = settings
         self._deadline = Deadline(settings.store_timeout_s)
+        self.tally = CareTally(done_ns=clock.monotonic_ns())
+        self.cleanups_s = Histogram(SECONDS)
+        """How long each clean-up took, seconds."""
         self._swept = -1
         self._swept_late = -1
         self._cleaned = -1
@@ -115,6 +133,7 @@ class Maintenance:
                 failures = 0
             except Exception as failure:  # noqa: BLE001 - without this loop an idle worker's keys would live on
                 failures += 1
+                self.tally.failures += 1
                 _log.warning("maintenance failed (%s) and will be tried again", type(failure).__name__)
             pause_s = self._pause_s() if not failures else min(_BACKOFF_MAX_S, 0.25 * 2 ** min(failures, 10))
             await background.pause(pause_s)
@@ -143,6 +162,7 @@ class Maintenance:
             # Last: what keeps keys from living too long comes before what makes devices renew theirs.
             await self._uses.flush()
             await self._policies.step()
+        self.tally.done_ns = self._clock.monotonic_ns()
         return bucket
 
     async def clean(self) -> CleanupReport:
@@ -152,6 +172,15 @@ class Maintenance:
             return await self._clean(bucket)
 
     async def _clean(self, bucket: int) -> CleanupReport:
+        began_ns = self._clock.monotonic_ns()
+        report = await self._remove(bucket)
+        self.cleanups_s.observe((self._clock.monotonic_ns() - began_ns) / _NS)
+        self.tally.bucket_rows += report.bucket_rows
+        self.tally.bucket_keys_destroyed += report.bucket_keys_destroyed
+        self.tally.sessions_expired += report.sessions_expired
+        return report
+
+    async def _remove(self, bucket: int) -> CleanupReport:
         destroyed = await self._offload.run(partial(self._keeper.destroy_bucket_keys, before=bucket - 1))
         event = new_event(
             SecurityEventType.BUCKET_TURN,

@@ -30,6 +30,11 @@ class Offload:
         self._jobs = 0
 
     @property
+    def jobs(self) -> int:
+        """How many jobs run or wait for a thread."""
+        return self._jobs
+
+    @property
     def is_idle(self) -> bool:
         """Whether no job runs or waits: what can be done later may be done now."""
         return self._jobs == 0

@@ -18,6 +18,7 @@ from qflare.manager.chains import CHAIN_KEY_BYTES, chain_place
 from qflare.manager.deadline import Deadline
 from qflare.manager.pages import seal_owners, unseal_page
 from qflare.manager.sealing import unseal_block
+from qflare.model.histogram import SECONDS, Histogram
 from qflare.model.turn import TurnedRange, TurnStage
 from qflare.primitives.kdf import chain_step_many
 from qflare.secret import SecretBytes
@@ -51,6 +52,8 @@ class Turns:
         self._offload = offload
         self._page = settings.turn_page
         self._deadline = Deadline(settings.store_timeout_s)
+        self.steps_s = Histogram(SECONDS)
+        """How long each step took that this worker led, seconds."""
 
     async def sweep(self) -> bool:
         """Carry what rests in the bucket before the current one; return whether all of it is, by whatever worker."""
@@ -75,6 +78,7 @@ class Turns:
             with self._buckets.lend() as ring:
                 if not ring.has(bucket - 1):
                     return True
+                began_s = asyncio.get_running_loop().time()
                 stage = await self._deadline.of(
                     self._store.step_turn(
                         bucket,
@@ -86,7 +90,9 @@ class Turns:
                 )
             if stage in (TurnStage.DONE, TurnStage.OVER):
                 return True
-            if stage is not TurnStage.LED:
+            if stage is TurnStage.LED:
+                self.steps_s.observe(asyncio.get_running_loop().time() - began_s)
+            else:
                 await asyncio.sleep(_FOLLOW_S * (1 + secrets.randbelow(_JITTER) / _JITTER))
         return False
 

@@ -43,7 +43,7 @@ from qflare.model.session import (
     SessionState,
     StreamClaim,
 )
-from qflare.model.statistics import KeyStatistics
+from qflare.model.statistics import KeyStatistics, PoolStatistics
 from qflare.model.token import EnrolmentClaim, EnrolmentOutcome, IssuedToken, TokenRecord
 from qflare.model.turn import SealedPage, TurnedRange, TurnProgress, TurnRange, TurnStage
 from qflare.secret import SecretBytes
@@ -495,6 +495,9 @@ class Store(
         Sessions end, tokens that were not used expire, every live bucket goes with what lies in it, and the bucket mark
         rises to *bucket*.
         """
+
+    def pool_statistics(self) -> PoolStatistics | None:
+        """Return how many connections are in use, None where there are none."""
 
     async def check(self) -> None:
         """Raise `StoreUnavailableError` or `SchemaMismatchError` if the store cannot be used."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,3 +46,25 @@ class QueueStatistics:
     """Milliseconds that all items together waited for their batch."""
     waited_max_ms: float
     """The longest wait of one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatistics:
+    """The connections of one worker to its database."""
+
+    used: int
+    idle: int
+    size_max: int
+    """Most there may be."""
+
+
+@dataclass(slots=True)
+class DetectorTally:
+    """What the detector saw in this worker since the manager was opened; it counts here, and `/metrics` reads it."""
+
+    observed: int = 0
+    """Observations taken."""
+    dropped: int = 0
+    """Observations left out since it could not keep up."""
+    alarms: Counter[str] = field(default_factory=Counter)
+    """Alarms raised, by signal: names that the detector gives, never those of devices or tenants."""

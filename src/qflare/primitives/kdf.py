@@ -15,6 +15,7 @@ from qflare._native.border import require_count, require_integer
 from qflare.errors import LengthError, UsageError
 from qflare.primitives.hash import kmac256, kmac256_many
 from qflare.primitives.rows import as_buffer, as_view, count_rows, lent_rows
+from qflare.primitives.stopwatch import begun, ended
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
@@ -70,7 +71,10 @@ def extract_many(count: int, salt: Column, ikm: Column) -> SecretBytes:
 
     Source: PROTOCOL N1.
     """
-    return kmac256_many(count, salt, (ikm,), EXTRACT_BYTES, _EXTRACT_CUSTOM)
+    began_ns = begun()
+    keys = kmac256_many(count, salt, (ikm,), EXTRACT_BYTES, _EXTRACT_CUSTOM)
+    ended("kdf-extract", count, began_ns)
+    return keys
 
 
 def expand(key: Readable, label: str, context: Readable, length: int) -> SecretBytes:
@@ -104,7 +108,10 @@ def expand_many(count: int, key: Column, label: str, context: Sequence[Column], 
 
     Source: PROTOCOL N1.
     """
-    return kmac256_many(count, key, context, length, _custom(label))
+    began_ns = begun()
+    keys = kmac256_many(count, key, context, length, _custom(label))
+    ended("kdf-expand", count, began_ns)
+    return keys
 
 
 class BucketRange(NamedTuple):
@@ -221,7 +228,10 @@ def chain_advance_many(
         lent_rows(chain_keys, CHAIN_KEY_BYTES, name="chain_keys", count=count) as keys,
         lent_rows(sids, SESSION_ID_BYTES, name="sids", count=count) as ids,
     ):
-        return kdf.chain_advance_batch(keys, ids, from_buckets, to_bucket=to_bucket, custom=_BUCKET_CUSTOM)
+        began_ns = begun()
+        advanced = kdf.chain_advance_batch(keys, ids, from_buckets, to_bucket=to_bucket, custom=_BUCKET_CUSTOM)
+        ended("kdf-chain", count, began_ns)
+        return advanced
 
 
 def chain_advance(chain_key: Readable, sid: Readable, from_bucket: int, to_bucket: int) -> SecretBytes:

@@ -15,6 +15,7 @@ from qflare._native import kem_lanes
 from qflare._native.border import check, require_count
 from qflare.primitives import engine as engines
 from qflare.primitives.rows import as_buffer, as_rows, as_view, lent_rows, one_row
+from qflare.primitives.stopwatch import begun, ended
 
 if TYPE_CHECKING:
     from qflare.primitives.engine import Engine
@@ -165,7 +166,9 @@ def generate_many(count: int, *, engine: Engine | None = None) -> KemKeyPairs:
     """
     require_count(count)
     compute = kem_lanes.keygen_batch if engines.is_for_lanes(count, engine) else native.keygen_batch
+    began_ns = begun()
     ek, dk, status = compute(count)
+    ended("kem-generate", count, began_ns)
     return KemKeyPairs(ek, dk, status)
 
 
@@ -197,7 +200,9 @@ def encapsulate_many(encapsulation_keys: RowsLike, *, engine: Engine | None = No
     rows = as_rows(encapsulation_keys, EK_BYTES, name="encapsulation keys")
     count = len(rows) // EK_BYTES
     compute = kem_lanes.encaps_batch if engines.is_for_lanes(count, engine) else native.encaps_batch
+    began_ns = begun()
     ct, ss, status = compute(rows, count)
+    ended("kem-encapsulate", count, began_ns)
     return EncapsulatedMany(ct, ss, status)
 
 
@@ -216,7 +221,9 @@ def decapsulate_many(
     count = len(cts) // CT_BYTES
     with lent_rows(decapsulation_keys, DK_BYTES, name="decapsulation keys", count=count) as dks:
         compute = kem_lanes.decaps_batch if engines.is_for_lanes(count, engine) else native.decaps_batch
+        began_ns = begun()
         ss, status = compute(dks, cts, count)
+        ended("kem-decapsulate", count, began_ns)
     return DecapsulatedMany(ss, status)
 
 
@@ -240,10 +247,14 @@ def decapsulate_one_key(
     dk = one_row(decapsulation_key, DK_BYTES, name="decapsulation key")
     cts = as_rows(ciphertexts, CT_BYTES, name="ciphertexts")
     count = len(cts) // CT_BYTES
-    if not engines.is_for_lanes(count, engine):
-        return native.decaps_one_key(dk, cts, count)
-    with kem_lanes.expand(dk) as context:
-        return kem_lanes.decaps(context, cts, count)
+    began_ns = begun()
+    if engines.is_for_lanes(count, engine):
+        with kem_lanes.expand(dk) as context:
+            secrets = kem_lanes.decaps(context, cts, count)
+    else:
+        secrets = native.decaps_one_key(dk, cts, count)
+    ended("kem-decapsulate", count, began_ns)
+    return secrets
 
 
 def check_encapsulation_keys_many(encapsulation_keys: RowsLike) -> bytes:

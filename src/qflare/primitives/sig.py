@@ -16,6 +16,7 @@ from qflare.errors import AuthenticationError, UnsupportedAlgorithmError
 from qflare.primitives import engine as engines
 from qflare.primitives.engine import Engine
 from qflare.primitives.rows import as_buffer, as_rows, as_view, lent_rows, one_row
+from qflare.primitives.stopwatch import begun, ended
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +99,9 @@ class SignatureScheme:
         Raises:
             BatchError: *count* is not 0 to 65,536; nothing was allocated.
         """
+        began_ns = begun()
         pk, sk, status = native.keygen_batch(self.parameter_set, count)
+        ended("sig-generate", count, began_ns)
         return SigKeyPairs(pk, sk, status)
 
     def generate_from_seeds_many(self, seeds: RowsLike) -> SigKeyPairs:
@@ -130,9 +133,12 @@ class SignatureScheme:
 
         Source: FIPS 204, Algorithm 2.
         """
-        return native.sign_one(
+        began_ns = begun()
+        signature = native.sign_one(
             self.parameter_set, as_buffer(signing_key, name="signing key"), as_buffer(message, name="message"), context
         )
+        ended("sig-sign", 1, began_ns)
+        return signature
 
     def verify(
         self,
@@ -186,7 +192,9 @@ class SignatureScheme:
         """
         views = [as_view(message, name="message") for message in messages]
         with lent_rows(signing_keys, self.SK_BYTES, name="signing keys") as sks:
+            began_ns = begun()
             signatures, status = native.sign_batch(self.parameter_set, sks, views, context)
+            ended("sig-sign", len(views), began_ns)
         return SignedMany(signatures, status)
 
     def verify_many(
@@ -216,7 +224,11 @@ class SignatureScheme:
         views = [as_view(message, name="message") for message in messages]
         pks = as_rows(verification_keys, self.PK_BYTES, name="verification keys")
         rows = as_rows(signatures, self.SIG_BYTES, name="signatures", count=len(views))
-        return native.verify_batch(self.parameter_set, pks, views, rows, context, is_in_lanes=self._is_in_lanes(engine))
+        is_in_lanes = self._is_in_lanes(engine)
+        began_ns = begun()
+        status = native.verify_batch(self.parameter_set, pks, views, rows, context, is_in_lanes=is_in_lanes)
+        ended("sig-verify", len(views), began_ns)
+        return status
 
     def _is_in_lanes(self, engine: Engine | None) -> bool:
         """Say whether the lanes verify: if they are asked for, or were chosen and can."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -44,6 +44,7 @@ from qflare.manager.rotations import Rotations
 from qflare.manager.sessions import Sessions
 from qflare.manager.turns import Turns
 from qflare.manager.uses import Uses
+from qflare.model.statistics import DetectorTally
 from qflare.primitives.engine import choose_engine
 from qflare.secret import SecretBytes
 from qflare.service.config import make_data_dir
@@ -93,6 +94,8 @@ class Foundation:
     """Bounds the waits of callers that ask the store themselves."""
     clock: Clock
     settings: ManagerSettings
+    detected: DetectorTally = field(default_factory=DetectorTally)
+    """Where the detector counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +118,7 @@ class Engine:
     controls: Controls
     reserve: Reserve
     encapsulations: Encapsulations
+    turns: Turns
     maintenance: Maintenance
     changes: Changes
 
@@ -337,6 +341,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             controls=Controls(rekeys=rekeys, rotations=rotations),
             reserve=reserve,
             encapsulations=encapsulations,
+            turns=turns,
             maintenance=maintenance,
             changes=changes,
         )

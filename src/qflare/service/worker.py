@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, cast
 
@@ -30,9 +31,14 @@ from qflare.service.aggregator import Aggregator, AggregatorSettings
 from qflare.service.collector import settle_collector
 from qflare.service.config import is_debug, read_settings
 from qflare.service.key_manager import QuantumKeyManager
+from qflare.service.metrics.asking import answer
+from qflare.service.metrics.call_times import watch_calls
+from qflare.service.metrics.settings import MetricsSettings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from qflare.service.metrics.facts import Facts
 
 CLOSE_S: Final = 3.0
 """Longest wait for the manager's own work after the last request was answered."""
@@ -52,6 +58,8 @@ class WorkerOptions:
     data_dir: str | None
     app: str | None
     """`module:factory` of the application, None for none."""
+    is_watched: bool = False
+    """Whether the parent shows metrics."""
 
     def encode(self) -> bytes:
         """Write the options as one line."""
@@ -170,6 +178,8 @@ async def work(options: WorkerOptions, control: socket.socket) -> None:
     managing = dataclasses.replace(managing, close_timeout_s=min(managing.close_timeout_s, CLOSE_S))
     async with QuantumKeyManager(options.dsn, data_dir=options.data_dir, config=managing) as manager:
         aggregator = await build_aggregator(manager, options.app, settings)
+        if options.is_watched:
+            watch_calls()
         settle_collector()
         server = _Server(
             uvicorn.Config(
@@ -185,29 +195,33 @@ async def work(options: WorkerOptions, control: socket.socket) -> None:
             ),
             control,
         )
-        async with _parent_watched(control, server):
+        give = partial(aggregator.figures, timeout_s=read_settings(MetricsSettings).metrics_timeout_s)
+        async with _parent_watched(control, server, give):
             await server.serve(sockets=[listener])
         await aggregator.drain()
 
 
 @contextlib.asynccontextmanager
-async def _parent_watched(control: socket.socket, server: _Server) -> AsyncIterator[None]:
-    """End the server when the parent's end of the control socket closes, however the parent ended."""
-    loop = asyncio.get_running_loop()
-    control.setblocking(False)
+async def _parent_watched(
+    control: socket.socket, server: _Server, give: Callable[[], Awaitable[Facts]]
+) -> AsyncIterator[None]:
+    """Answer the parent, and end the server when its end of the control socket closes, however the parent ended."""
+    # A descriptor of its own: what this worker says of its start and end still goes over *control*.
+    reader, writer = await asyncio.open_unix_connection(sock=control.dup())
 
-    def look() -> None:
-        with contextlib.suppress(BlockingIOError):
-            if not control.recv(1):
-                loop.remove_reader(control)
-                _log.warning("the parent process is gone: ending")
-                server.stop()
+    async def listen() -> None:
+        with contextlib.suppress(ConnectionError):
+            await answer(reader, writer, give)
+        _log.warning("the parent process is gone: ending")
+        server.stop()
 
-    loop.add_reader(control, look)
+    listening = asyncio.create_task(listen(), name="qflare-control")
     try:
         yield
     finally:
-        loop.remove_reader(control)
+        listening.cancel()
+        await asyncio.wait({listening})
+        writer.close()
 
 
 def main(descriptor: int) -> int:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from qflare.service.key_manager import QuantumKeyManager
+    from qflare.service.metrics.facts import Facts
 
 INTAKE_CLOSE_S: Final = 1.0
 """Longest wait at shutdown for a batch of `on_records` whose senders are gone."""
@@ -125,6 +126,15 @@ class Aggregator:
     def http_refusals(self) -> Counter[tuple[str, str]]:
         """Return how often a request was refused before its bytes reached the protocol, by step and reason; a copy."""
         return self._http_refusals.copy()
+
+    async def figures(self, *, timeout_s: float = 2.0) -> Facts:
+        """Return this worker's metrics: the manager's, and what requests there are and were refused here."""
+        facts = await self._manager.figures(timeout_s=timeout_s)
+        for (step, reason), count in self._http_refusals.items():
+            facts.add("qflare_http_refusals_total", count, step, reason)
+        facts.add("qflare_http_requests", self._bodies.requests)
+        facts.add("qflare_http_body_bytes", self._bodies.bytes)
+        return facts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the server's lifespan."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from qflare.errors import UsageError
+from qflare.model.statistics import PoolStatistics
 from qflare.stores.postgres.buckets import Buckets
 from qflare.stores.postgres.calls import Calls
 from qflare.stores.postgres.chains import Chains
@@ -101,6 +102,11 @@ class PostgresStore(
                         connection, timeout_s=self._limits.command_timeout_s, is_running=self._is_checked
                     )
             self._is_checked = True
+
+    def pool_statistics(self) -> PoolStatistics:
+        """Return how many connections are in use."""
+        size, idle = self._pool.get_size(), self._pool.get_idle_size()
+        return PoolStatistics(used=size - idle, idle=idle, size_max=self._pool.get_max_size())
 
     def listener(self) -> ChangeListener | None:
         """Return what hears of changes over a connection of its own, None where only a pool or a pooler is known."""

@@ -73,6 +73,9 @@ class MemoryStore(
         async with self._transaction():
             pass
 
+    def pool_statistics(self) -> None:
+        """Return None: there are no connections."""
+
     async def close(self) -> None:
         """Do nothing: whoever made the store may open another manager over it."""
 

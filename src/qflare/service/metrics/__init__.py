@@ -1,0 +1,1 @@
+"""Figures for operators: what workers count, put together by the parent and shown to Prometheus at `/metrics`."""
