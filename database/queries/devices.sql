@@ -5,6 +5,23 @@
 SELECT r.added, r.first_index, r.old_frontier
   FROM qflare.add_devices($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS r;
 
+-- name: add_devices_of_calls :one
+-- As add_devices, and remember the calls of those that were new.
+-- $1 to $14 as add_devices, $15 call ids uuid[], some null, $16 their outcomes bigint[]
+WITH done AS MATERIALIZED (
+    SELECT r.added, r.first_index, r.old_frontier
+      FROM qflare.add_devices($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS r)
+SELECT d.added, d.first_index, d.old_frontier,
+       qflare.note_calls(
+           $1,
+           ARRAY(SELECT c.call_id FROM unnest(d.added, $15::uuid[]) WITH ORDINALITY AS c (is_added, call_id, place)
+                  WHERE c.is_added AND c.call_id IS NOT NULL ORDER BY c.place),
+           'registration', 0,
+           ARRAY(SELECT c.outcome FROM unnest(d.added, $15::uuid[], $16::bigint[]) WITH ORDINALITY
+                                       AS c (is_added, call_id, outcome, place)
+                  WHERE c.is_added AND c.call_id IS NOT NULL ORDER BY c.place)) AS is_noted
+  FROM done AS d;
+
 -- name: find_devices :many
 -- Roster rows with their current keys.
 -- $1 tenant_id uuid, $2 refs bytea[]

@@ -47,11 +47,12 @@ SELECT i.server_id, i.root_key, i.certificate, i.serial, i.sealed_root, i.sealed
 -- $1 key bigint
 SELECT pg_advisory_xact_lock($1) IS NULL AS held;
 
--- name: remove_sealed_root :exec
--- Forget the root's signing key, which is kept offline from now on.
+-- name: remove_sealed_root :many
+-- Forget the root's signing key, which is kept offline from now on; no row if it is already.
 UPDATE qflare.server_identity AS i
    SET sealed_root = NULL
- WHERE i.sealed_root IS NOT NULL;
+ WHERE i.sealed_root IS NOT NULL
+RETURNING i.serial;
 
 -- name: list_server_keys :many
 -- Every key of the identity with its state, the newest serial first.

@@ -41,5 +41,9 @@ SELECT t.token_id, t.device_id, t.created_at, t.expires_at, t.state_reason, t.st
 
 -- name: revoke_token :one
 -- Take a token back before it is used, with its event; false if there is no such token.
--- $1 tenant_id uuid, $2 token_id uuid, $3 reason text, $4 to $9 events
-SELECT qflare.revoke_token($1, $2, $3, $4, $5, $6, $7, $8, $9) AS is_known;
+-- $1 tenant_id uuid, $2 token_id uuid, $3 reason text, $4 to $9 events, $10 call id uuid
+WITH done AS MATERIALIZED (
+    SELECT qflare.revoke_token($1, $2, $3, $4, $5, $6, $7, $8, $9) AS is_known)
+SELECT d.is_known,
+       d.is_known AND qflare.note_calls($1, ARRAY[$10::uuid], 'token-revoked', 0, ARRAY[1::bigint]) AS is_noted
+  FROM done AS d;

@@ -67,6 +67,42 @@ async def test_devices_are_listed_moved_and_shown(command, database_dsn, tmp_pat
     assert "stolen" in await command("keys", "show", "signature", 1, "--device", "a")
 
 
+async def test_changes_with_a_call_id_are_made_once(command, database_dsn, tmp_path):
+    """Each changing command repeated with its --call-id succeeds again, or says what stands, and changes nothing."""
+    async with make_manager(database_dsn, tmp_path) as manager:
+        edge = await Edge.provision(manager, "a")
+        sid = (await edge.connect(manager)).sid.hex()
+        await manager.issue_enrolment_token("x")
+        (token,) = await manager.list_enrolment_tokens()
+    named = ("--call-id", "0f" * 16, "--json")
+    why = ("--reason", "test")
+    for _ in range(2):
+        assert "revoked" == (await command("sessions", "revoke", sid, *why, *named))["state"]
+        assert "revoked" == (await command("tokens", "revoke", token.token_id.hex(), *why, *named))["state"]
+        assert 1 == (await command("devices", "rotate", "a", *named))["keys"]
+        assert (await command("policy", "set", "--max-records", 5, *named))["is_set"]
+        assert (await command("policy", "remove", *named))["removed"]
+        assert 2 == (await command("identity", "rotate", *why, *named))["serial"]
+        await command("tenants", "add", "other", *named)
+    for verb, state in (
+        ("suspend", "suspended"),
+        ("resume", "active"),
+        ("revoke", "deactivated"),
+        ("compromise", "compromised"),
+    ):
+        for _ in range(2):
+            assert state == (await command("devices", verb, "a", *why, *named))["state"]
+    first = [tmp_path / name for name in ("first", "second")]
+    for output in first:
+        await command("identity", "request", "--output", output, *why, *named)
+    assert first[0].read_bytes() == first[1].read_bytes()
+    await command("tokens", "issue", "b", "--output", tmp_path / "token", *named)
+    told = await command("tokens", "issue", "b", *named, code=ExitCode.FAILED)
+    assert "AlreadyExistsError" == told["error"]
+    wrong = await command("devices", "revoke", "a", *why, "--call-id", "abc", "--json", code=ExitCode.USAGE)
+    assert "--call-id" in wrong["message"]
+
+
 async def test_sessions_are_listed_and_revoked(command, database_dsn, tmp_path):
     """Sessions of a tenant or a device, one of them ended for good, and no second time."""
     async with make_manager(database_dsn, tmp_path) as manager:

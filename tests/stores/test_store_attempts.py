@@ -11,10 +11,12 @@ import pytest
 from postgres_database import SETTINGS
 from proxy import Point, proxied
 from qflare.errors import AlreadyExistsError, ConflictError, IllegalTransitionError, StoreUnavailableError
+from qflare.model.call import NotedCall
 from qflare.model.device import KeyState
 from qflare.model.ids import DEFAULT_TENANT
+from qflare.model.rotation import RotationPolicy
 from qflare.model.session import SessionState
-from qflare.model.token import EnrolmentClaim, TokenRecord
+from qflare.model.token import EnrolmentClaim, TokenRecord, TokenState
 from qflare.stores.postgres import PoolSettings, open_store
 from qflare.stores.postgres.columns import as_time
 from store_records import (
@@ -149,6 +151,21 @@ class Kinds:
         assert not is_added_again
         return int(is_added) * len(await self.near.find_devices(T, [device.ref]))
 
+    async def named_devices(self):
+        devices, calls = [new_device() for _ in range(2)], [NotedCall(urandom(16), 5), None]
+        added, _ = await self.far.add_devices(T, devices, events=[new_event()] * 2, calls=calls)
+        return int(all(added) and {calls[0].call_id: 5} == await self.near.find_calls(T, [calls[0].call_id]))
+
+    async def revocations(self):
+        token = new_token("somebody")
+        await self.near.add_token(token, event=new_event())
+        await self.far.revoke_token(T, token.token_id, reason="lost", event=new_event())
+        return int((await self.near.get_token(T, token.token_id)).state is TokenState.REVOKED)
+
+    async def policies(self):
+        await self.far.save_rotation_policy(T, RotationPolicy(max_records=1), event=new_event())
+        return 1
+
     async def enrolments(self):
         token, device = new_token("enrolled"), new_device()
         token = new_token(device.device_id)
@@ -191,6 +208,9 @@ class Kinds:
         ("sessions", "confirm_sessions", 2),
         ("streams", "accept_streams", 2),
         ("devices", "add_devices", 1),
+        ("named_devices", "add_devices", 2),
+        ("revocations", "revoke_token", 2),
+        ("policies", "note_calls", 1),
         ("enrolments", "enrol_devices", 2),
         ("states", "set_device_state", 2),
         ("rotations", "rotate_device_keys", 2),

@@ -20,6 +20,7 @@ from qflare.errors import (
     UsageError,
 )
 from qflare.model import ports
+from qflare.model.call import NotedCall
 from qflare.model.change import Change
 from qflare.model.device import KeyState
 from qflare.model.ids import DEFAULT_TENANT, TenantId
@@ -571,6 +572,26 @@ async def test_a_call_id_makes_a_psk_and_an_end_of_sessions_once(store):
     assert 2 + 1 + 1 + 1 == await size_of(store)
     with pytest.raises(BatchError):
         await store.append_events(T, [new_event()], call_ids=[])
+
+
+async def test_a_registration_notes_the_calls_of_those_it_adds(store):
+    """What was added can be found by its call, what was not cannot, and devices without a call go on."""
+    first, second, third = (new_device() for _ in range(3))
+    calls = [NotedCall(urandom(16), number) for number in (7, 2**63 - 1, -1)]
+    added, _ = await store.add_devices(T, [first, second], events=[new_event()] * 2, calls=[calls[0], None])
+    assert (True, True) == added
+    added, _ = await store.add_devices(
+        T, [first, third, first], events=[new_event()] * 3, calls=[calls[1], calls[2], None]
+    )
+    assert (False, True, False) == added
+    names = [call.call_id for call in calls]
+    assert {names[0]: 7, names[2]: -1} == await store.find_calls(T, names)
+    assert {} == await store.find_calls(T, [])
+    other = TenantId(urandom(16))
+    await store.save_tenant(other, "other", event=new_event())
+    assert {} == await store.find_calls(other, names)
+    with pytest.raises(BatchError):
+        await store.add_devices(T, [first], events=[new_event()], calls=[])
 
 
 async def test_a_store_that_works_says_so_and_what_it_cannot_read(store):

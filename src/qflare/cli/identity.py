@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qflare.cli import options
+from qflare.cli import listing, options
 
 if TYPE_CHECKING:
     from qflare.manager.certificates import IdentityReport
@@ -77,6 +77,7 @@ def rotate(
     *,
     reason: Reason,
     compromised: Compromised = False,
+    call_id: options.CallId = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
     as_json: options.Json = False,
@@ -87,9 +88,11 @@ def rotate(
     from qflare.cli.managing import open_manager
     from qflare.cli.output import emit
 
+    change = listing.parse_call_id(call_id)
+
     async def run() -> Certificate:
         async with open_manager(dsn, data_dir) as manager:
-            return await manager.rotate_identity(reason=reason, is_compromised=compromised)
+            return await manager.rotate_identity(reason=reason, is_compromised=compromised, call_id=change)
 
     emit(_facts(asyncio.run(run())), as_json=as_json)
 
@@ -138,6 +141,7 @@ def request(
     output: Annotated[Path, typer.Option("--output", metavar="FILE", help="New file for what the root has to sign.")],
     reason: Reason,
     compromised: Compromised = False,
+    call_id: options.CallId = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
     as_json: options.Json = False,
@@ -151,10 +155,11 @@ def request(
     from qflare.protocol.identity import decode_certificate_body
 
     require_new(output)
+    change = listing.parse_call_id(call_id)
 
     async def run() -> tuple[bytes, bytes]:
         async with open_manager(dsn, data_dir) as manager:
-            body = await manager.request_certificate(reason=reason, is_compromised=compromised)
+            body = await manager.request_certificate(reason=reason, is_compromised=compromised, call_id=change)
             return body, await manager.identity()
 
     body, served = asyncio.run(run())

@@ -77,6 +77,7 @@ def revoke(
     token: TokenId,
     *,
     reason: listing.Reason,
+    call_id: options.CallId = None,
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
@@ -88,8 +89,10 @@ def revoke(
 
     wanted = listing.parse_id(token, name="TOKEN")
 
+    change = listing.parse_call_id(call_id)
+
     async def work(manager: QuantumKeyManager) -> IssuedToken:
-        return await manager.revoke_enrolment_token(wanted, reason=reason)
+        return await manager.revoke_enrolment_token(wanted, reason=reason, call_id=change)
 
     facts = _facts(run_with_manager(work, dsn, data_dir, tenant=tenant))
     emit(facts, as_json=as_json, text=f"token {wanted.hex()} is revoked")

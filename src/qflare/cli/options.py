@@ -21,6 +21,12 @@ DataDir: TypeAlias = Annotated[
 State: TypeAlias = Annotated[Path, typer.Option("--state", metavar="FILE", help="The device's state file.")]
 Server: TypeAlias = Annotated[str, typer.Option("--server", metavar="URL", help="Address of the aggregation server.")]
 DeviceName: TypeAlias = Annotated[str, typer.Option("--device-id", metavar="NAME", help="The device's name.")]
+CallId: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--call-id", metavar="HEX", help="Names this change, 32 random hex digits: asked for again, it is done once."
+    ),
+]
 Tenant: TypeAlias = Annotated[
     str | None,
     typer.Option("--tenant", metavar="HEX", help="The device's tenant, 32 hex digits; else the default one."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from qflare.cli import options
+from qflare.cli import listing, options
 
 if TYPE_CHECKING:
     from qflare.manager.policies import RotationPlan
@@ -80,6 +80,7 @@ def set_(
     minute_ppm: MinutePpm = None,
     grace_h: Grace = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would make due, and change nothing.")] = False,
+    call_id: options.CallId = None,
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
@@ -90,11 +91,12 @@ def set_(
     from qflare.cli.output import emit
 
     policy = _policy(max_age_h, max_records, max_bytes, jitter, minute_ppm, grace_h)
+    change = listing.parse_call_id(call_id)
 
     async def work(manager: QuantumKeyManager) -> RotationPlan:
         plan = await manager.plan_rotations(policy)
         if not dry_run:
-            await manager.set_rotation_policy(policy)
+            await manager.set_rotation_policy(policy, call_id=change)
         return plan
 
     emit({"is_set": not dry_run} | _plan_facts(run_with_manager(work, dsn, data_dir, tenant=tenant)), as_json=as_json)
@@ -103,6 +105,7 @@ def set_(
 @app.command("remove")
 def remove(
     *,
+    call_id: options.CallId = None,
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
@@ -112,8 +115,10 @@ def remove(
     from qflare.cli.managing import run_with_manager
     from qflare.cli.output import emit
 
+    change = listing.parse_call_id(call_id)
+
     async def work(manager: QuantumKeyManager) -> Literal[True]:
-        await manager.set_rotation_policy(None)
+        await manager.set_rotation_policy(None, call_id=change)
         return True
 
     emit({"removed": run_with_manager(work, dsn, data_dir, tenant=tenant)}, as_json=as_json)

@@ -74,13 +74,21 @@ def suspend(
     name: Name,
     *,
     reason: listing.Reason,
+    call_id: options.CallId = None,
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
     as_json: options.Json = False,
 ) -> None:
     """Suspend a device until it is resumed; its sessions end."""
-    _move(lambda manager: manager.suspend_device(name, reason=reason), dsn, data_dir, tenant, as_json=as_json)
+    change = listing.parse_call_id(call_id)
+    _move(
+        lambda manager: manager.suspend_device(name, reason=reason, call_id=change),
+        dsn,
+        data_dir,
+        tenant,
+        as_json=as_json,
+    )
 
 
 @app.command("resume")
@@ -88,13 +96,21 @@ def resume(
     name: Name,
     *,
     reason: listing.Reason = "resumed by the operator",
+    call_id: options.CallId = None,
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
     as_json: options.Json = False,
 ) -> None:
     """Let a suspended device begin sessions again."""
-    _move(lambda manager: manager.resume_device(name, reason=reason), dsn, data_dir, tenant, as_json=as_json)
+    change = listing.parse_call_id(call_id)
+    _move(
+        lambda manager: manager.resume_device(name, reason=reason, call_id=change),
+        dsn,
+        data_dir,
+        tenant,
+        as_json=as_json,
+    )
 
 
 @app.command("revoke")
@@ -102,13 +118,21 @@ def revoke(
     name: Name,
     *,
     reason: listing.Reason,
+    call_id: options.CallId = None,
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
     as_json: options.Json = False,
 ) -> None:
     """Revoke a device for good; its sessions end."""
-    _move(lambda manager: manager.revoke_device(name, reason=reason), dsn, data_dir, tenant, as_json=as_json)
+    change = listing.parse_call_id(call_id)
+    _move(
+        lambda manager: manager.revoke_device(name, reason=reason, call_id=change),
+        dsn,
+        data_dir,
+        tenant,
+        as_json=as_json,
+    )
 
 
 @app.command("rotate")
@@ -116,6 +140,7 @@ def rotate(
     name: Name,
     *,
     reason: listing.Reason = "asked for by the operator",
+    call_id: options.CallId = None,
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
@@ -126,8 +151,10 @@ def rotate(
     from qflare.cli.output import emit
     from qflare.cli.table import moment
 
+    change = listing.parse_call_id(call_id)
+
     async def work(manager: QuantumKeyManager) -> RotationMark:
-        return await manager.request_device_rotation(name, reason=reason)
+        return await manager.request_device_rotation(name, reason=reason, call_id=change)
 
     mark = run_with_manager(work, dsn, data_dir, tenant=tenant)
     emit(
@@ -148,13 +175,21 @@ def compromise(
     name: Name,
     *,
     reason: listing.Reason,
+    call_id: options.CallId = None,
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
     as_json: options.Json = False,
 ) -> None:
     """Say that others have the device's keys: as revoke, with an alarm in the log."""
-    _move(lambda manager: manager.compromise_device(name, reason=reason), dsn, data_dir, tenant, as_json=as_json)
+    change = listing.parse_call_id(call_id)
+    _move(
+        lambda manager: manager.compromise_device(name, reason=reason, call_id=change),
+        dsn,
+        data_dir,
+        tenant,
+        as_json=as_json,
+    )
 
 
 def _move(

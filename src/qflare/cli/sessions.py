@@ -77,6 +77,7 @@ def revoke(
     session: Sid,
     *,
     reason: listing.Reason,
+    call_id: options.CallId = None,
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
@@ -89,9 +90,11 @@ def revoke(
 
     sid = listing.parse_id(session, name="SESSION")
 
+    change = listing.parse_call_id(call_id)
+
     async def work(manager: QuantumKeyManager) -> bool:
         await manager.find_session(sid)
-        return await manager.revoke_session(sid, reason=reason)
+        return await manager.revoke_session(sid, reason=reason, call_id=change)
 
     if not run_with_manager(work, dsn, data_dir, tenant=tenant):
         message = f"session {session} does not live any more"

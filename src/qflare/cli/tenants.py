@@ -79,6 +79,7 @@ def add(
     tenant_id: Annotated[
         str | None, typer.Option("--id", metavar="HEX", help="Its id, 32 hex digits; else a random one.")
     ] = None,
+    call_id: options.CallId = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
     as_json: options.Json = False,
@@ -88,10 +89,11 @@ def add(
     from qflare.cli.output import emit
     from qflare.model.ids import TenantId
 
+    change = listing.parse_call_id(call_id)
     chosen = None if tenant_id is None else TenantId(listing.parse_id(tenant_id, name="--id"))
 
     async def work(manager: QuantumKeyManager) -> TenantId:
-        return await manager.create_tenant(name, tenant_id=chosen)
+        return await manager.create_tenant(name, tenant_id=chosen, call_id=change)
 
     made = run_with_manager(work, dsn, data_dir, tenant=None)
     emit({"tenant_id": made.hex(), "name": name}, as_json=as_json, text=made.hex())

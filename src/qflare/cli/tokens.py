@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qflare.cli import options
+from qflare.cli import listing, options
 
 app = typer.Typer(name="token", help="Make enrolment tokens (server side).", no_args_is_help=True)
 
@@ -27,6 +27,7 @@ def issue(
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="New file for the token, 0600; else stdout.")
     ] = None,
+    call_id: options.CallId = None,
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
@@ -38,9 +39,11 @@ def issue(
     from qflare.cli.managing import open_manager
     from qflare.cli.output import emit
 
+    change = listing.parse_call_id(call_id)
+
     async def run() -> str:
         async with open_manager(dsn, data_dir, tenant=tenant) as manager:
-            return await manager.issue_enrolment_token(device_id, valid_s=valid_s)
+            return await manager.issue_enrolment_token(device_id, valid_s=valid_s, call_id=change)
 
     if output is not None:
         require_new(output)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from qflare.errors import (
+    AlreadyExistsError,
     AuthenticationError,
     DecodeError,
     KeeperError,
@@ -26,6 +27,7 @@ from qflare.manager.identity import SLACK_BUCKETS, issue_identity, last_bucket_o
 from qflare.manager.sealing import ANNOUNCE_COLUMN, LOG_COLUMN, ROOT_COLUMN, Place, seal
 from qflare.manager.signers import NewSigner, signing_key, unseal_key
 from qflare.model.bucket import SealedIdentity
+from qflare.model.call import IDENTITY_REQUEST, IDENTITY_ROTATION, call_about, print_of
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.model.mark import HighWaterMark
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
     from qflare.model.event import NewEvent
+    from qflare.model.ids import CallId
     from qflare.model.ports import Keeper, Store
     from qflare.secret import SecretBytes
 
@@ -117,7 +120,7 @@ class Certificates:
             keys=await self._deadline.of(self._store.list_server_keys()),
         )
 
-    async def rotate(self, *, reason: str, is_compromised: bool = False) -> Certificate:
+    async def rotate(self, *, reason: str, is_compromised: bool = False, call_id: CallId | None = None) -> Certificate:
         """
         Issue a certificate over fresh announce and log keys with the root in the database, and bring it into force.
 
@@ -125,12 +128,18 @@ class Certificates:
             reason: Why; stands in the log, 1 to 200 bytes of UTF-8.
             is_compromised: The keys before are known to others: they end at once, without overlap. A serial is left
                 out, which tells devices so.
+            call_id: Names the rotation: one that was carried out before returns its certificate.
 
         Raises:
             KeyStateError: the root is offline.
             IllegalTransitionError: another worker changed the identity meanwhile.
         """
         _require_reason(reason)
+        if (
+            call_id is not None
+            and (stands := await self._find_call(call_about(call_id, IDENTITY_ROTATION))) is not None
+        ):
+            return await self._certificate(stands)
         bucket = await self._buckets.refresh()
         row = await self._row()
         if row.sealed_root is None:
@@ -140,27 +149,38 @@ class Certificates:
             )
         serial = await self._latest_serial(row) + (2 if is_compromised else 1)
         made = await self._offload.run(partial(self._issue, row, row.sealed_root, serial, bucket))
-        return await self._bring_into_force(made, row, reason, is_compromised=is_compromised)
+        return await self._bring_into_force(made, row, reason, is_compromised=is_compromised, call_id=call_id)
 
-    async def request(self, *, reason: str, is_compromised: bool = False) -> bytes:
+    async def request(self, *, reason: str, is_compromised: bool = False, call_id: CallId | None = None) -> bytes:
         """
         Make fresh announce and log keys, keep them pre-active, and return what the root has to sign for them.
 
-        Keys that waited for an earlier request are destroyed.  Arguments and errors as `rotate`.
+        Keys that waited for an earlier request are destroyed.  Arguments and errors as `rotate`; a request that was
+        carried out before under *call_id* returns one for the same keys, while they wait.
 
         Returns:
             CERT without its signature, 2691 bytes and the log origin.
+
+        Raises:
+            AlreadyExistsError: the keys that were made under *call_id* wait no more.
         """
         _require_reason(reason)
         bucket = await self._buckets.refresh()
         row = await self._row()
+        if call_id is not None and (stands := await self._find_call(call_about(call_id, IDENTITY_REQUEST))) is not None:
+            return await self._ask_again(row, stands, bucket)
         serial = await self._latest_serial(row) + (2 if is_compromised else 1)
         body, keys = await self._offload.run(partial(self._ask, row, serial, bucket))
         event = self._event(
             SecurityEventType.KEY_GENERATION,
             {"what": "server certificate requested", "serial": serial, "reason": reason},
         )
-        await self._deadline.of(self._store.save_pending_keys(keys, after=row.serial, reason=reason, event=event))
+        stands = await self._deadline.of(
+            self._store.save_pending_keys(keys, after=row.serial, reason=reason, event=event, call_id=call_id)
+        )
+        if stands != print_of(*(key.public_key for key in keys)):
+            # The same call twice at a time: the other one was quicker.
+            return await self._ask_again(row, stands, bucket)
         return body
 
     async def install(self, encoded: bytes) -> Certificate:
@@ -177,6 +197,9 @@ class Certificates:
         bucket = await self._buckets.refresh()
         row = await self._row()
         certificate = await self._offload.run(partial(_check_signature, bytes(encoded), row.root_key))
+        if certificate.encoded == row.certificate:
+            # Asked for again: it is in force.
+            return certificate
         if certificate.serial <= row.serial:
             raise KeyStateError(
                 f"the certificate has serial {certificate.serial}, serial {row.serial} is in force: serials only rise; "
@@ -226,8 +249,43 @@ class Certificates:
         mark = await self._offload.run(self._keeper.high_water)
         return max(row.serial, mark.serial if mark.server_id == row.server_id.hex() else 0)
 
+    async def _find_call(self, change: CallId) -> int | None:
+        return (await self._deadline.of(self._store.find_calls(DEFAULT_TENANT, [change]))).get(change)
+
+    async def _certificate(self, serial: int) -> Certificate:
+        """Return the certificate that an earlier call brought into force, whatever came after it."""
+        await self._buckets.follow()
+        if self._identity.serial == serial:
+            return self._identity.certificate
+        row = await self._row()
+        for encoded in await self._deadline.of(self._store.list_certificates()):
+            certificate = await self._offload.run(partial(_check_signature, encoded, row.root_key))
+            if certificate.serial == serial:
+                return certificate
+        raise KeyStateError(
+            f"the certificate of serial {serial} is gone: another process deletes rows of this database"
+        )
+
+    async def _ask_again(self, row: SealedIdentity, stands: int, bucket: int) -> bytes:
+        """Return a request, from now on, for the keys that an earlier call made, if they wait still."""
+        pending = await self._deadline.of(self._store.find_pending_keys())
+        if print_of(*(key.public_key for key in pending)) != stands:
+            raise AlreadyExistsError(
+                "the keys that were made under this call_id wait no more: their certificate is in force, or another "
+                "was asked for; look at it (identity show), and ask anew under a new call_id"
+            )
+        keys = {key.kind: key for key in pending}
+        announce, log = keys[ServerKeyKind.ANNOUNCE], keys[ServerKeyKind.LOG]
+        return self._body(row, announce.serial, bucket, announce_key=announce.public_key, log_key=log.public_key)
+
     async def _bring_into_force(
-        self, made: SealedIdentity, row: SealedIdentity, reason: str, *, is_compromised: bool
+        self,
+        made: SealedIdentity,
+        row: SealedIdentity,
+        reason: str,
+        *,
+        is_compromised: bool,
+        call_id: CallId | None = None,
     ) -> Certificate:
         event = self._event(
             SecurityEventType.KEY_ROTATION,
@@ -239,17 +297,16 @@ class Certificates:
             },
             EventSeverity.WARNING if is_compromised else EventSeverity.INFO,
         )
-        await self._deadline.of(
+        serial = await self._deadline.of(
             self._store.follow_identity(
-                made, after=row.serial, compromised=reason if is_compromised else None, event=event
+                made, after=row.serial, compromised=reason if is_compromised else None, event=event, call_id=call_id
             )
         )
-        mark = HighWaterMark(server_id=made.server_id.hex(), serial=made.serial)
+        mark = HighWaterMark(server_id=made.server_id.hex(), serial=serial)
         with contextlib.suppress(KeeperError):
             # It is in force; the next start notes what could not be noted now.
             await self._offload.run(partial(self._keeper.raise_high_water, mark))
-        await self._buckets.follow()
-        return self._identity.certificate
+        return await self._certificate(serial)
 
     def _issue(self, row: SealedIdentity, sealed_root: bytes, serial: int, bucket: int) -> SealedIdentity:
         with (
@@ -275,15 +332,7 @@ class Certificates:
             NewSigner.generate(SIG44) as announce,
             NewSigner.generate(SIG44) as log,
         ):
-            body = certificate_body(
-                row.root_key,
-                serial=serial,
-                announce_key=announce.verification_key,
-                log_key=log.verification_key,
-                first_bucket=max(0, bucket - SLACK_BUCKETS),
-                last_bucket=last_bucket_of(bucket, self._settings),
-                log_origin=self._identity.log_origin,
-            )
+            body = self._body(row, serial, bucket, announce_key=announce.verification_key, log_key=log.verification_key)
             keys = tuple(
                 PendingServerKey(
                     serial=serial,
@@ -297,6 +346,17 @@ class Certificates:
                 )
             )
         return body, keys
+
+    def _body(self, row: SealedIdentity, serial: int, bucket: int, *, announce_key: bytes, log_key: bytes) -> bytes:
+        return certificate_body(
+            row.root_key,
+            serial=serial,
+            announce_key=announce_key,
+            log_key=log_key,
+            first_bucket=max(0, bucket - SLACK_BUCKETS),
+            last_bucket=last_bucket_of(bucket, self._settings),
+            log_origin=self._identity.log_origin,
+        )
 
     def _check(self, certificate: Certificate, announce: PendingServerKey, log: PendingServerKey, bucket: int) -> None:
         if (certificate.serial, certificate.announce_key, certificate.log_key) != (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 from qflare.errors import (
     AlreadyExistsError,
     AuthenticationError,
+    ConflictError,
     KeyCheckError,
     KeyNotFoundError,
     LengthError,
@@ -20,9 +21,11 @@ from qflare.errors import (
 from qflare.manager.algorithm import KEM_STANDARD, SIGNATURE_STANDARD
 from qflare.manager.deadline import Deadline
 from qflare.manager.sealing import PSK_COLUMN, Place, seal, unseal
+from qflare.model.call import TOLD_ONCE
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.primitives import kem
+from qflare.primitives.kdf import expand
 from qflare.primitives.random import random_secret
 from qflare.primitives.sig import SIG44
 from qflare.protocol.credential import DeviceCredential
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from qflare.clock import Clock
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
+    from qflare.model.call import NotedCall
     from qflare.model.ids import CallId, DeviceId, DeviceRef, TenantId
     from qflare.model.ports import DeviceStore
     from qflare.protocol.device_keys import DeviceKeys
@@ -46,6 +50,8 @@ _log = logging.getLogger("qflare.manager")
 PSK_BYTES: Final = 64
 REASON_BYTES_MAX: Final = 1000
 _NS: Final = 1_000_000_000
+_PSK_PRINT: Final = "psk call"
+"""Label of Expand for what nobody but this server computes: not one of the protocol's."""
 _REVOKED: Final = frozenset({KeyState.DEACTIVATED, KeyState.COMPROMISED, KeyState.DESTROYED})
 _SEVERITIES: Final = {KeyState.ACTIVE: EventSeverity.INFO, KeyState.COMPROMISED: EventSeverity.CRITICAL}
 
@@ -242,14 +248,21 @@ class Devices:
                 )
         return [device for device in devices if device is not None]
 
-    async def register(self, tenant_id: TenantId, devices: Sequence[NewDevice]) -> list[QflareError | None]:
-        """Add devices whose public keys are known; None where one is new, an error where its name or key is bad."""
+    async def register(
+        self, tenant_id: TenantId, devices: Sequence[NewDevice], calls: Sequence[NotedCall | None]
+    ) -> list[QflareError | None]:
+        """
+        Add devices whose public keys are known; None where one was added, an error where its name or key is bad.
+
+        `calls[i]` names the registration of device i, or is None: one that was carried out before is None as well.
+        """
         verdicts = await self._offload.run(partial(_check_keys, devices))
         good = [device for device, verdict in zip(devices, verdicts, strict=True) if verdict is None]
         # One name twice in a call: the first stands, as it would if the calls had come one after the other.
         first: dict[DeviceRef, NewDevice] = {}
         for device in good:
             first.setdefault(device.ref, device)
+        named = {id(device): call for device, call in zip(devices, calls, strict=True)}
         if not first:
             return verdicts
         unique = list(first.values())
@@ -262,15 +275,22 @@ class Devices:
             )
             for device in unique
         ]
-        added, _ = await self._deadline.of(self._store.add_devices(tenant_id, unique, events=events))
+        added, _ = await self._deadline.of(
+            self._store.add_devices(tenant_id, unique, events=events, calls=[named[id(device)] for device in unique])
+        )
         is_new = {id(device): is_added for device, is_added in zip(unique, added, strict=True)}
+        # Looked up only where a name was taken: by an earlier attempt of the same caller, or by somebody else.
+        repeated = [
+            call.call_id
+            for device, call in zip(devices, calls, strict=True)
+            if call is not None and not is_new.get(id(device), False)
+        ]
+        stand = await self._deadline.of(self._store.find_calls(tenant_id, repeated)) if repeated else {}
         return [
             verdict
             if verdict is not None or is_new.get(id(device), False)
-            else AlreadyExistsError(
-                f"a device {device.device_id!r} exists already: rotate its keys, or choose another name"
-            )
-            for device, verdict in zip(devices, verdicts, strict=True)
+            else _taken(device, None if call is None else stand.get(call.call_id), call)
+            for device, verdict, call in zip(devices, verdicts, calls, strict=True)
         ]
 
     async def rotate(
@@ -330,6 +350,9 @@ class Devices:
         Seal and store a device's pre-shared key (H4), or remove it; the caller keeps *psk*.
 
         The seal is bound to the version that the psk gets: one from before, put back into the row, does not open.
+
+        Raises:
+            ConflictError: *call_id* set another psk of this device before.
         """
         sealed: bytes | None = None
         if psk is not None:
@@ -339,18 +362,26 @@ class Devices:
                 raise UsageError("a psk of zeros means none: draw 64 random bytes, or pass None to remove it")
         device = await self.get(tenant_id, device_id)
         ref, version = device.ref, device.psk_version + 1
+        outcome = 1
         if psk is not None:
             sealed = seal(self._kek, psk, psk_place(tenant_id, ref, version))
+            outcome = self._psk_print(psk, tenant_id, ref)
         event = self.event(
             tenant_id,
             SecurityEventType.DEVICE_STATE,
             {"what": "psk set" if psk is not None else "psk removed", "ref": ref.hex()},
             device_id=device_id,
         )
-        await self._deadline.of(
-            self._store.set_device_psk(tenant_id, ref, sealed, psk_version=version, event=event, call_id=call_id)
+        stands = await self._deadline.of(
+            self._store.set_device_psk(
+                tenant_id, ref, sealed, psk_version=version, event=event, call_id=call_id, outcome=outcome
+            )
         )
         self.forget(tenant_id, ref)
+        if stands != outcome:
+            raise ConflictError(
+                f"another psk of {device_id!r} was set under this call_id: draw 16 random bytes for each change"
+            )
 
     async def page(self, tenant_id: TenantId, *, limit: int, after: DeviceId | None) -> tuple[Device, ...]:
         """Return up to *limit* devices in order of name."""
@@ -393,6 +424,16 @@ class Devices:
             psk=psk,
         )
 
+    def _psk_print(self, psk: SecretBytes, tenant_id: TenantId, ref: DeviceRef) -> int:
+        """Return what tells this psk from another where a call is repeated; keyed, since it rests in the database."""
+        place = psk_place(tenant_id, ref, 0).encode()
+        with (
+            expand(self._kek, _PSK_PRINT, place, 32) as key,
+            expand(key, _PSK_PRINT, psk, 8) as made,
+            made.view() as number,
+        ):
+            return int.from_bytes(number, "big") >> 1
+
     def _remember(self, device: Device, now_ns: int) -> None:
         if self._age_ns == 0:
             return
@@ -422,6 +463,25 @@ def new_device(
         encapsulation_key=bytes(encapsulation_key),
         kem_algorithm=KEM_STANDARD,
         sig_algorithm=SIGNATURE_STANDARD,
+    )
+
+
+def _taken(device: NewDevice, stands: int | None, call: NotedCall | None) -> QflareError | None:
+    """Say why a device was not added; None if the very call that asks again had added it with these keys."""
+    if stands is None or call is None:
+        return AlreadyExistsError(
+            f"a device {device.device_id!r} exists already: rotate its keys, or choose another name"
+        )
+    if stands == TOLD_ONCE:
+        return AlreadyExistsError(
+            f"the keys of {device.device_id!r} were made under this call_id, and private keys are told once: "
+            "rotate them under a new call_id"
+        )
+    if stands == call.outcome:
+        return None
+    return ConflictError(
+        f"device {device.device_id!r} was registered under this call_id with other keys: look at them "
+        "(find_device), or rotate them under a new call_id"
     )
 
 

@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 VALID_S_MAX: Final = 366 * 86_400
 
 
+def require_validity(valid_s: int) -> None:
+    """Raise `UsageError` unless a token may be valid for so many seconds."""
+    if type(valid_s) is not int or not 1 <= valid_s <= VALID_S_MAX:
+        raise UsageError(f"valid_s must be 1 to {VALID_S_MAX} whole seconds, got {valid_s!r}")
+
+
 class Enrolments:
     """Issues tokens and answers ENROLs in batches."""
 
@@ -76,8 +82,7 @@ class Enrolments:
             AlreadyExistsError: a token was issued under this *call_id*; nothing holds its text.
             UsageError: the name or *valid_s* is out of range.
         """
-        if type(valid_s) is not int or not 1 <= valid_s <= VALID_S_MAX:
-            raise UsageError(f"valid_s must be 1 to {VALID_S_MAX} whole seconds, got {valid_s!r}")
+        require_validity(valid_s)
         ref = device_ref(tenant_id, device_id)
         now_s = self._clock.now_s()
         token_id = None if call_id is None else TokenId(call_about(call_id, b"token"))

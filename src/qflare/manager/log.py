@@ -14,6 +14,7 @@ from qflare.clock import Clock, utc
 from qflare.errors import ConflictError, QflareError
 from qflare.manager.batcher import Batcher
 from qflare.manager.deadline import Deadline
+from qflare.model.call import call_about
 from qflare.model.event import AuditEntry, LogAppend, LoggedEvent, NewEvent, SignedCheckpoint
 from qflare.protocol.checkpoint import sign_checkpoint
 from qflare.protocol.log import Frontier, hash_leaf, inclusion_path, nodes_for_path, prove_append
@@ -82,10 +83,16 @@ class Log:
         """
         return await self._batcher.submit(_Pending(tenant_id, event, call_id), tenant_id=tenant_id)
 
-    async def log_events(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> list[LoggedEvent | QflareError]:
-        """Append *events* in batches; one result or error each."""
+    async def log_events(
+        self, tenant_id: TenantId, events: Sequence[NewEvent], *, call_id: CallId | None = None
+    ) -> list[LoggedEvent | QflareError]:
+        """Append *events* in batches; one result or error each, and with *call_id* once at its place in the call."""
         return await self._batcher.submit_many(
-            [_Pending(tenant_id, event, None) for event in events], tenant_id=tenant_id
+            [
+                _Pending(tenant_id, event, None if call_id is None else call_about(call_id, b"event", b"%d" % place))
+                for place, event in enumerate(events)
+            ],
+            tenant_id=tenant_id,
         )
 
     async def append(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> LogAppend:

@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import ConflictError, KeyNotFoundError, KeyRevokedError, UsageError
+from qflare.errors import AlreadyExistsError, ConflictError, KeyNotFoundError, KeyRevokedError, UsageError
 from qflare.manager.deadline import Deadline
 from qflare.manager.devices import REASON_BYTES_MAX
 from qflare.manager.due import age_due_s, find_due
+from qflare.model.call import call_about
 from qflare.model.device import KeyState
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.rotation import PPM, DueKey, RotationMark, RotationPolicy, RotationProgress, RotationReason
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from qflare.clock import Clock
     from qflare.manager.settings import ManagerSettings
     from qflare.model.device import Device
-    from qflare.model.ids import DeviceId, DeviceRef, TenantId
+    from qflare.model.ids import CallId, DeviceId, DeviceRef, TenantId
     from qflare.model.ports import RotationStore
 
 PAGE: Final = 1024
@@ -80,7 +81,7 @@ class Policies:
         """Return the tenant's policy, None if it has none."""
         return await self._deadline.of(self._store.find_rotation_policy(tenant_id))
 
-    async def set(self, tenant_id: TenantId, policy: RotationPolicy) -> None:
+    async def set(self, tenant_id: TenantId, policy: RotationPolicy, *, call_id: CallId | None = None) -> None:
         """Make *policy* the tenant's; it holds for the keys that exist as for those to come."""
         facts: dict[str, JsonValue] = {
             "what": "rotation policy set",
@@ -92,13 +93,13 @@ class Policies:
             "grace_s": policy.grace_s,
         }
         event = self._event(tenant_id, SecurityEventType.OPERATOR_ACTION, facts)
-        await self._deadline.of(self._store.save_rotation_policy(tenant_id, policy, event=event))
+        await self._deadline.of(self._store.save_rotation_policy(tenant_id, policy, event=event, call_id=call_id))
         self._after[tenant_id] = _FIRST
 
-    async def drop(self, tenant_id: TenantId) -> None:
+    async def drop(self, tenant_id: TenantId, *, call_id: CallId | None = None) -> None:
         """Remove the tenant's policy; devices that are marked stay so. `KeyNotFoundError` if it has none."""
         event = self._event(tenant_id, SecurityEventType.OPERATOR_ACTION, {"what": "rotation policy removed"})
-        await self._deadline.of(self._store.drop_rotation_policy(tenant_id, event=event))
+        await self._deadline.of(self._store.drop_rotation_policy(tenant_id, event=event, call_id=call_id))
 
     async def progress(self, tenant_id: TenantId) -> RotationProgress:
         """Return how far the tenant's rotation is."""
@@ -108,17 +109,22 @@ class Policies:
         """Return the mark on a device's current keys, None if they are not due."""
         return (await self._deadline.of(self._store.find_rotation_marks(tenant_id, [ref]))).get(ref)
 
-    async def request(self, tenant_id: TenantId, device: Device, *, reason: str) -> RotationMark:
+    async def request(
+        self, tenant_id: TenantId, device: Device, *, reason: str, call_id: CallId | None = None
+    ) -> RotationMark:
         """
         Mark a device's current keys as due, whatever a policy says; return the mark that holds, an earlier one too.
 
         Raises:
+            AlreadyExistsError: what *call_id* marked before is rotated since.
             ConflictError: its keys or its state changed at the same moment.
             KeyRevokedError: the device is not active.
             UsageError: *reason* is not 1 to 1000 bytes.
         """
         if not 1 <= len(reason.encode()) <= REASON_BYTES_MAX:
             raise UsageError("reason must be text of 1 to 1000 bytes: say why the keys are to be rotated")
+        if call_id is not None:
+            await self._require_not_rotated(tenant_id, device, call_about(call_id, b"rotation-request", device.ref))
         if device.state is not KeyState.ACTIVE:
             raise KeyRevokedError(f"device {device.device_id!r} is {device.state.value}: only active devices rotate")
         facts: dict[str, JsonValue] = {
@@ -129,12 +135,22 @@ class Policies:
         }
         event = self._event(tenant_id, SecurityEventType.OPERATOR_ACTION, facts, device_id=device.device_id)
         await self._deadline.of(
-            self._store.request_rotation(tenant_id, device.ref, key_version=device.key_version, event=event)
+            self._store.request_rotation(
+                tenant_id, device.ref, key_version=device.key_version, event=event, call_id=call_id
+            )
         )
         mark = await self.find_mark(tenant_id, device.ref)
         if mark is None or mark.key_version != device.key_version:
             raise ConflictError(f"the keys or the state of {device.device_id!r} changed at this moment: look again")
         return mark
+
+    async def _require_not_rotated(self, tenant_id: TenantId, device: Device, change: CallId) -> None:
+        marked = (await self._deadline.of(self._store.find_calls(tenant_id, [change]))).get(change)
+        if marked is not None and marked < device.key_version:
+            raise AlreadyExistsError(
+                f"the keys of version {marked} of {device.device_id!r} were marked under this call_id, and are rotated "
+                "since: nothing is left to do"
+            )
 
     # --- marking ----------------------------------------------------------------------------------
 

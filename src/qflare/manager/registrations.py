@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from qflare.manager.devices import Devices
     from qflare.manager.settings import ManagerSettings
+    from qflare.model.call import NotedCall
     from qflare.model.device import Device, NewDevice
     from qflare.model.ids import TenantId
 
@@ -24,6 +25,8 @@ class Registration:
 
     tenant_id: TenantId
     device: NewDevice
+    call: NotedCall | None = None
+    """Names the registration, if its caller gave an id; its outcome tells the keys."""
 
 
 class Registrations:
@@ -45,15 +48,16 @@ class Registrations:
         places = by_tenant(range(len(batch)), lambda place: batch[place].tenant_id)
         for tenant_id, positions in places.items():
             try:
-                ended = await self._add(tenant_id, [batch[position].device for position in positions])
+                ended = await self._add(tenant_id, [batch[position] for position in positions])
             except QflareError as failure:
                 ended = [failure] * len(positions)
             for position, end in zip(positions, ended, strict=True):
                 results[position] = end
         return results
 
-    async def _add(self, tenant_id: TenantId, devices: list[NewDevice]) -> list[Device | QflareError]:
-        verdicts = await self._devices.register(tenant_id, devices)
+    async def _add(self, tenant_id: TenantId, wanted: list[Registration]) -> list[Device | QflareError]:
+        devices = [item.device for item in wanted]
+        verdicts = await self._devices.register(tenant_id, devices, [item.call for item in wanted])
         added = [device.device_id for device, verdict in zip(devices, verdicts, strict=True) if verdict is None]
         rows = iter(await self._devices.get_many(tenant_id, added))
         return [next(rows) if verdict is None else verdict for verdict in verdicts]

@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from dataclasses import dataclass
+from typing import Final
 
 from qflare.model.ids import ID_BYTES, CallId
+
+TOLD_ONCE: Final = -1
+"""Outcome of a call whose result holds private keys: none of `print_of`, and a repeat gets nothing."""
+IDENTITY_ROTATION: Final = b"identity-rotation"
+IDENTITY_REQUEST: Final = b"identity-request"
+"""What changes of the server's identity are about: there is one, so that the id alone tells them."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotedCall:
+    """A call that is to be remembered with what it changes."""
+
+    call_id: CallId
+    outcome: int
+    """What a repeat of it gets, or is compared with; 63 bits."""
 
 
 def fresh_call() -> CallId:
@@ -21,5 +38,18 @@ def call_about(given: CallId | None, *subject: bytes) -> CallId:
     """
     if given is None:
         return fresh_call()
-    joined = b"".join(len(part).to_bytes(4, "big") + part for part in (given, *subject))
-    return CallId(hashlib.sha256(joined).digest()[:ID_BYTES])
+    return CallId(_digest(given, *subject)[:ID_BYTES])
+
+
+def print_of(*parts: bytes) -> int:
+    """
+    Return 63 bits that tell *parts* from others: the outcome of a call that is to be repeated with the same ones.
+
+    They rest in the database: what is secret comes in here only as a keyed hash.
+    """
+    return int.from_bytes(_digest(*parts)[:8], "big") >> 1
+
+
+def _digest(*parts: bytes) -> bytes:
+    joined = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return hashlib.sha256(joined).digest()

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from qflare.model.bucket import SealedBucket, SealedIdentity
+from qflare.model.call import NotedCall
+from qflare.model.call_ports import CallStore
 from qflare.model.change import Change, ChangePage
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
@@ -49,7 +51,7 @@ from qflare.model.turn import SealedPage, TurnedRange, TurnProgress, TurnRange, 
 from qflare.secret import SecretBytes
 
 
-class IdentityStore(Protocol):
+class IdentityStore(CallStore, Protocol):
     """Where the server's identity and the bucket keys are kept."""
 
     async def find_identity(self) -> SealedIdentity | None:
@@ -65,19 +67,36 @@ class IdentityStore(Protocol):
         """Return every CERT that was in force, the newest first."""
 
     async def follow_identity(
-        self, identity: SealedIdentity, *, after: int, compromised: str | None, event: NewEvent
-    ) -> None:
+        self,
+        identity: SealedIdentity,
+        *,
+        after: int,
+        compromised: str | None,
+        event: NewEvent,
+        call_id: CallId | None = None,
+    ) -> int:
         """
         Bring *identity* into force after the certificate of serial *after*, with *event* in one transaction.
 
         Its keys become active, keys that waited for another certificate are destroyed, and with a reason in
         *compromised* the keys before it are compromised. `IllegalTransitionError` if *after* is in force no more.
+        Returns the serial that came into force: that of an earlier call with the same id, if there was one.
         """
 
     async def save_pending_keys(
-        self, keys: Sequence[PendingServerKey], *, after: int, reason: str, event: NewEvent
-    ) -> None:
-        """Keep *keys* as pre-active after serial *after*, and destroy those that waited before."""
+        self,
+        keys: Sequence[PendingServerKey],
+        *,
+        after: int,
+        reason: str,
+        event: NewEvent,
+        call_id: CallId | None = None,
+    ) -> int:
+        """
+        Keep *keys* as pre-active after serial *after*, and destroy those that waited before.
+
+        Returns the `print_of` the public keys that were kept, by this call or by an earlier one with the same id.
+        """
 
     async def find_pending_keys(self) -> tuple[PendingServerKey, ...]:
         """Return the keys that wait for a certificate, announce before log; empty if none does."""
@@ -113,7 +132,7 @@ class IdentityStore(Protocol):
         """Delete one bucket's row whose KEK is lost, so that a new pair can be made."""
 
 
-class DeviceStore(Protocol):
+class DeviceStore(CallStore, Protocol):
     """Tenants, roster and enrolment tokens."""
 
     async def save_tenant(self, tenant_id: TenantId, name: str, *, event: NewEvent) -> None:
@@ -123,9 +142,18 @@ class DeviceStore(Protocol):
         """Return every tenant's id and name."""
 
     async def add_devices(
-        self, tenant_id: TenantId, devices: Sequence[NewDevice], *, events: Sequence[NewEvent]
+        self,
+        tenant_id: TenantId,
+        devices: Sequence[NewDevice],
+        *,
+        events: Sequence[NewEvent],
+        calls: Sequence[NotedCall | None] | None = None,
     ) -> tuple[tuple[bool, ...], LogAppend | None]:
-        """Register devices; True where one was added, False where the name exists. One event per added device."""
+        """
+        Register devices; True where one was added, False where the name exists. One event per added device.
+
+        `calls[i]` is remembered if device i was added.
+        """
 
     async def find_devices(self, tenant_id: TenantId, refs: Sequence[DeviceRef]) -> dict[DeviceRef, Device]:
         """Return the rows found among *refs*."""
@@ -176,11 +204,13 @@ class DeviceStore(Protocol):
         psk_version: int,
         event: NewEvent,
         call_id: CallId | None = None,
-    ) -> None:
+        outcome: int = 1,
+    ) -> int:
         """
         Store or remove a device's sealed pre-shared key as *psk_version*.
 
-        Raises `ConflictError` unless *psk_version* is the current one + 1.
+        Returns the outcome of the call that did: *outcome*, or an earlier one's with the same id.  Raises
+        `ConflictError` unless *psk_version* is the current one + 1.
         """
 
     async def add_token(self, token: TokenRecord, *, event: NewEvent) -> None:
@@ -197,7 +227,9 @@ class DeviceStore(Protocol):
     async def get_token(self, tenant_id: TenantId, token_id: TokenId) -> IssuedToken:
         """Return one token; `KeyNotFoundError` if there is none."""
 
-    async def revoke_token(self, tenant_id: TenantId, token_id: TokenId, *, reason: str, event: NewEvent) -> None:
+    async def revoke_token(
+        self, tenant_id: TenantId, token_id: TokenId, *, reason: str, event: NewEvent, call_id: CallId | None = None
+    ) -> None:
         """Take a token back; `IllegalTransitionError` if it was used or revoked, `KeyNotFoundError` if absent."""
 
     async def enrol_devices(
@@ -210,16 +242,20 @@ class DeviceStore(Protocol):
         """
 
 
-class RotationStore(Protocol):
+class RotationStore(CallStore, Protocol):
     """Rotation policies of device keys, the marks they make, and what sessions have carried."""
 
     async def find_rotation_policy(self, tenant_id: TenantId) -> RotationPolicy | None:
         """Return the tenant's policy, None if it has none: then no key becomes due."""
 
-    async def save_rotation_policy(self, tenant_id: TenantId, policy: RotationPolicy, *, event: NewEvent) -> None:
+    async def save_rotation_policy(
+        self, tenant_id: TenantId, policy: RotationPolicy, *, event: NewEvent, call_id: CallId | None = None
+    ) -> None:
         """Make *policy* the tenant's, in place of any before it."""
 
-    async def drop_rotation_policy(self, tenant_id: TenantId, *, event: NewEvent) -> None:
+    async def drop_rotation_policy(
+        self, tenant_id: TenantId, *, event: NewEvent, call_id: CallId | None = None
+    ) -> None:
         """Remove the tenant's policy; `KeyNotFoundError` if it has none. Marks that were made stand."""
 
     async def list_rotation_policies(self) -> tuple[TenantPolicy, ...]:
@@ -238,12 +274,20 @@ class RotationStore(Protocol):
         version, or within `MIN_INTERVAL_S` of the version's beginning.
         """
 
-    async def request_rotation(self, tenant_id: TenantId, ref: DeviceRef, *, key_version: int, event: NewEvent) -> bool:
+    async def request_rotation(
+        self,
+        tenant_id: TenantId,
+        ref: DeviceRef,
+        *,
+        key_version: int,
+        event: NewEvent,
+        call_id: CallId | None = None,
+    ) -> bool:
         """
         Mark a device's keys as due because an operator asked for it, with *event* in the same transaction.
 
         No policy is needed, and the keys may be of any age.  False, and no event, if this version is marked already, or
-        is not the current one of an active device.
+        is not the current one of an active device.  What is remembered of *call_id* is the key version.
         """
 
     async def find_rotation_marks(
@@ -478,9 +522,6 @@ class Store(
     Protocol,
 ):
     """All of it; `stores.postgres` does it."""
-
-    async def forget_calls(self) -> bool:
-        """Forget changes of a day ago and before; False if that has to wait for the next call."""
 
     async def pulse(self) -> int:
         """Return how often `raise_pulse` was called in this store's life: less in a restored copy."""

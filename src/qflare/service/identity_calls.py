@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qflare.service.arguments import as_call_id
 from qflare.service.tenant_view import TenantView
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ class IdentityCalls(TenantView):
         """Return the certificate in force and every key of the identity with its state, reason and time."""
         return await (await self._engine()).certificates.report()
 
-    async def rotate_identity(self, *, reason: str, is_compromised: bool = False) -> Certificate:
+    async def rotate_identity(
+        self, *, reason: str, is_compromised: bool = False, call_id: bytes | None = None
+    ) -> Certificate:
         """
         Replace the announce and the log key, with the root in the database; every worker follows by itself.
 
@@ -35,20 +38,39 @@ class IdentityCalls(TenantView):
         Args:
             reason: Why; stands in the log, 1 to 200 bytes of UTF-8.
             is_compromised: The keys before are known to others: they end at once.
+            call_id: 16 random bytes that name this rotation: repeated with them, within a day, nothing is rotated and
+                the certificate of the first time is returned.
 
         Raises:
             KeyStateError: the root is offline: `request_certificate` and `import_certificate` instead.
             IllegalTransitionError: another worker changed the identity meanwhile.
         """
-        return await (await self._engine()).certificates.rotate(reason=reason, is_compromised=is_compromised)
+        change = as_call_id(call_id)
+        certificates = (await self._engine()).certificates
+        return await certificates.rotate(reason=reason, is_compromised=is_compromised, call_id=change)
 
-    async def request_certificate(self, *, reason: str, is_compromised: bool = False) -> bytes:
-        """Make the next announce and log key, pre-active, and return what the offline root has to sign for them."""
-        return await (await self._engine()).certificates.request(reason=reason, is_compromised=is_compromised)
+    async def request_certificate(
+        self, *, reason: str, is_compromised: bool = False, call_id: bytes | None = None
+    ) -> bytes:
+        """
+        Make the next announce and log key, pre-active, and return what the offline root has to sign for them.
+
+        *call_id* is 16 random bytes: repeated with them, within a day, it returns a request for the keys of the first
+        time, as long as they wait.
+
+        Raises:
+            AlreadyExistsError: the keys that were made under *call_id* wait no more.
+            IllegalTransitionError: another worker changed the identity meanwhile.
+        """
+        change = as_call_id(call_id)
+        certificates = (await self._engine()).certificates
+        return await certificates.request(reason=reason, is_compromised=is_compromised, call_id=change)
 
     async def import_certificate(self, certificate: bytes) -> Certificate:
         """
         Bring CERT into force, which the offline root signed for the keys of the latest `request_certificate`.
+
+        The certificate that is in force already changes nothing and is returned.
 
         Raises:
             ServerIdentityError: this server's root did not sign these bytes.

@@ -79,16 +79,20 @@ class Listings(TenantView):
         foundation = (await self._engine()).foundation
         return await foundation.deadline.of(foundation.store.get_token(self.tenant, wanted))
 
-    async def revoke_enrolment_token(self, token_id: TokenId | bytes, *, reason: str) -> IssuedToken:
+    async def revoke_enrolment_token(
+        self, token_id: TokenId | bytes, *, reason: str, call_id: bytes | None = None
+    ) -> IssuedToken:
         """
         Take a token back before it is used: nobody enrols with it.
+
+        *call_id* is 16 random bytes: the same change again, within a day, is done once.
 
         Raises:
             IllegalTransitionError: it was used or revoked; a device that enrolled is revoked by `revoke_device`.
             KeyNotFoundError: no such token.
             UsageError: *reason* is not 1 to 1000 bytes.
         """
-        wanted = _as_token_id(token_id)
+        wanted, change = _as_token_id(token_id), as_call_id(call_id)
         _require_reason(reason)
         engine = await self._engine()
         foundation = engine.foundation
@@ -101,7 +105,9 @@ class Listings(TenantView):
             severity=EventSeverity.WARNING,
         )
         try:
-            await foundation.deadline.of(foundation.store.revoke_token(self.tenant, wanted, reason=reason, event=event))
+            await foundation.deadline.of(
+                foundation.store.revoke_token(self.tenant, wanted, reason=reason, event=event, call_id=change)
+            )
         except IllegalTransitionError:
             raise IllegalTransitionError(
                 f"token {wanted.hex()} was used or revoked already; a device that enrolled is revoked by revoke_device"

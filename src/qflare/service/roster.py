@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 from qflare.errors import AlreadyExistsError, IllegalTransitionError, LengthError, QflareError, UsageError
 from qflare.manager.algorithm import require_kem
 from qflare.manager.devices import DeviceKeypair, keypairs_of, new_device
+from qflare.manager.enrolments import require_validity
 from qflare.manager.registrations import Registration
-from qflare.model.call import call_about
+from qflare.model.call import TOLD_ONCE, NotedCall, call_about, print_of
 from qflare.model.device import Device, KeyState
 from qflare.model.event import SecurityEventType
 from qflare.model.ids import ID_BYTES, CallId, DeviceId, TenantId
@@ -35,7 +36,9 @@ class Roster(TenantView):
 
     # --- making and registering keys --------------------------------------------------------------
 
-    async def generate_device_keypair(self, device_id: str, algorithm: str = "Kyber1024") -> DeviceKeypair:
+    async def generate_device_keypair(
+        self, device_id: str, algorithm: str = "Kyber1024", *, call_id: bytes | None = None
+    ) -> DeviceKeypair:
         """
         Make both key pairs of a new device, register the public halves and return the private ones, once (E5).
 
@@ -44,22 +47,26 @@ class Roster(TenantView):
         Args:
             device_id: 1 to 255 bytes of UTF-8.
             algorithm: Name of the KEM: "Kyber1024" or "ML-KEM-1024"; signatures are ML-DSA-44 always.
+            call_id: 16 random bytes that name this change: repeated with them, within a day, the error tells whether
+                it was this call that registered the device.
 
         Returns:
             The pair; the caller wipes it.
 
         Raises:
-            AlreadyExistsError: a device of that name is registered.
+            AlreadyExistsError: a device of that name is registered, or its keys were made under *call_id* before;
+                nothing holds the private halves: `rotate_device_keys` makes others.
             UnsupportedAlgorithmError: *algorithm* is not offered; the error lists what is.
         """
-        return raised((await self.generate_device_keypairs_many([device_id], algorithm))[0])
+        return raised((await self.generate_device_keypairs_many([device_id], algorithm, call_id=call_id))[0])
 
     async def generate_device_keypairs_many(
-        self, device_ids: Sequence[str], algorithm: str = "Kyber1024"
+        self, device_ids: Sequence[str], algorithm: str = "Kyber1024", *, call_id: bytes | None = None
     ) -> tuple[DeviceKeypair | QflareError, ...]:
-        """Make and register the keys of many devices in one batch; one pair or error each."""
+        """Make and register the keys of many devices in one batch; one pair or error each, as for a single one."""
         require_kem(algorithm)
         names = _names(device_ids)
+        change = as_call_id(call_id)
         engine = await self._engine()
         foundation = engine.foundation
         made = await engine.reserve.take(len(names))
@@ -74,6 +81,9 @@ class Roster(TenantView):
                             verification_key=keys.verification_key,
                             encapsulation_key=keys.encapsulation_key,
                         ),
+                        None
+                        if change is None
+                        else NotedCall(call_about(change, b"generation", device_ref(self.tenant, name)), TOLD_ONCE),
                     )
                     for name, keys in zip(names, made, strict=True)
                 ],
@@ -92,28 +102,46 @@ class Roster(TenantView):
                 results.append(pair)
         return tuple(results)
 
-    async def register_device(self, device_id: str, *, verification_key: bytes, encapsulation_key: bytes) -> Device:
+    async def register_device(
+        self, device_id: str, *, verification_key: bytes, encapsulation_key: bytes, call_id: bytes | None = None
+    ) -> Device:
         """
         Register a device whose public keys came by a trusted way.
 
+        With *call_id*, 16 random bytes, the same call again, within a day, gets the device as it stands then.
+
         Raises:
             AlreadyExistsError: a device of that name is registered.
+            ConflictError: it was registered under *call_id* with other keys.
             KeyCheckError: the encapsulation key is none (FIPS 203, section 7.2).
             LengthError: a key has the wrong size.
         """
-        return raised((await self.register_devices_many([(device_id, verification_key, encapsulation_key)]))[0])
+        keys = (device_id, verification_key, encapsulation_key)
+        return raised((await self.register_devices_many([keys], call_id=call_id))[0])
 
     async def register_devices_many(
-        self, devices: Sequence[tuple[str, bytes, bytes]]
+        self, devices: Sequence[tuple[str, bytes, bytes]], *, call_id: bytes | None = None
     ) -> tuple[Device | QflareError, ...]:
         """Register many (device_id, verification_key, encapsulation_key); one row or error each."""
         names = _names([device[0] for device in devices])
+        change = as_call_id(call_id)
         engine = await self._engine()
+        fresh = [
+            new_device(self.tenant, name, verification_key=device[1], encapsulation_key=device[2])
+            for name, device in zip(names, devices, strict=True)
+        ]
         wanted = [
             Registration(
-                self.tenant, new_device(self.tenant, name, verification_key=device[1], encapsulation_key=device[2])
+                self.tenant,
+                device,
+                None
+                if change is None
+                else NotedCall(
+                    call_about(change, b"registration", device.ref),
+                    print_of(device.verification_key, device.encapsulation_key),
+                ),
             )
-            for name, device in zip(names, devices, strict=True)
+            for device in fresh
         ]
         return tuple(await engine.registrations.queue.submit_many(wanted, tenant_id=self.tenant))
 
@@ -266,6 +294,7 @@ class Roster(TenantView):
         Set or remove the key that device and server share beforehand (H4), 64 bytes; later handshakes need it.
 
         Raises:
+            ConflictError: another psk of this device was set under *call_id*, which stands.
             KeyNotFoundError: no such device.
             LengthError: *psk* is not 64 bytes.
             UsageError: *psk* is all zeros.
@@ -303,11 +332,23 @@ class Roster(TenantView):
         engine = await self._engine()
         return await engine.enrolments.issue(self.tenant, name, valid_s=valid_s, call_id=change)
 
-    async def issue_enrolment_tokens_many(self, device_ids: Sequence[str], *, valid_s: int = 86_400) -> tuple[str, ...]:
-        """Make a token for each of many devices."""
+    async def issue_enrolment_tokens_many(
+        self, device_ids: Sequence[str], *, valid_s: int = 86_400, call_id: bytes | None = None
+    ) -> tuple[str | QflareError, ...]:
+        """Make a token for each of many devices; one text or error each, an error where *call_id* issued one before."""
         names = _names(device_ids)
+        change = as_call_id(call_id)
+        require_validity(valid_s)
         engine = await self._engine()
-        return tuple([await engine.enrolments.issue(self.tenant, name, valid_s=valid_s) for name in names])
+        issued: list[str | QflareError] = []
+        for name in names:
+            # Each by itself: what fails for one must not lose the texts of those before it.
+            own = None if change is None else call_about(change, b"tokens", device_ref(self.tenant, name))
+            try:
+                issued.append(await engine.enrolments.issue(self.tenant, name, valid_s=valid_s, call_id=own))
+            except QflareError as failure:
+                issued.append(failure)
+        return tuple(issued)
 
     async def create_tenant(
         self, name: str, *, tenant_id: TenantId | None = None, call_id: bytes | None = None

@@ -151,9 +151,17 @@ class SecurityMonitor:
         return await foundation.log.log_event(self._tenant, event, call_id=change)
 
     async def log_security_events_many(
-        self, events: Sequence[tuple[SecurityEventType, EventSeverity, Mapping[str, JsonValue], str | None]]
+        self,
+        events: Sequence[tuple[SecurityEventType, EventSeverity, Mapping[str, JsonValue], str | None]],
+        *,
+        call_id: bytes | None = None,
     ) -> tuple[LoggedEvent | QflareError, ...]:
-        """Append many (event type, severity, data, device_id or None), with one signature a batch; one result each."""
+        """
+        Append many (event type, severity, data, device_id or None), with one signature a batch; one result each.
+
+        With *call_id* the same events in the same order again are the entries of the first time.
+        """
+        change = as_call_id(call_id)
         foundation = await self._foundation()
         made = [
             security_event(
@@ -166,7 +174,7 @@ class SecurityMonitor:
             )
             for event_type, severity, data, device_id in events
         ]
-        return tuple(await foundation.log.log_events(self._tenant, made))
+        return tuple(await foundation.log.log_events(self._tenant, made, call_id=change))
 
     async def list_events(self, *, first: int = 0, limit: int = 100) -> tuple[AuditEntry, ...]:
         """Return the tenant's entries from index *first* on, sessions among them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qflare.service.arguments import raised
 from qflare.service.demo.result import EventKind, Form
 from qflare.service.demo.servers import WORKERS
 from qflare.service.demo.wording import count, seconds
@@ -19,7 +20,7 @@ async def enrol_devices(stage: Stage, tally: Tally) -> None:
     began_s = stage.journal.now_s
     device_ids = stage.story.device_ids
     with stage.progress.step(f"{count(len(device_ids), 'device')} enrol with a token each"):
-        tokens = await stage.manager.issue_enrolment_tokens_many(device_ids)
+        tokens = [raised(issued) for issued in await stage.manager.issue_enrolment_tokens_many(device_ids)]
         tally.tokens.update(zip(device_ids, tokens, strict=True))
         await stage.crew.run(
             "enrol",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import ConflictError, KeyStateError, StoreUnavailableError
@@ -65,6 +66,12 @@ async def carried_out(
 
 class Calls(Connected):
     """Table call, as a whole."""
+
+    async def find_calls(self, tenant_id: TenantId, changes: Sequence[CallId]) -> dict[CallId, int]:
+        """Return the outcomes of those of *changes* that were carried out."""
+        if not changes:
+            return {}
+        return await self._connections.repeat(partial(find_calls, self._connections, tenant_id, changes))
 
     async def forget_calls(self) -> bool:
         """Empty what is a day old or older; False if it could not be had in time and stays until the next call."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from qflare.model.call import NotedCall
     from qflare.model.event import LogAppend, NewEvent
 
 
@@ -57,19 +58,27 @@ class Devices(Connected):
     """Tables device and device_key."""
 
     async def add_devices(
-        self, tenant_id: TenantId, devices: Sequence[NewDevice], *, events: Sequence[NewEvent]
+        self,
+        tenant_id: TenantId,
+        devices: Sequence[NewDevice],
+        *,
+        events: Sequence[NewEvent],
+        calls: Sequence[NotedCall | None] | None = None,
     ) -> tuple[tuple[bool, ...], LogAppend | None]:
         """
         Register devices; True where one was added, False where the name exists. One event per added device.
 
-        After a lost connection a device that stands with these very keys was added by the attempt before; then the
-        append is not told, since somebody's registration may have come between.
+        `calls[i]` is remembered if device i was added.  After a lost connection a device that stands with these very
+        keys was added by the attempt before; then the append is not told, since somebody's registration may have come
+        between.
         """
         if len(events) != len(devices):
             raise BatchError(f"{len(devices)} devices need as many events, got {len(events)}")
+        if calls is not None and len(calls) != len(devices):
+            raise BatchError(f"{len(devices)} devices need as many calls or None, got {len(calls)}")
         if not devices:
             return (), None
-        columns = (
+        columns: tuple[object, ...] = (
             as_uuid(tenant_id),
             [device.ref for device in devices],
             [device.device_id for device in devices],
@@ -80,12 +89,20 @@ class Devices(Connected):
             [kem_state_of(device) for device in devices],
             *event_columns(events),
         )
+        query = "add_devices"
+        if calls is not None and any(calls):
+            # Another statement: looking at what most registrations do not have would cost them all.
+            query = "add_devices_of_calls"
+            columns += (
+                [None if call is None else as_uuid(call.call_id) for call in calls],
+                [None if call is None else call.outcome for call in calls],
+            )
         is_first = True
 
         async def add() -> tuple[asyncpg.Record, dict[DeviceRef, Device]]:
             nonlocal is_first
             is_repeated, is_first = not is_first, False
-            row = (await self._connections.attempt("add_devices", *columns))[0]
+            row = (await self._connections.attempt(query, *columns))[0]
             old = [device.ref for device, is_new in zip(devices, row["added"], strict=True) if not is_new]
             return row, await self.find_devices(tenant_id, old) if is_repeated else {}
 
@@ -212,8 +229,13 @@ class Devices(Connected):
         psk_version: int,
         event: NewEvent,
         call_id: CallId | None = None,
-    ) -> None:
-        """Store or remove a device's sealed pre-shared key as *psk_version*, the next one; once for one change."""
+        outcome: int = 1,
+    ) -> int:
+        """
+        Store or remove a device's sealed pre-shared key as *psk_version*, the next one; once for one change.
+
+        Returns the outcome of the call that did: *outcome*, or an earlier one's with the same id.
+        """
         change = call_about(call_id, b"psk", ref, b"removed" if sealed_psk is None else b"set")
 
         async def put() -> int:
@@ -224,10 +246,10 @@ class Devices(Connected):
                         raise KeyNotFoundError("no such device; register it first")
                     raise ConflictError("the device's psk was set or removed at the same time elsewhere; set it again")
                 await transaction.write_events([event])
-                await transaction.note_call(change, "psk")
-            return 1
+                await transaction.note_call(change, "psk", outcome=outcome)
+            return outcome
 
-        await carried_out(self._connections, tenant_id, change, put, is_given=call_id is not None)
+        return await carried_out(self._connections, tenant_id, change, put, is_given=call_id is not None)
 
     async def _get_device(self, tenant_id: TenantId, ref: DeviceRef) -> Device:
         found = await self.find_devices(tenant_id, [ref])

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import IllegalTransitionError, StoreError
 from qflare.model.bucket import SealedIdentity
+from qflare.model.call import IDENTITY_REQUEST, IDENTITY_ROTATION, call_about, print_of
 from qflare.model.device import KeyState
+from qflare.model.ids import DEFAULT_TENANT
 from qflare.model.server_key import PendingServerKey, ServerKey, ServerKeyKind
+from qflare.stores.postgres.calls import carried_out
 from qflare.stores.postgres.connections import Connected, Transaction
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from qflare.model.event import NewEvent
+    from qflare.model.ids import CallId
 
 SERIALS_MAX: Final = 1000
 """Certificates that are read at most; more were never issued by hand."""
@@ -53,8 +57,14 @@ class Identities(Connected):
         return tuple(row["certificate"] for row in await self._connections.fetch("list_certificates", SERIALS_MAX))
 
     async def follow_identity(
-        self, identity: SealedIdentity, *, after: int, compromised: str | None, event: NewEvent
-    ) -> None:
+        self,
+        identity: SealedIdentity,
+        *,
+        after: int,
+        compromised: str | None,
+        event: NewEvent,
+        call_id: CallId | None = None,
+    ) -> int:
         """
         Bring *identity* into force after the certificate of serial *after*; keys that waited for another one end.
 
@@ -63,43 +73,71 @@ class Identities(Connected):
             after: The highest serial, as the caller saw it.
             compromised: Why the keys before it are compromised; None where they are only superseded.
             event: Stands in the log with the change.
+            call_id: Names the change, if its caller gave an id.
+
+        Returns:
+            The serial that came into force: that of an earlier call with the same id, if there was one.
 
         Raises:
             ConflictError: its keys are not those that wait, or stand under another serial.
             IllegalTransitionError: another certificate came into force meanwhile.
         """
-        async with self._connections.transaction() as transaction:
-            await self._hold(transaction, after)
-            standing = await transaction.fetch_row("find_identity")
-            if standing is not None and standing["sealed_root"] is None:
-                # Removed while this was made: a root that is offline does not come back.
-                identity = replace(identity, sealed_root=None)
-            why = f"serial {identity.serial} came into force with other keys"
-            await transaction.execute("drop_pending_keys", why, identity.certificate)
-            if await transaction.fetch_row("insert_identity", *_columns(identity)) is None:
-                raise IllegalTransitionError(f"a certificate of serial {identity.serial} stands already")
-            if compromised is not None:
-                await transaction.execute("end_server_keys", identity.serial, "compromised", compromised)
-                await transaction.execute("remove_sealed_keys", identity.serial)
-            await transaction.write_events([event])
+        change = call_about(call_id, IDENTITY_ROTATION)
+
+        async def follow() -> int:
+            async with self._connections.transaction() as transaction:
+                await self._hold(transaction, after)
+                standing = await transaction.fetch_row("find_identity")
+                made = identity
+                if standing is not None and standing["sealed_root"] is None:
+                    # Removed while this was made: a root that is offline does not come back.
+                    made = replace(identity, sealed_root=None)
+                why = f"serial {made.serial} came into force with other keys"
+                await transaction.execute("drop_pending_keys", why, made.certificate)
+                if await transaction.fetch_row("insert_identity", *_columns(made)) is None:
+                    raise IllegalTransitionError(f"a certificate of serial {made.serial} stands already")
+                if compromised is not None:
+                    await transaction.execute("end_server_keys", made.serial, "compromised", compromised)
+                    await transaction.execute("remove_sealed_keys", made.serial)
+                await transaction.write_events([event])
+                await transaction.note_call(change, "identity-rotation", outcome=made.serial)
+            return identity.serial
+
+        return await carried_out(self._connections, DEFAULT_TENANT, change, follow, is_given=call_id is not None)
 
     async def save_pending_keys(
-        self, keys: Sequence[PendingServerKey], *, after: int, reason: str, event: NewEvent
-    ) -> None:
+        self,
+        keys: Sequence[PendingServerKey],
+        *,
+        after: int,
+        reason: str,
+        event: NewEvent,
+        call_id: CallId | None = None,
+    ) -> int:
         """
         Keep *keys* as pre-active, after the certificate of serial *after*; those that waited before end.
+
+        Returns the print of the keys that the call kept, or an earlier one with the same id.
 
         Raises:
             IllegalTransitionError: another certificate came into force meanwhile.
         """
-        async with self._connections.transaction() as transaction:
-            await self._hold(transaction, after)
-            await transaction.execute("drop_pending_keys", "another certificate was asked for", b"")
-            for key in keys:
-                await transaction.execute(
-                    "insert_pending_key", key.serial, key.kind.value, key.public_key, reason, key.sealed_key
-                )
-            await transaction.write_events([event])
+        change = call_about(call_id, IDENTITY_REQUEST)
+        kept = print_of(*(key.public_key for key in keys))
+
+        async def save() -> int:
+            async with self._connections.transaction() as transaction:
+                await self._hold(transaction, after)
+                await transaction.execute("drop_pending_keys", "another certificate was asked for", b"")
+                for key in keys:
+                    await transaction.execute(
+                        "insert_pending_key", key.serial, key.kind.value, key.public_key, reason, key.sealed_key
+                    )
+                await transaction.write_events([event])
+                await transaction.note_call(change, "identity-request", outcome=kept)
+            return kept
+
+        return await carried_out(self._connections, DEFAULT_TENANT, change, save, is_given=call_id is not None)
 
     async def find_pending_keys(self) -> tuple[PendingServerKey, ...]:
         """Return the keys that wait for a certificate, announce before log; empty if none does."""
@@ -123,11 +161,11 @@ class Identities(Connected):
         return len(moved)
 
     async def remove_root(self, *, event: NewEvent) -> None:
-        """Forget the root's sealed signing key: it is kept offline from now on."""
+        """Forget the root's sealed signing key: it is kept offline from now on. Once: then it writes nothing."""
         async with self._connections.transaction() as transaction:
             await transaction.execute("hold_identity", _LOCK)
-            await transaction.execute("remove_sealed_root")
-            await transaction.write_events([event])
+            if await transaction.fetch("remove_sealed_root"):
+                await transaction.write_events([event])
 
     async def list_server_keys(self) -> tuple[ServerKey, ...]:
         """Return the identity's keys with their states, the newest serial first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qflare.errors import BatchError, KeyNotFoundError, SchemaMismatchError
+from qflare.model.call import call_about
 from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId
 from qflare.model.rotation import (
     DueKey,
@@ -18,6 +19,7 @@ from qflare.model.rotation import (
     SessionUseTotal,
     TenantPolicy,
 )
+from qflare.stores.postgres.calls import carried_out
 from qflare.stores.postgres.columns import as_uuid, as_uuids, event_columns
 from qflare.stores.postgres.connections import Connected
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from qflare.model.event import NewEvent
+    from qflare.model.ids import CallId
 
 
 class Rotations(Connected):
@@ -38,27 +41,45 @@ class Rotations(Connected):
             row = await transaction.fetch_row("find_rotation_policy", transaction.tenant_id)
         return None if row is None else _policy(row)
 
-    async def save_rotation_policy(self, tenant_id: TenantId, policy: RotationPolicy, *, event: NewEvent) -> None:
-        """Make *policy* the tenant's, in place of any before it."""
-        async with self._connections.transaction(tenant_id) as transaction:
-            await transaction.execute(
-                "save_rotation_policy",
-                transaction.tenant_id,
-                policy.max_age_s,
-                policy.max_records,
-                policy.max_bytes,
-                policy.jitter_percent,
-                policy.minute_ppm,
-                policy.grace_s,
-            )
-            await transaction.write_events([event])
+    async def save_rotation_policy(
+        self, tenant_id: TenantId, policy: RotationPolicy, *, event: NewEvent, call_id: CallId | None = None
+    ) -> None:
+        """Make *policy* the tenant's, in place of any before it; once for one change."""
+        change = call_about(call_id, b"rotation-policy", repr(policy).encode())
 
-    async def drop_rotation_policy(self, tenant_id: TenantId, *, event: NewEvent) -> None:
+        async def save() -> int:
+            async with self._connections.transaction(tenant_id) as transaction:
+                await transaction.execute(
+                    "save_rotation_policy",
+                    transaction.tenant_id,
+                    policy.max_age_s,
+                    policy.max_records,
+                    policy.max_bytes,
+                    policy.jitter_percent,
+                    policy.minute_ppm,
+                    policy.grace_s,
+                )
+                await transaction.write_events([event])
+                await transaction.note_call(change, "rotation-policy")
+            return 1
+
+        await carried_out(self._connections, tenant_id, change, save, is_given=call_id is not None)
+
+    async def drop_rotation_policy(
+        self, tenant_id: TenantId, *, event: NewEvent, call_id: CallId | None = None
+    ) -> None:
         """Remove the tenant's policy; `KeyNotFoundError` if it has none. Marks that were made stand."""
-        async with self._connections.transaction(tenant_id) as transaction:
-            if await transaction.fetch_row("drop_rotation_policy", transaction.tenant_id) is None:
-                raise KeyNotFoundError("the tenant has no rotation policy; set one first")
-            await transaction.write_events([event])
+        change = call_about(call_id, b"rotation-policy", b"removed")
+
+        async def drop() -> int:
+            async with self._connections.transaction(tenant_id) as transaction:
+                if await transaction.fetch_row("drop_rotation_policy", transaction.tenant_id) is None:
+                    raise KeyNotFoundError("the tenant has no rotation policy; set one first")
+                await transaction.write_events([event])
+                await transaction.note_call(change, "rotation-policy")
+            return 1
+
+        await carried_out(self._connections, tenant_id, change, drop, is_given=call_id is not None)
 
     async def list_rotation_policies(self) -> tuple[TenantPolicy, ...]:
         """Return every tenant's policy."""
@@ -89,13 +110,27 @@ class Rotations(Connected):
         )
         return tuple(row["marked"])
 
-    async def request_rotation(self, tenant_id: TenantId, ref: DeviceRef, *, key_version: int, event: NewEvent) -> bool:
+    async def request_rotation(
+        self,
+        tenant_id: TenantId,
+        ref: DeviceRef,
+        *,
+        key_version: int,
+        event: NewEvent,
+        call_id: CallId | None = None,
+    ) -> bool:
         """Mark a device's current keys as due and write *event*; False, and nothing is written, if that cannot be."""
-        async with self._connections.transaction(tenant_id) as transaction:
-            if await transaction.fetch_row("request_rotation", transaction.tenant_id, ref, key_version) is None:
-                return False
-            await transaction.write_events([event])
-        return True
+        change = call_about(call_id, b"rotation-request", ref)
+
+        async def mark() -> int:
+            async with self._connections.transaction(tenant_id) as transaction:
+                if await transaction.fetch_row("request_rotation", transaction.tenant_id, ref, key_version) is None:
+                    return 0
+                await transaction.write_events([event])
+                await transaction.note_call(change, "rotation-request", outcome=key_version)
+            return key_version
+
+        return bool(await carried_out(self._connections, tenant_id, change, mark, is_given=call_id is not None))
 
     async def find_rotation_marks(
         self, tenant_id: TenantId, refs: Sequence[DeviceRef]

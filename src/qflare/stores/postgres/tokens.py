@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qflare.errors import BatchError, KeyNotFoundError
-from qflare.model.call import fresh_call
+from qflare.model.call import call_about, fresh_call
 from qflare.model.ids import ID_BYTES, DeviceId, TenantId, TokenId
 from qflare.model.token import (
     EnrolmentClaim,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from qflare.model.event import LogAppend, NewEvent
+    from qflare.model.ids import CallId
 
 
 class Tokens(Connected):
@@ -88,14 +89,24 @@ class Tokens(Connected):
             raise KeyNotFoundError(f"no token {token_id.hex()} in this tenant; list them")
         return _issued(row, tenant_id)
 
-    async def revoke_token(self, tenant_id: TenantId, token_id: TokenId, *, reason: str, event: NewEvent) -> None:
+    async def revoke_token(
+        self, tenant_id: TenantId, token_id: TokenId, *, reason: str, event: NewEvent, call_id: CallId | None = None
+    ) -> None:
         """Take a token back; `IllegalTransitionError` if it was used or revoked, `KeyNotFoundError` if absent."""
-        # Once: a second attempt would find the token revoked, and say that it cannot be.
-        (row,) = await self._connections.attempt(
-            "revoke_token", as_uuid(tenant_id), as_uuid(token_id), reason, *event_columns([event])
-        )
-        if not row["is_known"]:
-            raise KeyNotFoundError(f"no token {token_id.hex()} in this tenant; list them")
+        change = call_about(call_id, b"token-revoked", token_id)
+
+        async def revoke() -> int:
+            (row,) = await self._connections.attempt(
+                "revoke_token",
+                *(as_uuid(tenant_id), as_uuid(token_id), reason),
+                *event_columns([event]),
+                as_uuid(change),
+            )
+            if not row["is_known"]:
+                raise KeyNotFoundError(f"no token {token_id.hex()} in this tenant; list them")
+            return 1
+
+        await carried_out(self._connections, tenant_id, change, revoke, is_given=call_id is not None)
 
     async def enrol_devices(
         self, tenant_id: TenantId, claims: Sequence[EnrolmentClaim], *, events: Sequence[NewEvent], now_s: int

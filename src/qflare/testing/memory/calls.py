@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qflare.testing.memory.tables import Held
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.model.ids import CallId, TenantId
 
 _TURN_S: Final = 43_200
 _TURNS: Final = 3
@@ -13,6 +18,15 @@ _TURNS: Final = 3
 
 class Calls(Held):
     """What was carried out, as a whole."""
+
+    async def find_calls(self, tenant_id: TenantId, changes: Sequence[CallId]) -> dict[CallId, int]:
+        """Return the outcomes of those of *changes* that were carried out."""
+        async with self._transaction(tenant_id) as tables:
+            return {
+                change: tables.calls[tenant_id, change].outcome
+                for change in changes
+                if (tenant_id, change) in tables.calls
+            }
 
     async def forget_calls(self) -> bool:
         """Forget changes of a day ago and before."""

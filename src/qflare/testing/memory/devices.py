@@ -19,6 +19,7 @@ from qflare.testing.memory.states import FINAL_STATES, moved, no_move, require_m
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qflare.model.call import NotedCall
     from qflare.model.event import LogAppend, NewEvent
 
 KEM, SIGNATURE = "kem", "signature"
@@ -51,17 +52,28 @@ class Devices(Sessions):
     """Devices and their keys."""
 
     async def add_devices(
-        self, tenant_id: TenantId, devices: Sequence[NewDevice], *, events: Sequence[NewEvent]
+        self,
+        tenant_id: TenantId,
+        devices: Sequence[NewDevice],
+        *,
+        events: Sequence[NewEvent],
+        calls: Sequence[NotedCall | None] | None = None,
     ) -> tuple[tuple[bool, ...], LogAppend | None]:
         """Register devices; True where one was added, False where the name exists. One event per added device."""
         if len(events) != len(devices):
             raise BatchError(f"{len(devices)} devices need as many events, got {len(events)}")
+        if calls is not None and len(calls) != len(devices):
+            raise BatchError(f"{len(devices)} devices need as many calls or None, got {len(calls)}")
         if not devices:
             return (), None
         async with self._transaction(tenant_id):
             added = tuple(self._register(tenant_id, device) for device in devices)
             new = [event for event, is_added in zip(events, added, strict=True) if is_added]
-            return added, self._write_events(tenant_id, new)
+            append = self._write_events(tenant_id, new)
+            for call, is_added in zip(calls or (), added, strict=False):
+                if call is not None and is_added:
+                    self._note_call(tenant_id, call.call_id, outcome=call.outcome)
+            return added, append
 
     async def find_devices(self, tenant_id: TenantId, refs: Sequence[DeviceRef]) -> dict[DeviceRef, Device]:
         """Return the rows found among *refs*."""
@@ -162,12 +174,14 @@ class Devices(Sessions):
         psk_version: int,
         event: NewEvent,
         call_id: CallId | None = None,
-    ) -> None:
+        outcome: int = 1,
+    ) -> int:
         """Store or remove a device's sealed pre-shared key as *psk_version*, the next one; once for one change."""
         change = call_about(call_id, b"psk", ref, b"removed" if sealed_psk is None else b"set")
         async with self._transaction(tenant_id) as tables:
-            if self._carried_out(tenant_id, change) is not None:
-                return
+            stands = self._carried_out(tenant_id, change)
+            if stands is not None:
+                return stands
             row = self._get(tenant_id, ref)
             require_size(sealed_psk, "device_sealed_psk_size", *_SEALED_PSK_BYTES)
             if row.psk_version + 1 != psk_version:
@@ -176,7 +190,8 @@ class Devices(Sessions):
             if sealed_psk != row.sealed_psk:
                 self._note_change(tenant_id, ref=ref)
             self._write_events(tenant_id, [event])
-            self._note_call(tenant_id, change)
+            self._note_call(tenant_id, change, outcome=outcome)
+            return outcome
 
     def _get(self, tenant_id: TenantId, ref: DeviceRef) -> DeviceRow:
         row = self._tables.devices.get((tenant_id, ref))

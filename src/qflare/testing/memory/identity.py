@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import IllegalTransitionError
+from qflare.model.call import IDENTITY_REQUEST, IDENTITY_ROTATION, call_about, print_of
 from qflare.model.device import KeyState
 from qflare.model.key_record import KeyRecord
 from qflare.model.server_key import PendingServerKey, ServerKey, ServerKeyKind
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from qflare.model.bucket import SealedIdentity
     from qflare.model.event import NewEvent
+    from qflare.model.ids import CallId
 
 _WHAT: Final = "server key"
 _KEY_BYTES: Final = 1312
@@ -66,10 +68,20 @@ class Identities(Logging):
             return tuple(tables.identities[serial].certificate for serial in sorted(tables.identities, reverse=True))
 
     async def follow_identity(
-        self, identity: SealedIdentity, *, after: int, compromised: str | None, event: NewEvent
-    ) -> None:
+        self,
+        identity: SealedIdentity,
+        *,
+        after: int,
+        compromised: str | None,
+        event: NewEvent,
+        call_id: CallId | None = None,
+    ) -> int:
         """Bring *identity* into force after the certificate of serial *after*; keys that waited for another one end."""
+        change = call_about(call_id, IDENTITY_ROTATION)
         async with self._transaction() as tables:
+            stands = self._carried_out(self._log_tenant, change)
+            if stands is not None:
+                return stands
             self._require_serial(after)
             if tables.identities[after].sealed_root is None:
                 identity = replace(identity, sealed_root=None)
@@ -81,12 +93,25 @@ class Identities(Logging):
                 self._end_keys(identity.serial, KeyState.COMPROMISED, compromised)
                 self._remove_sealed_keys(identity.serial)
             self._write_events(self._log_tenant, [event])
+            self._note_call(self._log_tenant, change, outcome=identity.serial)
+            return identity.serial
 
     async def save_pending_keys(
-        self, keys: Sequence[PendingServerKey], *, after: int, reason: str, event: NewEvent
-    ) -> None:
+        self,
+        keys: Sequence[PendingServerKey],
+        *,
+        after: int,
+        reason: str,
+        event: NewEvent,
+        call_id: CallId | None = None,
+    ) -> int:
         """Keep *keys* as pre-active after serial *after*, and destroy those that waited before."""
+        change = call_about(call_id, IDENTITY_REQUEST)
+        kept = print_of(*(key.public_key for key in keys))
         async with self._transaction():
+            stands = self._carried_out(self._log_tenant, change)
+            if stands is not None:
+                return stands
             self._require_serial(after)
             self._drop_pending("another certificate was asked for", ())
             for key in keys:
@@ -96,6 +121,8 @@ class Identities(Logging):
                     raise refused("server_key_pkey", sqlstate=UNIQUE_VIOLATION)
                 self._put_key(replace(row, sealed_key=key.sealed_key))
             self._write_events(self._log_tenant, [event])
+            self._note_call(self._log_tenant, change, outcome=kept)
+            return kept
 
     async def find_pending_keys(self) -> tuple[PendingServerKey, ...]:
         """Return the keys that wait for a certificate, announce before log; empty if none does."""
@@ -120,10 +147,11 @@ class Identities(Logging):
     async def remove_root(self, *, event: NewEvent) -> None:
         """Forget the root's sealed signing key: it is kept offline from now on."""
         async with self._transaction() as tables:
-            for serial, identity in list(tables.identities.items()):
-                if identity.sealed_root is not None:
-                    tables.identities.put(serial, replace(identity, sealed_root=None))
-            self._write_events(self._log_tenant, [event])
+            held = [(serial, row) for serial, row in tables.identities.items() if row.sealed_root is not None]
+            for serial, identity in held:
+                tables.identities.put(serial, replace(identity, sealed_root=None))
+            if held:
+                self._write_events(self._log_tenant, [event])
 
     async def list_server_keys(self) -> tuple[ServerKey, ...]:
         """Return the identity's keys with their states, the newest serial first."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.clock import utc
 from qflare.errors import BatchError, KeyNotFoundError
+from qflare.model.call import call_about
 from qflare.model.device import KeyState
 from qflare.model.rotation import (
     MIN_INTERVAL_S,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from qflare.model.event import NewEvent
-    from qflare.model.ids import DeviceRef, SessionId, TenantId
+    from qflare.model.ids import CallId, DeviceRef, SessionId, TenantId
 
 _MINUTE: Final = timedelta(minutes=1)
 
@@ -46,21 +47,33 @@ class Rotations(Logging):
         async with self._transaction(tenant_id) as tables:
             return tables.policies.get(tenant_id)
 
-    async def save_rotation_policy(self, tenant_id: TenantId, policy: RotationPolicy, *, event: NewEvent) -> None:
+    async def save_rotation_policy(
+        self, tenant_id: TenantId, policy: RotationPolicy, *, event: NewEvent, call_id: CallId | None = None
+    ) -> None:
         """Make *policy* the tenant's, in place of any before it."""
+        change = call_about(call_id, b"rotation-policy", repr(policy).encode())
         async with self._transaction(tenant_id) as tables:
+            if self._carried_out(tenant_id, change) is not None:
+                return
             if tenant_id not in tables.tenants:
                 raise KeyNotFoundError("no such tenant; create it first")
             tables.policies.put(tenant_id, policy)
             self._write_events(tenant_id, [event])
+            self._note_call(tenant_id, change)
 
-    async def drop_rotation_policy(self, tenant_id: TenantId, *, event: NewEvent) -> None:
+    async def drop_rotation_policy(
+        self, tenant_id: TenantId, *, event: NewEvent, call_id: CallId | None = None
+    ) -> None:
         """Remove the tenant's policy; `KeyNotFoundError` if it has none. Marks that were made stand."""
+        change = call_about(call_id, b"rotation-policy", b"removed")
         async with self._transaction(tenant_id) as tables:
+            if self._carried_out(tenant_id, change) is not None:
+                return
             if tenant_id not in tables.policies:
                 raise KeyNotFoundError("the tenant has no rotation policy; set one first")
             tables.policies.drop(tenant_id)
             self._write_events(tenant_id, [event])
+            self._note_call(tenant_id, change)
 
     async def list_rotation_policies(self) -> tuple[TenantPolicy, ...]:
         """Return every tenant's policy."""
@@ -97,13 +110,25 @@ class Rotations(Logging):
             self._write_events(tenant_id, [event for event, done in zip(events, marked, strict=True) if done])
             return tuple(marked)
 
-    async def request_rotation(self, tenant_id: TenantId, ref: DeviceRef, *, key_version: int, event: NewEvent) -> bool:
+    async def request_rotation(
+        self,
+        tenant_id: TenantId,
+        ref: DeviceRef,
+        *,
+        key_version: int,
+        event: NewEvent,
+        call_id: CallId | None = None,
+    ) -> bool:
         """Mark a device's current keys as due and write *event*; False, and nothing is written, if that cannot be."""
+        change = call_about(call_id, b"rotation-request", ref)
         async with self._transaction(tenant_id):
+            if self._carried_out(tenant_id, change) is not None:
+                return True
             now = self._now
             if not self._put_mark(tenant_id, ref, key_version, reason=RotationReason.OPERATOR, due_at=now, now=now):
                 return False
             self._write_events(tenant_id, [event])
+            self._note_call(tenant_id, change, outcome=key_version)
             return True
 
     async def find_rotation_marks(

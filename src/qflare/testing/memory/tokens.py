@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.clock import utc
 from qflare.errors import AlreadyExistsError, BatchError, KeyNotFoundError
+from qflare.model.call import call_about
 from qflare.model.device import KeyState
 from qflare.model.ids import ID_BYTES, NAME_BYTES_MAX, TenantId, TokenId
 from qflare.model.token import (
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from qflare.model.event import LogAppend, NewEvent
+    from qflare.model.ids import CallId
 
 _HASH_BYTES: Final = 64
 
@@ -85,9 +87,14 @@ class Tokens(Devices):
         async with self._transaction(tenant_id, token_id):
             return self._issued(self._get_token(tenant_id, token_id))
 
-    async def revoke_token(self, tenant_id: TenantId, token_id: TokenId, *, reason: str, event: NewEvent) -> None:
+    async def revoke_token(
+        self, tenant_id: TenantId, token_id: TokenId, *, reason: str, event: NewEvent, call_id: CallId | None = None
+    ) -> None:
         """Take a token back; `IllegalTransitionError` if it was used or revoked, `KeyNotFoundError` if absent."""
+        change = call_about(call_id, b"token-revoked", token_id)
         async with self._transaction(tenant_id, token_id) as tables:
+            if self._carried_out(tenant_id, change) is not None:
+                return
             row = self._get_token(tenant_id, token_id)
             if row.state is not TokenState.ACTIVE:
                 raise no_move("enrolment token", row.state.value, TokenState.REVOKED.value)
@@ -95,6 +102,7 @@ class Tokens(Devices):
             revoked = replace(row, state=TokenState.REVOKED, reason=reason, changed_at=self._now)
             tables.tokens.put((tenant_id, token_id), revoked)
             self._write_events(tenant_id, [event])
+            self._note_call(tenant_id, change)
 
     async def enrol_devices(
         self, tenant_id: TenantId, claims: Sequence[EnrolmentClaim], *, events: Sequence[NewEvent], now_s: int
