@@ -401,8 +401,8 @@ async def test_import_refuses_what_the_root_did_not_sign_for_these_keys(database
     clock = clock_at()
     async with managers(database, tmp_path, clock=clock) as (manager,):
         before = await manager.identity()
-        with pytest.raises(KeyStateError, match="serial 1, serial 1 is in force"):
-            await manager.import_certificate(before[ROOT_BYTES:])
+        # Asked for again, what is in force changes nothing.
+        assert 1 == (await manager.import_certificate(before[ROOT_BYTES:])).serial
         earlier = await manager.request_certificate(reason="first")
         body = await manager.request_certificate(reason="second")
         assert earlier != body
@@ -425,8 +425,8 @@ async def test_import_refuses_what_the_root_did_not_sign_for_these_keys(database
         assert before == await manager.identity()
         assert "pre-active" == states(await manager.get_identity_report())[2, "log"]
         await manager.import_certificate(good)
-        with pytest.raises(KeyStateError, match="serial 2 is in force"):
-            await manager.import_certificate(good)
+        with pytest.raises(KeyStateError, match="serial 1, serial 2 is in force"):
+            await manager.import_certificate(before[ROOT_BYTES:])
         await manager.request_certificate(reason="again")
         await manager.rotate_identity(reason="the root is here after all")
         with pytest.raises(KeyNotFoundError, match="make a request first"):
