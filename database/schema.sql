@@ -7,13 +7,13 @@
 --
 -- Order of locks, everywhere:
 -- rotation_policy  ->  bucket turn (advisory)  ->  bucket_key  ->  rekeys (advisory)  ->  bucket_mark  ->
--- bucket_record  ->  bucket slot (advisory)  ->  device  ->  session  ->  device_use  ->  reply_key  ->  incident  ->  operator  ->  log_head  ->  session_count  ->
+-- bucket_record  ->  bucket slot (advisory)  ->  device  ->  session  ->  device_use  ->  reply_key  ->  audit_key  ->  incident  ->  operator  ->  log_head  ->  session_count  ->
 -- device_count.
 
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 17;
+SET LOCAL qflare.installs_version = 18;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -96,7 +96,7 @@ BEGIN
         ('session_state_sealed_chain_key', 'bytea', 'session_state_sealed_chain_key_size',
          $check$octet_length(VALUE) BETWEEN 80 AND 128$check$),
         ('audit_entry_log_index', 'bigint', 'audit_entry_log_index_range', $check$VALUE >= 0$check$),
-        ('audit_entry_entry_type', 'smallint', 'audit_entry_type_known', $check$VALUE IN (1, 2)$check$),
+        ('audit_entry_entry_type', 'smallint', 'audit_entry_type_known', $check$VALUE IN (1, 2, 3)$check$),
         ('audit_entry_event_type', 'text', 'audit_entry_event_type_size',
          $check$octet_length(VALUE) BETWEEN 1 AND 64$check$),
         ('audit_entry_severity', 'text', 'audit_entry_severity_known',
@@ -540,6 +540,19 @@ CREATE TABLE IF NOT EXISTS qflare.audit_entry (
     CONSTRAINT audit_entry_leaf_hash_of_data CHECK (leaf_hash = sha256('\x00'::bytea || leaf_data))
 );
 
+-- Keys of sealed log entries, listed under their subjects; read with the entries, and found by subject to be destroyed:
+-- an entry whose key is gone is erased, and stands in the tree as before (docs/audit.md).
+CREATE TABLE IF NOT EXISTS qflare.audit_key (
+    log_index  bigint NOT NULL,
+    tenant_id  uuid   NOT NULL,
+    subject    bytea  NOT NULL,    -- a keyed hash of the device's name
+    sealed_key bytea  NOT NULL,
+    CONSTRAINT audit_key_pkey PRIMARY KEY (log_index, tenant_id),
+    CONSTRAINT audit_key_log_index_range CHECK (log_index >= 0),
+    CONSTRAINT audit_key_subject_size CHECK (octet_length(subject) = 32),
+    CONSTRAINT audit_key_sealed_key_size CHECK (octet_length(sealed_key) BETWEEN 48 AND 128)
+);
+
 -- One row: size of the log and roots of its complete subtrees, largest first; locked last by every append.
 CREATE TABLE IF NOT EXISTS qflare.log_head (
     only_row boolean NOT NULL DEFAULT true,
@@ -738,6 +751,8 @@ CREATE INDEX IF NOT EXISTS reply_key_by_expiry ON qflare.reply_key (expires_buck
 CREATE INDEX IF NOT EXISTS reply_key_by_session ON qflare.reply_key (sid, tenant_id);
 -- Read by a tenant's listing of its own entries.
 CREATE INDEX IF NOT EXISTS audit_entry_by_tenant ON qflare.audit_entry (tenant_id, log_index);
+-- Read when a subject is erased.
+CREATE INDEX IF NOT EXISTS audit_key_by_subject ON qflare.audit_key (subject, tenant_id);
 -- Read by the dashboard's counts; entries come in order of time, so a summary of pages is enough.
 CREATE INDEX IF NOT EXISTS audit_entry_by_time ON qflare.audit_entry USING brin (recorded_at);
 -- Read by a tenant's listing of its tokens.
@@ -790,7 +805,7 @@ BEGIN
                                    'session_state', 'session_page', 'stream', 'reply_key', 'session_count',
                                    'enrolment_token', 'audit_entry', 'rotation_policy', 'rotation_mark',
                                    'device_use', 'call', 'device_count', 'device_key_move', 'change', 'incident',
-                                   'detector_state', 'operator'] LOOP
+                                   'detector_state', 'operator', 'audit_key'] LOOP
         EXECUTE format('ALTER TABLE qflare.%I ENABLE ROW LEVEL SECURITY', v_table);
         EXECUTE format('ALTER TABLE qflare.%I FORCE ROW LEVEL SECURITY', v_table);
         -- An unset tenant is NULL and equals nothing; the sub-select is evaluated once a statement.
@@ -829,7 +844,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA qflare TO qflare_auditor;
 GRANT SELECT ON qflare.schema_version TO qflare_app;
 GRANT SELECT, INSERT ON qflare.tenant, qflare.server_identity, qflare.handshake, qflare.stream, qflare.session_route,
       qflare.session_state, qflare.audit_entry, qflare.log_node, qflare.checkpoint, qflare.call TO qflare_app;
-GRANT SELECT, INSERT, DELETE ON qflare.bucket_key, qflare.reply_key TO qflare_app;
+GRANT SELECT, INSERT, DELETE ON qflare.bucket_key, qflare.reply_key, qflare.audit_key TO qflare_app;
 -- An announcement is signed again when the announce key changes (A3); a deactivated key's signing half goes.
 GRANT UPDATE (announcement) ON qflare.bucket_key TO qflare_app;
 GRANT UPDATE (sealed_root, sealed_announce, sealed_log) ON qflare.server_identity TO qflare_app;
@@ -1248,15 +1263,22 @@ END
 $$;
 
 -- Append events in order inside the caller's transaction; those with p_keep false or null are left out.
+-- An entry of type 3 is told by its leaf.  Where its p_data begins with 0x02, subject (32 bytes) and sealed key (61) stand
+-- in front of what the row stores, and go into a row of their own.
 CREATE OR REPLACE FUNCTION qflare.write_events(
     p_tenant uuid, p_keep boolean[], p_types text[], p_severities text[], p_devices text[], p_data bytea[],
     p_leaves bytea[], p_occurred_ms bigint[], OUT first_index bigint, OUT old_frontier bytea)
 LANGUAGE plpgsql AS $$
 DECLARE
+    v_fields CONSTANT bytea := '\x51465831204c45414603';  -- what leaf data of entry type 3 begin with
     v_made    bigint    := 0;
     v_indexes bigint[]  := '{}';    -- of each event: its place among those that are kept, null if it is left out
     v_hashes  bytea[]   := '{}';    -- of each event
     v_leaves  bytea[]   := '{}';    -- of those that are kept
+    v_kinds   smallint[] := '{}';   -- entry type of each event
+    v_data    bytea[]   := p_data;  -- what each row stores
+    v_keyed   bigint[]  := '{}';    -- of each key: its entry's place among those that are kept
+    v_keys    bytea[]   := '{}';    -- subject and sealed key of each
 BEGIN
     IF NOT true = ANY (p_keep) THEN
         RETURN;
@@ -1264,20 +1286,31 @@ BEGIN
     FOR v_place IN 1 .. cardinality(p_leaves) LOOP
         v_hashes[v_place] := sha256('\x00'::bytea || p_leaves[v_place]);
         v_indexes[v_place] := NULL;
+        v_kinds[v_place] := CASE WHEN substring(p_leaves[v_place] FROM 1 FOR 10) = v_fields THEN 3 ELSE 2 END;
         IF p_keep[v_place] THEN
             v_indexes[v_place] := v_made;
             v_made := v_made + 1;
             v_leaves[v_made] := v_hashes[v_place];
+            IF v_kinds[v_place] = 3 AND substring(p_data[v_place] FROM 1 FOR 1) = '\x02' THEN
+                v_keyed := v_keyed || v_indexes[v_place];
+                v_keys := v_keys || substring(p_data[v_place] FROM 2 FOR 93);
+                v_data[v_place] := substring(p_data[v_place] FROM 95);
+            END IF;
         END IF;
     END LOOP;
     SELECT h.size, h.frontier INTO STRICT first_index, old_frontier FROM qflare.log_head AS h FOR UPDATE;
     INSERT INTO qflare.audit_entry (log_index, tenant_id, entry_type, event_type, severity, device_id,
                                     leaf_hash, leaf_data, data, recorded_at)
-    SELECT first_index + e.place, p_tenant, 2, e.event_type, e.severity, e.device_id, e.leaf_hash, e.leaf_data, e.data,
-           timestamptz 'epoch' + e.occurred_ms * interval '1 millisecond'
-      FROM unnest(v_indexes, p_types, p_severities, p_devices, p_data, v_hashes, p_leaves, p_occurred_ms)
-           AS e (place, event_type, severity, device_id, data, leaf_hash, leaf_data, occurred_ms)
+    SELECT first_index + e.place, p_tenant, e.kind, e.event_type, e.severity, e.device_id, e.leaf_hash, e.leaf_data,
+           e.data, timestamptz 'epoch' + e.occurred_ms * interval '1 millisecond'
+      FROM unnest(v_indexes, v_kinds, p_types, p_severities, p_devices, v_data, v_hashes, p_leaves, p_occurred_ms)
+           AS e (place, kind, event_type, severity, device_id, data, leaf_hash, leaf_data, occurred_ms)
      WHERE e.place IS NOT NULL;
+    IF cardinality(v_keyed) > 0 THEN
+        INSERT INTO qflare.audit_key (log_index, tenant_id, subject, sealed_key)
+        SELECT first_index + k.place, p_tenant, substring(k.key FROM 1 FOR 32), substring(k.key FROM 33)
+          FROM unnest(v_keyed, v_keys) AS k (place, key);
+    END IF;
     PERFORM qflare.extend_log(first_index, old_frontier, v_leaves);
 END
 $$;

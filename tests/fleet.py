@@ -136,7 +136,7 @@ async def compare(ledger, manager, connection):
     handshakes = await connection.fetchval("SELECT count(*) FROM qflare.handshake")
     assert len(stored) == handshakes
     entries = await connection.fetch(
-        "SELECT log_index, leaf_hash, convert_from(data, 'UTF8')::json ->> 'update' AS text FROM qflare.audit_entry"
+        "SELECT log_index, leaf_hash, convert_from(substring(data FROM 35), 'UTF8')::json ->> 'update' AS text FROM qflare.audit_entry"
         " WHERE event_type = 'operator_action'"
     )
     logged = {entry["text"]: (entry["log_index"], entry["leaf_hash"]) for entry in entries}

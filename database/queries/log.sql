@@ -23,8 +23,9 @@ SELECT h.size, h.frontier
 -- A tenant's entries from an index on; inside a tenant's transaction.
 -- $1 tenant_id uuid, $2 first bigint, $3 limit bigint
 SELECT e.log_index, e.entry_type, e.tenant_id, e.leaf_hash, e.leaf_data, e.event_type, e.severity, e.device_id, e.data,
-       e.recorded_at
+       e.recorded_at, k.subject, k.sealed_key
   FROM qflare.audit_entry AS e
+  LEFT JOIN qflare.audit_key AS k ON k.log_index = e.log_index AND k.tenant_id = e.tenant_id
  WHERE e.tenant_id = $1
    AND e.log_index >= $2
  ORDER BY e.log_index
@@ -38,8 +39,9 @@ SELECT set_config('role', 'qflare_auditor', true);
 -- Every tenant's entries from an index on; in the auditor's transaction.
 -- $1 first bigint, $2 limit bigint
 SELECT e.log_index, e.entry_type, e.tenant_id, e.leaf_hash, e.leaf_data, e.event_type, e.severity, e.device_id, e.data,
-       e.recorded_at
+       e.recorded_at, k.subject, k.sealed_key
   FROM qflare.audit_entry AS e
+  LEFT JOIN qflare.audit_key AS k ON k.log_index = e.log_index AND k.tenant_id = e.tenant_id
  WHERE e.log_index >= $1
  ORDER BY e.log_index
  LIMIT $2;

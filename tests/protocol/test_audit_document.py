@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from qflare.model.event import EventSeverity, SecurityEventType, SignedCheckpoint
-from qflare.protocol import checkpoint, leaf, log, log_export
+from qflare.protocol import checkpoint, entry, leaf, log, log_export
 
 TEXT = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
 
@@ -41,6 +41,27 @@ def test_the_documents_vectors_are_the_codes():
     assert values("root") == [frontier.root().hex()]
     message = checkpoint.checkpoint_message("log.example/qflare", 2, frontier.root(), 1_700_000_000)
     assert values("message") == [message.hex()]
+
+
+def test_the_documents_commitments_are_the_codes():
+    """Salts, commitments, row and leaf of an event of type 3, and what a device would have changed."""
+    tenant, salt = bytes(range(16, 32)), bytes(range(32))
+    event = entry.new_event(
+        SecurityEventType.KEY_EXCHANGE,
+        EventSeverity.INFO,
+        {"round": 3, "by": "operator"},
+        tenant_id=tenant,
+        occurred_at_ms=1_700_000_000_123,
+        salt=salt,
+    )
+    fields = entry.decode_opening(event.stored[1:]).fields(tenant)
+    commitments = [entry.commit_field(field, entry.field_salt(salt, field)) for field in fields]
+    assert values("commitment") == [one.hex() for one in commitments]
+    assert values("stored") == [event.stored.hex()]
+    assert values("fields leaf data") == [event.leaf_data.hex()]
+    assert values("fields leaf hash") == [log.hash_leaf(event.leaf_data).hex()]
+    device = entry.Field(entry.DEVICE_FIELD, "", b"camera-7")
+    assert values("device commitment") == [entry.commit_field(device, entry.field_salt(salt, device)).hex()]
 
 
 def test_the_documents_note_is_the_codes():

@@ -142,21 +142,6 @@ def test_event_data_is_canonical_json():
         leaf.encode_event_data({"surrogate": "\ud800"})
 
 
-def test_new_event_carries_data_and_leaf_together():
-    """The leaf says exactly what the event's columns say."""
-    event = leaf.new_event(
-        SecurityEventType.POLICY_VIOLATION,
-        EventSeverity.WARNING,
-        {"why": "replay"},
-        tenant_id=TENANT,
-        occurred_at_ms=5,
-        device_id="d",
-    )
-    found = leaf.decode_event_leaf(event.leaf_data)
-    assert (found.event_type, found.severity, found.device_id) == (event.event_type, event.severity, event.device_id)
-    assert (found.data, found.occurred_at_ms, found.tenant_id) == (event.data, event.occurred_at_ms, TENANT)
-
-
 def test_fields_that_cannot_stand_in_a_leaf_are_refused():
     """Wrong sizes, forms and times are usage errors."""
     for change in ({"tenant_id": b"x"}, {"salt": b"x"}, {"data": bytes((1 << 16) + 1)}, {"device_id": "x" * 256}):

@@ -18,6 +18,7 @@ KEPT = "kept as they are"
 EMPTIED = "emptied"
 RULES = {
     "audit_entry": KEPT,
+    "audit_key": KEPT,
     "bucket_key": EMPTIED,
     "bucket_mark": "bucket = 5000",
     "bucket_record": "state = 'destroyed'",

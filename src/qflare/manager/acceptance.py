@@ -22,7 +22,8 @@ from qflare.manager.deadline import Deadline
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.model.mark import HighWaterMark
-from qflare.protocol.leaf import JsonValue, new_event
+from qflare.protocol.entry import new_event
+from qflare.protocol.leaf import JsonValue
 
 if TYPE_CHECKING:
     from qflare.clock import Clock

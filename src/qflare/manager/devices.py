@@ -30,8 +30,9 @@ from qflare.primitives.random import random_secret
 from qflare.primitives.sig import SIG44
 from qflare.protocol.credential import DeviceCredential
 from qflare.protocol.device_identity import DeviceIdentity
+from qflare.protocol.entry import EntryVault, new_event
 from qflare.protocol.identity import device_ref
-from qflare.protocol.leaf import JsonValue, new_event
+from qflare.protocol.leaf import JsonValue
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
@@ -148,11 +149,23 @@ class Devices:
     """The roster of every tenant, as one worker sees it."""
 
     def __init__(
-        self, *, store: DeviceStore, kek: SecretBytes, offload: Offload, clock: Clock, settings: ManagerSettings
+        self,
+        *,
+        store: DeviceStore,
+        kek: SecretBytes,
+        vault: EntryVault,
+        offload: Offload,
+        clock: Clock,
+        settings: ManagerSettings,
     ) -> None:
-        """Read and write *store*; psks are sealed under *kek*, KEK_L, whose owner wipes it."""
+        """
+        Read and write *store*.
+
+        Psks are sealed under *kek*, KEK_L, whose owner wipes it; what the log tells of devices by *vault*.
+        """
         self._store = store
         self._kek = kek
+        self._vault = vault
         self._offload = offload
         self._clock = clock
         self._deadline = Deadline(settings.store_timeout_s)
@@ -404,6 +417,7 @@ class Devices:
             tenant_id=tenant_id,
             device_id=device_id,
             occurred_at_ms=self._clock.now_ms(),
+            vault=self._vault,
         )
 
     def _credential(self, device: Device) -> DeviceCredential:

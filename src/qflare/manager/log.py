@@ -17,6 +17,7 @@ from qflare.manager.deadline import Deadline
 from qflare.model.call import call_about
 from qflare.model.event import AuditEntry, LogAppend, LoggedEvent, NewEvent, SignedCheckpoint
 from qflare.protocol.checkpoint import sign_checkpoint
+from qflare.protocol.entry import EntryVault, open_entry
 from qflare.protocol.log import Frontier, hash_leaf, inclusion_path, nodes_for_path, prove_append
 from qflare.protocol.receipt import encode_receipt, encode_receipts
 
@@ -53,6 +54,7 @@ class Log:
         *,
         store: LogStore,
         identity: Identity,
+        vault: EntryVault,
         marks: Marks,
         offload: Offload,
         clock: Clock,
@@ -62,6 +64,7 @@ class Log:
         self._store = store
         self._marks = marks
         self._identity = identity
+        self._vault = vault
         self._offload = offload
         self._clock = clock
         self._deadline = Deadline(settings.store_timeout_s)
@@ -218,7 +221,7 @@ class Log:
         old = sorted(set(append.indexes) - receipts.keys())
         receipts.update(zip(old, await self.receipts_at(old), strict=True))
         entries = {
-            index: entry
+            index: open_entry(entry, self._vault)
             for index in old
             if (entry := await self._deadline.of(self._store.find_entry(tenant_id, index))) is not None
         }

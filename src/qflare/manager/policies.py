@@ -19,7 +19,8 @@ from qflare.model.call import call_about
 from qflare.model.device import KeyState
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.rotation import PPM, DueKey, RotationMark, RotationPolicy, RotationProgress, RotationReason
-from qflare.protocol.leaf import JsonValue, new_event
+from qflare.protocol.entry import EntryVault, new_event
+from qflare.protocol.leaf import JsonValue
 
 if TYPE_CHECKING:
     from qflare.clock import Clock
@@ -67,8 +68,9 @@ class RotationPlan:
 class Policies:
     """Keeps the tenants' policies and marks what they make due."""
 
-    def __init__(self, *, store: RotationStore, clock: Clock, settings: ManagerSettings) -> None:
+    def __init__(self, *, store: RotationStore, vault: EntryVault, clock: Clock, settings: ManagerSettings) -> None:
         """Look at nothing yet; `step` is called by the maintenance loop."""
+        self._vault = vault
         self._store = store
         self._clock = clock
         self._deadline = Deadline(settings.store_timeout_s)
@@ -250,4 +252,5 @@ class Policies:
             tenant_id=tenant_id,
             device_id=device_id,
             occurred_at_ms=self._clock.now_ms(),
+            vault=self._vault,
         )

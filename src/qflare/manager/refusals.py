@@ -17,7 +17,8 @@ from qflare.errors import RefusedError
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT, TenantId
 from qflare.model.refusal import Refusal
-from qflare.protocol.leaf import JsonValue, new_event
+from qflare.protocol.entry import new_event
+from qflare.protocol.leaf import JsonValue
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

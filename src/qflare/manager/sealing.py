@@ -34,6 +34,7 @@ ROOT_COLUMN: Final = b"identity.sealed_root"
 ANNOUNCE_COLUMN: Final = b"identity.sealed_announce"
 LOG_COLUMN: Final = b"identity.sealed_log"
 PSK_COLUMN: Final = b"device.sealed_psk"
+ENTRY_KEY_COLUMN: Final = b"audit_key.sealed_key"
 
 _LENGTH: Final = struct.Struct(">H")
 _VERSION: Final = struct.Struct(">Q")

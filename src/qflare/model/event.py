@@ -12,7 +12,9 @@ from qflare.model.ids import DeviceId, TenantId
 SESSION_ENTRY: Final = 1
 """Entry type of a session's leaf (PROTOCOL H9); written by H8 alone."""
 EVENT_ENTRY: Final = 2
-"""Entry type of every other leaf: a canonical encoding of an event."""
+"""Entry type of a leaf that is an event's canonical encoding, as every event was written before type 3."""
+FIELDS_ENTRY: Final = 3
+"""Entry type of a leaf that commits to each field of an event by itself: every event since."""
 
 
 class SecurityEventType(StrEnum):
@@ -47,6 +49,16 @@ class EventSeverity(StrEnum):
     CRITICAL = "critical"
 
 
+@dataclass(frozen=True, slots=True)
+class SealedKey:
+    """The key of one sealed entry, itself sealed; erasing its subject destroys it."""
+
+    subject: bytes
+    """Whom the entry is about, as a keyed hash that only the keeper's owner can compute: 32 bytes."""
+    sealed: bytes
+    """The 32-byte key under a key derived from KEK_L: 61 bytes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewEvent:
     """An event on its way into the log; `data` is its canonical JSON (sorted keys, UTF-8, no spaces)."""
@@ -56,8 +68,12 @@ class NewEvent:
     device_id: DeviceId | None
     data: bytes
     leaf_data: bytes
-    """Canonical leaf bytes after the 0x00 prefix (docs/audit.md); protocol/log.py makes them."""
+    """Canonical leaf bytes after the 0x00 prefix (docs/audit.md); protocol/entry.py makes them."""
     occurred_at_ms: int
+    stored: bytes | None = None
+    """Of entry type 3: what the row stores in place of device_id and data, and what opens the commitments."""
+    sealed_key: SealedKey | None = None
+    """Of an event about a device: the key that opens `stored`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +89,14 @@ class AuditEntry:
     severity: EventSeverity
     device_id: DeviceId | None
     data: bytes
+    """Canonical JSON; of an entry of type 3 that was not opened, what its row stores."""
     recorded_at: datetime
+    sealed_key: SealedKey | None = None
+    """Of a sealed entry: its key, None once its subject was erased."""
+    stored: bytes | None = None
+    """Of an entry of type 3 that was opened, or that is erased: what its row stores."""
+    is_erased: bool = False
+    """Whether the key is gone that would open it: then `data` is ``{}`` and `device_id` None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

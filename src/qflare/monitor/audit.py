@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from qflare.errors import AuthenticationError, EvidenceError
 from qflare.monitor.held import HeldReceipt, check_held, sizes_of
 from qflare.monitor.proof import check_entry
+from qflare.protocol.entry import is_erased
 from qflare.protocol.log import Frontier, Node
 from qflare.protocol.log_key import verify_under
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from qflare.model.audit_ports import AuditSource
     from qflare.model.event import AuditEntry, LogHead, SignedCheckpoint
     from qflare.monitor.event_log import Runner
+    from qflare.protocol.entry import EntryVault
     from qflare.protocol.log_key import LogKey
 
 PAGE: Final = 1000
@@ -44,12 +46,16 @@ class LogReport:
     tenants: int
     receipts: int
     """Receipts from outside that hold."""
+    erased: int
+    """Entries whose subject was erased: they stand in the tree, what they said is gone."""
 
 
 class _Pass:
     """One pass over the log in order; pure."""
 
-    def __init__(self, wanted_sizes: Iterable[int]) -> None:
+    def __init__(self, wanted_sizes: Iterable[int], vault: EntryVault | None) -> None:
+        self._vault = vault
+        self.erased = 0
         self.frontier = Frontier()
         self.roots: dict[int, bytes] = {0: self.frontier.root()}
         self.leaves: dict[int, bytes] = {}
@@ -64,7 +70,8 @@ class _Pass:
             index = self.frontier.size
             if entry.index != index:
                 raise EvidenceError(f"entry {index} is missing: the next one stored is {entry.index}", index=index)
-            check_entry(entry)
+            check_entry(entry, self._vault)
+            self.erased += is_erased(entry)
             self.frontier, made = self.frontier.append([entry.leaf_hash])
             nodes.extend(((level, position), node) for level, position, node in made)
             self.kinds[entry.event_type.value] += 1
@@ -78,6 +85,7 @@ async def verify_log(
     *,
     store: AuditSource,
     keys: Sequence[LogKey],
+    vault: EntryVault | None = None,
     runner: Runner,
     receipts: Sequence[HeldReceipt] = (),
     is_deep: bool = True,
@@ -88,6 +96,7 @@ async def verify_log(
     Args:
         store: Opened for an auditor: it reads all tenants.
         keys: Every log key that was in force: what was signed under an earlier one stays signed.
+        vault: Opens what is sealed; without it sealed entries are compared with the digests in their leaves alone.
         runner: Where the hashing runs.
         receipts: What devices hold; each must lead to the log as it is now.
         is_deep: Also compare every stored node of the tree, from which receipts are put together.
@@ -99,7 +108,7 @@ async def verify_log(
     checkpoint = await store.latest_checkpoint()
     head = await store.log_head()
     sizes = sizes_of(receipts) | ({checkpoint.size} if checkpoint is not None else set())
-    walk = _Pass(sizes | {head.size})
+    walk = _Pass(sizes | {head.size}, vault)
     while walk.frontier.size < head.size:
         first = walk.frontier.size
         page, broken = await _read(store, first, min(PAGE, head.size - first))
@@ -120,6 +129,7 @@ async def verify_log(
         entries=dict(walk.kinds),
         tenants=len(walk.tenants),
         receipts=len(receipts),
+        erased=walk.erased,
     )
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import UsageError
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
+from qflare.protocol.entry import EntryVault, new_event
 from qflare.protocol.identity import encode_name
-from qflare.protocol.leaf import JsonValue, new_event
+from qflare.protocol.leaf import JsonValue
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def security_event(
     tenant_id: TenantId,
     device_id: DeviceId | None,
     clock: Clock,
+    vault: EntryVault,
 ) -> NewEvent:
     """
     Check an event from a caller and make it ready for the log.
@@ -48,6 +50,7 @@ def security_event(
         tenant_id: In whose log it stands.
         device_id: The device it is about, or None.
         clock: Says when it is logged.
+        vault: Seals what tells of a device.
 
     Raises:
         UsageError: a type, key or value cannot stand in a log that is kept for ever; the message names the key.
@@ -61,7 +64,13 @@ def security_event(
         encode_name(device_id)
     _refuse_secrets(data, path="data", depth=0)
     event = new_event(
-        event_type, severity, data, tenant_id=tenant_id, device_id=device_id, occurred_at_ms=clock.now_ms()
+        event_type,
+        severity,
+        data,
+        tenant_id=tenant_id,
+        device_id=device_id,
+        occurred_at_ms=clock.now_ms(),
+        vault=vault,
     )
     if len(event.data) > DATA_BYTES_MAX:
         raise UsageError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from qflare.errors import AuthenticationError, DecodeError, EvidenceError, KeyNotFoundError
 from qflare.model.event import (
     EVENT_ENTRY,
+    FIELDS_ENTRY,
     SESSION_ENTRY,
     AuditEntry,
     EventSeverity,
@@ -17,6 +18,7 @@ from qflare.model.event import (
     SignedCheckpoint,
 )
 from qflare.protocol.checkpoint import verify_checkpoint
+from qflare.protocol.entry import EntryVault, check_opening, decode_fields_leaf, digest_row, open_entry, open_stored
 from qflare.protocol.labels import MAGIC_LEAF
 from qflare.protocol.leaf import decode_event_leaf
 from qflare.protocol.log import hash_leaf, inclusion_path, nodes_for_path, verify_inclusion
@@ -63,6 +65,7 @@ async def prove_event(
     tenant_id: TenantId,
     store: LogStore,
     log: EventLog,
+    vault: EntryVault,
     certificate: Certificate,
     earlier: Sequence[Certificate] = (),
 ) -> EventProof:
@@ -74,6 +77,7 @@ async def prove_event(
         tenant_id: Whose entry it is.
         store: Where the log is kept.
         log: Signs the head as it stands.
+        vault: Opens what is sealed.
         certificate: Holds the log's key and origin.
         earlier: Certificates that were in force before: what was signed under their log keys stays signed.
 
@@ -87,7 +91,7 @@ async def prove_event(
         if isinstance(event, LoggedEvent):
             raise EvidenceError(f"entry {index} was logged and is gone", index=index)
         raise KeyNotFoundError(f"no entry {index} in this tenant's log")
-    check_entry(entry)
+    check_entry(entry, vault)
     if isinstance(event, LoggedEvent):
         _check_logged(event, entry, (certificate, *earlier))
     checkpoint = await log.checkpoint()
@@ -100,7 +104,7 @@ async def prove_event(
         under_any((certificate, *earlier), lambda each: verify_checkpoint(each.log_key, each.log_origin, checkpoint))
     except AuthenticationError:
         raise EvidenceError(f"entry {index} does not lead to the signed head", index=index) from None
-    return EventProof(entry=entry, checkpoint=checkpoint, path=path)
+    return EventProof(entry=open_entry(entry, vault), checkpoint=checkpoint, path=path)
 
 
 def under_any(certificates: Sequence[Certificate], verify: Callable[[Certificate], T]) -> T:
@@ -118,19 +122,22 @@ def under_any(certificates: Sequence[Certificate], verify: Callable[[Certificate
     return verify(certificates[-1])
 
 
-def check_entry(entry: AuditEntry) -> None:
+def check_entry(entry: AuditEntry, vault: EntryVault | None = None) -> None:
     """
     Check that a row's columns, its leaf data and its leaf hash say the same.
+
+    What is sealed is opened by *vault* and compared with its commitments; without one, or without its key, it is still
+    compared with the digest in the leaf.
 
     Raises:
         EvidenceError: they do not; `index` is the row's.
     """
-    problem = _problem_of(entry)
+    problem = _problem_of(entry, vault)
     if problem is not None:
         raise EvidenceError(f"entry {entry.index} was altered: {problem}", index=entry.index)
 
 
-def _problem_of(entry: AuditEntry) -> str | None:  # noqa: PLR0911 - one sentence a problem
+def _problem_of(entry: AuditEntry, vault: EntryVault | None) -> str | None:  # noqa: PLR0911 - one sentence a problem
     if hash_leaf(entry.leaf_data) != entry.leaf_hash:
         return "its leaf hash is not that of its leaf data"
     if entry.entry_type == SESSION_ENTRY:
@@ -141,6 +148,8 @@ def _problem_of(entry: AuditEntry) -> str | None:  # noqa: PLR0911 - one sentenc
         if (entry.event_type, entry.severity, entry.device_id, entry.data) != _SESSION_COLUMNS:
             return "its columns are not those of a session's entry"
         return None
+    if entry.entry_type == FIELDS_ENTRY:
+        return _fields_problem_of(entry, vault)
     if entry.entry_type != EVENT_ENTRY:
         return f"there is no entry type {entry.entry_type}"
     try:
@@ -157,6 +166,32 @@ def _problem_of(entry: AuditEntry) -> str | None:  # noqa: PLR0911 - one sentenc
     ):
         if stated != stored:
             return f"its column {name!r} is not what its leaf says"
+    return None
+
+
+def _fields_problem_of(entry: AuditEntry, vault: EntryVault | None) -> str | None:
+    stored = entry.data if entry.stored is None else entry.stored
+    try:
+        leaf = decode_fields_leaf(entry.leaf_data)
+    except DecodeError:
+        return "its leaf data is no event's with committed fields"
+    for name, is_same in (
+        ("event type", leaf.event_type == entry.event_type),
+        ("severity", leaf.severity == entry.severity),
+        ("time", leaf.occurred_at_ms == _milliseconds(entry.recorded_at)),
+        ("device", entry.device_id is None or entry.stored is not None),
+        ("tenant' or 'data", leaf.row_digest == digest_row(entry.tenant_id, stored)),
+    ):
+        if not is_same:
+            return f"its column {name!r} is not what its leaf says"
+    try:
+        opening = open_stored(entry.tenant_id, stored, key=entry.sealed_key, vault=vault)
+        if opening is not None:
+            check_opening(leaf, entry.tenant_id, opening)
+    except AuthenticationError:
+        return "what it stores, or its key, does not open its commitments"
+    except DecodeError:
+        return "what it stores opens nothing"
     return None
 
 

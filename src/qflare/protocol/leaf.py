@@ -1,9 +1,9 @@
 """
-Leaves: the canonical bytes of the log's entries (docs/audit.md), of sessions (H9) and of every other event.
+Leaves: the canonical bytes of the log's entries (docs/audit.md), of sessions (H9) and of events of type 2.
 
-Both begin with a magic and the entry type, so that no event can be taken for a session.  A session's leaf says who
-took part only to those who hold its evidence.  An event's leaf begins with a random salt, so that a leaf hash in
-somebody else's inclusion path says nothing about the event.
+All begin with a magic and the entry type, so that no event can be taken for a session.  A session's leaf says who
+took part only to those who hold its evidence.  An event's leaf of type 2, as it was written before there was type 3
+(protocol/entry.py), begins with a random salt, so that a leaf hash in somebody else's path says nothing about it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import DecodeError, LengthError, UsageError
-from qflare.model.event import EVENT_ENTRY, SESSION_ENTRY, EventSeverity, NewEvent, SecurityEventType
+from qflare.model.event import EVENT_ENTRY, SESSION_ENTRY, EventSeverity, SecurityEventType
 from qflare.model.ids import NAME_BYTES_MAX, DeviceId, TenantId
 from qflare.primitives.hash import transcript
 from qflare.primitives.random import random_bytes
@@ -202,7 +202,7 @@ def encode_event_data(data: Mapping[str, JsonValue]) -> bytes:
     """
     _require_json(data, depth=0)
     try:
-        encoded = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        encoded = encode_json(data)
     except UnicodeEncodeError:
         encoded = None
     if encoded is None or len(encoded) > DATA_BYTES_MAX:
@@ -211,38 +211,9 @@ def encode_event_data(data: Mapping[str, JsonValue]) -> bytes:
     return encoded
 
 
-def new_event(
-    event_type: SecurityEventType,
-    severity: EventSeverity,
-    data: Mapping[str, JsonValue],
-    *,
-    tenant_id: TenantId,
-    occurred_at_ms: int,
-    device_id: DeviceId | None = None,
-) -> NewEvent:
-    """
-    Make an event that is ready for the log: canonical data and leaf.
-
-    Raises:
-        UsageError: *data* cannot be encoded, or a field is out of range.
-    """
-    encoded = encode_event_data(data)
-    leaf_data = event_leaf(
-        tenant_id=tenant_id,
-        event_type=event_type,
-        severity=severity,
-        device_id=device_id,
-        occurred_at_ms=occurred_at_ms,
-        data=encoded,
-    )
-    return NewEvent(
-        event_type=event_type,
-        severity=severity,
-        device_id=device_id,
-        data=encoded,
-        leaf_data=leaf_data,
-        occurred_at_ms=occurred_at_ms,
-    )
+def encode_json(value: object) -> bytes:
+    """Return a JSON value as `encode_event_data` writes it; the caller has checked that it is one."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def _require_json(value: object, *, depth: int) -> None:

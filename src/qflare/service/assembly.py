@@ -25,6 +25,7 @@ from qflare.manager.deadline import Deadline
 from qflare.manager.devices import Devices
 from qflare.manager.encapsulations import Encapsulations
 from qflare.manager.enrolments import Enrolments
+from qflare.manager.entry_keys import EntryKeys
 from qflare.manager.handshakes import Handshakes
 from qflare.manager.identity import Identity, open_identity
 from qflare.manager.log import Log
@@ -81,12 +82,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Foundation:
-    """Store, keeper, threads, identity and log of one worker."""
+    """Store, keeper, threads, identity, log and the keys of its entries, of one worker."""
 
     store: Store
     keeper: Keeper
     offload: Offload
     identity: Identity
+    entry_keys: EntryKeys
     log: Log
     refusals: Refusals
     background: Background
@@ -165,12 +167,22 @@ async def open_foundation(
         keeper = place.keeper if place.keeper is not None else await offload.run(partial(open_keeper, folder, settings))
         identity = await open_identity(store=store, keeper=keeper, offload=offload, clock=its_clock, settings=settings)
         stack.callback(identity.wipe)
+        entry_keys = await offload.run(partial(EntryKeys.of, keeper), wipe=EntryKeys.wipe)
+        stack.callback(entry_keys.wipe)
         background = Background()
         refusals = Refusals(clock=its_clock, per_minute=settings.refusal_events_per_minute)
         marks = Marks(store=store, keeper=keeper, offload=offload, server_id=identity.server_id, settings=settings)
         if not place.is_restored:
             await marks.check()
-        log = Log(store=store, identity=identity, marks=marks, offload=offload, clock=its_clock, settings=settings)
+        log = Log(
+            store=store,
+            identity=identity,
+            vault=entry_keys,
+            marks=marks,
+            offload=offload,
+            clock=its_clock,
+            settings=settings,
+        )
         stack.push_async_callback(log.close, settings.close_timeout_s)
         stack.push_async_callback(background.close, settings.close_timeout_s)
         background.start(log.save_heads(background), name="heads")
@@ -183,6 +195,7 @@ async def open_foundation(
             keeper=keeper,
             offload=offload,
             identity=identity,
+            entry_keys=entry_keys,
             log=log,
             refusals=refusals,
             background=background,
@@ -213,7 +226,9 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
         await buckets.open()
         sessions = Sessions(store=store, buckets=buckets, offload=offload, settings=settings)
         stack.callback(sessions.wipe)
-        devices = Devices(store=store, kek=kek, offload=offload, clock=clock, settings=settings)
+        devices = Devices(
+            store=store, kek=kek, vault=foundation.entry_keys, offload=offload, clock=clock, settings=settings
+        )
         changes = Changes(
             store=store, sessions=sessions, devices=devices, buckets=buckets, clock=clock, settings=settings
         )
@@ -262,7 +277,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             settings=settings,
         )
         uses = Uses(store=store, settings=settings)
-        policies = Policies(store=store, clock=clock, settings=settings)
+        policies = Policies(store=store, vault=foundation.entry_keys, clock=clock, settings=settings)
         records = Records(
             store=store,
             buckets=buckets,

@@ -16,6 +16,7 @@ from qflare.monitor.dashboard import SecurityDashboard
 from qflare.monitor.events import security_event
 from qflare.monitor.held import HeldReceipt
 from qflare.monitor.proof import EventProof, prove_event
+from qflare.protocol.entry import open_entry
 from qflare.protocol.log_key import LogKey
 from qflare.service.arguments import as_call_id
 from qflare.service.assembly import Engine, Foundation, Place, open_foundation
@@ -147,6 +148,7 @@ class SecurityMonitor:
             tenant_id=self._tenant,
             device_id=None if device_id is None else DeviceId(device_id),
             clock=foundation.clock,
+            vault=foundation.entry_keys,
         )
         return await foundation.log.log_event(self._tenant, event, call_id=change)
 
@@ -171,6 +173,7 @@ class SecurityMonitor:
                 tenant_id=self._tenant,
                 device_id=None if device_id is None else DeviceId(device_id),
                 clock=foundation.clock,
+                vault=foundation.entry_keys,
             )
             for event_type, severity, data, device_id in events
         ]
@@ -181,7 +184,8 @@ class SecurityMonitor:
         if not 1 <= limit <= LIST_MAX or first < 0:
             raise UsageError(f"first must be 0 or more and limit 1 to {LIST_MAX}, got {first} and {limit}")
         foundation = await self._foundation()
-        return await foundation.deadline.of(foundation.store.list_entries(self._tenant, first=first, limit=limit))
+        entries = await foundation.deadline.of(foundation.store.list_entries(self._tenant, first=first, limit=limit))
+        return tuple(open_entry(entry, foundation.entry_keys) for entry in entries)
 
     async def identity(self) -> bytes:
         """Return the server's ``root vk ‖ CERT`` as it is served (A1): what names the log and its key."""
@@ -214,6 +218,7 @@ class SecurityMonitor:
                 tenant_id=self._tenant,
                 store=foundation.store,
                 log=foundation.log,
+                vault=foundation.entry_keys,
                 certificate=foundation.identity.certificate,
                 earlier=foundation.identity.certificates[1:],
             )
@@ -238,6 +243,7 @@ class SecurityMonitor:
         return await verify_log(
             store=foundation.store,
             keys=[LogKey.of(each) for each in foundation.identity.certificates],
+            vault=foundation.entry_keys,
             runner=foundation.offload,
             receipts=receipts,
             is_deep=deep,

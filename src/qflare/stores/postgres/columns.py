@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qflare.model.event import NewEvent
 
 BIGINT_MAX: Final = 2**63 - 1
+_WITH_KEY: Final = b"\x02"
 
 
 def as_uuid(identifier: bytes) -> UUID:
@@ -47,11 +48,20 @@ def event_columns(events: Sequence[NewEvent]) -> EventColumns:
     return (
         [event.event_type.value for event in events],
         [event.severity.value for event in events],
-        [event.device_id for event in events],
-        [event.data for event in events],
+        # Of entry type 3 the device stands in what is stored, sealed.
+        [event.device_id if event.stored is None else None for event in events],
+        [_data(event) for event in events],
         [event.leaf_data for event in events],
         [event.occurred_at_ms for event in events],
     )
+
+
+def _data(event: NewEvent) -> bytes:
+    """Return what `write_events` takes as an event's data: in front of what it stores, the key it puts elsewhere."""
+    if event.stored is None:
+        return event.data
+    key = event.sealed_key
+    return event.stored if key is None else b"".join((_WITH_KEY, key.subject, key.sealed, event.stored))
 
 
 def split_frontier(frontier: bytes) -> tuple[bytes, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import BatchError, ConflictError, EvidenceError, StoreUnavailableError
 from qflare.model.call import fresh_call
-from qflare.model.event import AuditEntry, EventSeverity, LogAppend, LogHead, NewEvent, SecurityEventType
+from qflare.model.event import AuditEntry, EventSeverity, LogAppend, LogHead, NewEvent, SealedKey, SecurityEventType
 from qflare.model.event import SignedCheckpoint as Checkpoint
 from qflare.model.ids import CallId, DeviceId, TenantId
 from qflare.stores.postgres.calls import CALL_ONCE, find_calls
@@ -214,4 +214,5 @@ def entry_of(row: asyncpg.Record) -> AuditEntry:
         device_id=None if device_id is None else DeviceId(device_id),
         data=row["data"],
         recorded_at=row["recorded_at"],
+        sealed_key=None if row["sealed_key"] is None else SealedKey(row["subject"], row["sealed_key"]),
     )

@@ -6,7 +6,15 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from qflare.model.event import EVENT_ENTRY, SESSION_ENTRY, AuditEntry, EventSeverity, LogAppend, SecurityEventType
+from qflare.model.event import (
+    EVENT_ENTRY,
+    FIELDS_ENTRY,
+    SESSION_ENTRY,
+    AuditEntry,
+    EventSeverity,
+    LogAppend,
+    SecurityEventType,
+)
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.protocol.log import HASH_BYTES, hash_leaf
 from qflare.testing.memory.constraints import require, require_size, require_text
@@ -80,15 +88,16 @@ def session_entry(tenant_id: TenantId, *, leaf_hash: bytes, leaf_data: bytes, at
 def _entry(tenant_id: TenantId, event: NewEvent) -> AuditEntry:
     return AuditEntry(
         index=0,
-        entry_type=EVENT_ENTRY,
+        entry_type=EVENT_ENTRY if event.stored is None else FIELDS_ENTRY,
         tenant_id=tenant_id,
         leaf_hash=hash_leaf(event.leaf_data),
         leaf_data=event.leaf_data,
         event_type=SecurityEventType(event.event_type),
         severity=EventSeverity(event.severity),
-        device_id=event.device_id,
-        data=event.data,
+        device_id=event.device_id if event.stored is None else None,
+        data=event.data if event.stored is None else event.stored,
         recorded_at=EPOCH + timedelta(milliseconds=event.occurred_at_ms),
+        sealed_key=event.sealed_key,
     )
 
 
