@@ -6,7 +6,7 @@ import time
 
 from qflare.model.bucket import SealedBucket, SealedIdentity
 from qflare.model.device import NewDevice
-from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
+from qflare.model.event import EventSeverity, NewEvent, SealedKey, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.model.incident import Sighting
 from qflare.model.operator import NewOperator, Verifier
@@ -27,6 +27,19 @@ def new_event(event_type=SecurityEventType.SYSTEM, *, device_id=None, severity=E
         data=b'{"n":1}',
         leaf_data=b"leaf" + os.urandom(60),
         occurred_at_ms=int(time.time() * 1000),
+    )
+
+
+def new_sealed_event(subject=None):
+    return NewEvent(
+        event_type=SecurityEventType.SYSTEM,
+        severity=EventSeverity.INFO,
+        device_id="d",
+        data=b'{"n":1}',
+        leaf_data=b"QFX1 LEAF\x03" + os.urandom(60),
+        occurred_at_ms=int(time.time() * 1000),
+        stored=b"\x01" + os.urandom(90),
+        sealed_key=SealedKey(subject or os.urandom(32), os.urandom(61)),
     )
 
 

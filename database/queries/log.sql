@@ -46,6 +46,33 @@ SELECT e.log_index, e.entry_type, e.tenant_id, e.leaf_hash, e.leaf_data, e.event
  ORDER BY e.log_index
  LIMIT $2;
 
+-- name: find_subject_entries :many
+-- Entries of a subject that can still be opened, in order; inside a tenant's transaction.
+-- $1 tenant_id uuid, $2 subject bytea, $3 limit bigint
+SELECT k.log_index
+  FROM qflare.audit_key AS k
+ WHERE k.tenant_id = $1
+   AND k.subject = $2
+ ORDER BY k.log_index
+ LIMIT $3;
+
+-- name: drop_entry_keys :many
+-- Destroy the keys of a subject's entries; inside a tenant's transaction.
+-- $1 tenant_id uuid, $2 subject bytea, $3 indexes bigint[]
+DELETE FROM qflare.audit_key AS k
+ WHERE k.tenant_id = $1
+   AND k.subject = $2
+   AND k.log_index = ANY ($3)
+RETURNING k.log_index;
+
+-- name: count_named_entries :one
+-- Entries of type 2 that name a device in their leaves, which nothing erases; inside a tenant's transaction.
+-- $1 tenant_id uuid, $2 device_id text
+SELECT count(*) AS entries
+  FROM qflare.audit_entry AS e
+ WHERE e.tenant_id = $1
+   AND e.device_id = $2;
+
 -- name: find_nodes :many
 -- Complete subtrees above the leaves.
 -- $1 levels smallint[], $2 indexes bigint[]

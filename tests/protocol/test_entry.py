@@ -15,7 +15,10 @@ SALT = bytes(range(32))
 TYPE, INFO = SecurityEventType.KEY_EXCHANGE, EventSeverity.INFO
 JSON = st.dictionaries(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
-    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(st.characters(exclude_categories=["Cs"])),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.text(st.characters(exclude_categories=["Cs"])),
     max_size=6,
 )
 
@@ -125,7 +128,7 @@ def test_the_readers_are_total(data):
             continue
 
 
-def test_data_that_are_not_canonical_open_nothing(vault):
+def test_data_that_are_not_canonical_open_nothing():
     """What spells the same fields in another way is refused: one opening for one commitment."""
     for data in (b'{"a": 1}', b'{"a":1,"a":1}', b"[]", b"1", b"{", b"\xff", b'{"a":1.5}', b"[" * 30_000):
         with pytest.raises(DecodeError):

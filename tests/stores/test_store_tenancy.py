@@ -19,6 +19,7 @@ from store_records import (
     new_event,
     new_operator,
     new_reply_key,
+    new_sealed_event,
     new_sighting,
     new_stream,
     publish,
@@ -55,7 +56,7 @@ async def filled(store, admin):
         claim = await begin_session(store, device, tenant_id=tenant_id)
         await store.accept_streams(tenant_id, [new_stream(claim.sid)], now_s=1)
         await store.save_reply_keys(tenant_id, [new_reply_key(claim.sid)], outstanding_max=8)
-        await store.append_events(tenant_id, [new_event()])
+        await store.append_events(tenant_id, [new_event(), new_sealed_event()])
         await store.save_rotation_policy(tenant_id, RotationPolicy(max_records=1), event=new_event())
         await store.count_use(tenant_id, [SessionUse(sid=claim.sid, records=1, bytes=1)])
         await admin.execute("UPDATE qflare.device_key SET created_at = created_at - interval '1 day'")

@@ -17,6 +17,7 @@ from qflare.model.call import NotedCall
 from qflare.model.call_ports import CallStore
 from qflare.model.change import Change, ChangePage
 from qflare.model.device import Device, KeyState, NewDevice
+from qflare.model.erasure_ports import ErasureStore
 from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
 from qflare.model.ids import CallId, DeviceId, DeviceRef, RequestId, SessionId, TenantId, TokenId
 from qflare.model.key_record import KeyRecord
@@ -519,6 +520,7 @@ class Store(
     ChangeStore,
     IncidentStore,
     OperatorStore,
+    ErasureStore,
     Protocol,
 ):
     """All of it; `stores.postgres` does it."""

@@ -63,14 +63,18 @@ class _Pass:
         self.tenants: set[bytes] = set()
         self._wanted = set(wanted_sizes)
 
-    def read(self, page: Sequence[AuditEntry]) -> list[tuple[Node, bytes]]:
-        """Take the next rows; return every node that became complete."""
+    def read(self, page: Sequence[AuditEntry]) -> tuple[list[tuple[Node, bytes]], EvidenceError | None]:
+        """Take the next rows up to a bad one; return every node that became complete, and what is wrong with that."""
         nodes: list[tuple[Node, bytes]] = []
         for entry in page:
             index = self.frontier.size
             if entry.index != index:
-                raise EvidenceError(f"entry {index} is missing: the next one stored is {entry.index}", index=index)
-            check_entry(entry, self._vault)
+                gone = f"entry {index} is missing: the next one stored is {entry.index}"
+                return nodes, EvidenceError(gone, index=index)
+            try:
+                check_entry(entry, self._vault)
+            except EvidenceError as failure:
+                return nodes, failure
             self.erased += is_erased(entry)
             self.frontier, made = self.frontier.append([entry.leaf_hash])
             nodes.extend(((level, position), node) for level, position, node in made)
@@ -78,7 +82,7 @@ class _Pass:
             self.tenants.add(entry.tenant_id)
             if self.frontier.size in self._wanted:
                 self.roots[self.frontier.size] = self.frontier.root()
-        return nodes
+        return nodes, None
 
 
 async def verify_log(
@@ -112,11 +116,13 @@ async def verify_log(
     while walk.frontier.size < head.size:
         first = walk.frontier.size
         page, broken = await _read(store, first, min(PAGE, head.size - first))
-        nodes = await runner.run(partial(walk.read, page))
+        nodes, failure = await runner.run(partial(walk.read, page))
+        # Nodes first: what stands before the bad row may be another entry's, and right by itself.
         if is_deep:
             await _compare_nodes(store, nodes, first)
-        if broken is not None:
-            raise broken
+        for found in (failure, broken):
+            if found is not None:
+                raise found
         if not page:
             break
     await _refuse_beyond(store, head)

@@ -64,6 +64,28 @@ class Log(Connected):
         found = await self.list_entries(tenant_id, first=index, limit=1)
         return found[0] if found and found[0].index == index else None
 
+    async def find_subject_entries(self, tenant_id: TenantId, subject: bytes, *, limit: int) -> tuple[int, ...]:
+        """Return the first *limit* indexes of a subject's entries that can still be opened."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            rows = await transaction.fetch("find_subject_entries", transaction.tenant_id, subject, limit)
+        return tuple(row["log_index"] for row in rows)
+
+    async def count_named_entries(self, tenant_id: TenantId, device_id: DeviceId) -> int:
+        """Return how many entries of type 2 name a device in their leaves: these nothing erases."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            row = await transaction.fetch_row("count_named_entries", transaction.tenant_id, device_id)
+        return 0 if row is None else row["entries"]
+
+    async def erase_entries(
+        self, tenant_id: TenantId, subject: bytes, indexes: Sequence[int], *, event: NewEvent
+    ) -> None:
+        """Destroy the keys of a subject's entries and write the *event* that says so, both or neither."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            rows = await transaction.fetch("drop_entry_keys", transaction.tenant_id, subject, list(indexes))
+            if len(rows) != len(indexes):
+                raise ConflictError("some of these entries were erased meanwhile: look again which are left")
+            await transaction.write_events([event])
+
     async def find_nodes(self, nodes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         """Return hashes of complete subtrees by (level, index); level 0 are the leaves."""
         found: dict[tuple[int, int], bytes] = {}

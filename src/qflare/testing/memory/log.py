@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from qflare.clock import utc
-from qflare.errors import BatchError
+from qflare.errors import BatchError, ConflictError
 from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
-from qflare.model.ids import CallId, TenantId
+from qflare.model.ids import CallId, DeviceId, TenantId
 from qflare.protocol.log import HASH_BYTES
 from qflare.testing.memory.constraints import require, require_numbers, require_size
 from qflare.testing.memory.entries import Logging
@@ -74,6 +75,34 @@ class Log(Logging):
         async with self._transaction(tenant_id) as tables:
             row = tables.entries.get(index)
             return row if row is not None and row.tenant_id == tenant_id else None
+
+    async def find_subject_entries(self, tenant_id: TenantId, subject: bytes, *, limit: int) -> tuple[int, ...]:
+        """Return the first *limit* indexes of a subject's entries that can still be opened."""
+        async with self._transaction(tenant_id) as tables:
+            found = (
+                index
+                for index, row in tables.entries.items()
+                if row.tenant_id == tenant_id and row.sealed_key is not None and row.sealed_key.subject == subject
+            )
+            return tuple(islice(found, limit))
+
+    async def count_named_entries(self, tenant_id: TenantId, device_id: DeviceId) -> int:
+        """Return how many entries of type 2 name a device in their leaves: these nothing erases."""
+        async with self._transaction(tenant_id) as tables:
+            return sum(row.tenant_id == tenant_id and row.device_id == device_id for row in tables.entries.values())
+
+    async def erase_entries(
+        self, tenant_id: TenantId, subject: bytes, indexes: Sequence[int], *, event: NewEvent
+    ) -> None:
+        """Destroy the keys of a subject's entries and write the *event* that says so, both or neither."""
+        async with self._transaction(tenant_id) as tables:
+            for index in indexes:
+                row = tables.entries.get(index)
+                key = None if row is None else row.sealed_key
+                if row is None or key is None or row.tenant_id != tenant_id or key.subject != subject:
+                    raise ConflictError("some of these entries were erased meanwhile: look again which are left")
+                tables.entries.put(index, replace(row, sealed_key=None))
+            self._write_events(tenant_id, [event])
 
     async def find_nodes(self, nodes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         """Return hashes of complete subtrees by (level, index); level 0 are the leaves."""

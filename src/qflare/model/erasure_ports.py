@@ -1,0 +1,26 @@
+"""What the erasure of a subject's log entries asks of the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.model.event import NewEvent
+    from qflare.model.ids import DeviceId, TenantId
+
+
+class ErasureStore(Protocol):
+    """Keys of sealed entries by their subject, which a keyed hash names (docs/audit.md)."""
+
+    async def find_subject_entries(self, tenant_id: TenantId, subject: bytes, *, limit: int) -> tuple[int, ...]:
+        """Return the first *limit* indexes of a subject's entries that can still be opened."""
+
+    async def count_named_entries(self, tenant_id: TenantId, device_id: DeviceId) -> int:
+        """Return how many entries of type 2 name a device in their leaves: these nothing erases."""
+
+    async def erase_entries(
+        self, tenant_id: TenantId, subject: bytes, indexes: Sequence[int], *, event: NewEvent
+    ) -> None:
+        """Destroy the keys of a subject's entries with *event* in one transaction; `ConflictError` if one is gone."""

@@ -1,0 +1,65 @@
+"""Keys of sealed entries: with their entries, found by subject, destroyed together with the event that says so."""
+
+import pytest
+
+from qflare.errors import ConflictError
+from qflare.model.event import FIELDS_ENTRY
+from qflare.model.ids import DEFAULT_TENANT, TenantId
+from store_records import new_event, new_sealed_event
+
+pytestmark = pytest.mark.contract
+
+T = DEFAULT_TENANT
+OTHER = TenantId(b"o" * 16)
+SUBJECT = b"s" * 32
+
+
+async def test_a_sealed_entry_comes_back_with_its_key(store):
+    """What is stored, the key beside it, and no device; plain and sealed events mixed in one append."""
+    sealed = new_sealed_event()
+    await store.append_events(T, [new_event(), sealed, new_event(), new_sealed_event()])
+    found = await store.list_entries(T, first=0, limit=9)
+    assert [2, FIELDS_ENTRY, 2, FIELDS_ENTRY] == [each.entry_type for each in found]
+    assert (sealed.stored, None, sealed.sealed_key) == (found[1].data, found[1].device_id, found[1].sealed_key)
+    assert [False, True, False, True] == [each.sealed_key is not None for each in found]
+    assert found[3] == (await store.list_entries(None, first=3, limit=1))[0]
+
+
+async def test_a_subject_is_erased_with_its_event_and_nobody_else(store):
+    """The subject's keys go, the rows and the tree stay, and the event stands; another subject's and tenant's keep."""
+    await store.save_tenant(OTHER, "other", event=new_event())
+    first = (await store.append_events(T, [new_sealed_event(SUBJECT), new_sealed_event()])).first_index
+    await store.append_events(OTHER, [new_sealed_event(SUBJECT)])
+    await store.append_events(T, [new_sealed_event(SUBJECT)])
+    before = await store.list_entries(T, first=first, limit=9)
+    assert (first, first + 3) == await store.find_subject_entries(T, SUBJECT, limit=9)
+    assert (first,) == await store.find_subject_entries(T, SUBJECT, limit=1)
+    event = new_event()
+    await store.erase_entries(T, SUBJECT, [first, first + 3], event=event)
+    assert () == await store.find_subject_entries(T, SUBJECT, limit=9)
+    assert (first + 2,) == await store.find_subject_entries(OTHER, SUBJECT, limit=9)
+    after = await store.list_entries(T, first=first, limit=9)
+    assert [None, before[1].sealed_key, None] == [each.sealed_key for each in after[:3]]
+    assert [each.leaf_data for each in before] == [each.leaf_data for each in after[:3]]
+    assert event.leaf_data == after[3].leaf_data
+
+
+async def test_an_erasure_is_whole_or_nothing(store):
+    """One entry that is not the subject's, or was erased: no key goes, and no event says so."""
+    await store.save_tenant(OTHER, "other", event=new_event())
+    first = (await store.append_events(T, [new_sealed_event(SUBJECT), new_sealed_event()])).first_index
+    size = (await store.log_head()).size
+    for tenant, indexes in ((T, [first, first + 1]), (T, [first, 999]), (OTHER, [first])):
+        with pytest.raises(ConflictError):
+            await store.erase_entries(tenant, SUBJECT, indexes, event=new_event())
+    assert (first,) == await store.find_subject_entries(T, SUBJECT, limit=9)
+    assert size == (await store.log_head()).size
+    await store.erase_entries(T, SUBJECT, [first], event=new_event())
+    with pytest.raises(ConflictError):
+        await store.erase_entries(T, SUBJECT, [first], event=new_event())
+
+
+async def test_entries_that_name_a_device_are_counted(store):
+    """Entries of type 2 name their device for good: how many there are is known."""
+    await store.append_events(T, [new_event(device_id="d"), new_event(), new_event(device_id="e"), new_sealed_event()])
+    assert [1, 0] == [await store.count_named_entries(T, each) for each in ("d", "f")]
