@@ -203,7 +203,7 @@ def rewritten(exported, *, index, keep_notes=True):
         elif kind is RecordKind.ENTRY:
             leaf = log_export.decode_entry(body).leaf_data
             if frontier.size == index:
-                leaf = leaf[:20] + bytes((leaf[20] ^ 1,)) + leaf[21:]
+                leaf = leaf[:-1] + bytes((leaf[-1] ^ 1,))
             running = log_export.next_running(running, hash_leaf(leaf))
             made_anew = struct.pack(">Q", frontier.size) + running + leaf
             frontier, _ = frontier.append([hash_leaf(leaf)])

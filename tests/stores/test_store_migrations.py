@@ -37,7 +37,7 @@ LOOKED_AT = {
     "device_key_state_first": "0007: version 1 begins keys pre-active or active",
     "device_key_state_move": "0007: the same moves, told with the table's name",
     "device_state_first": "0007: version 1 begins devices active",
-    "audit_entry_type_known": "0017: version 1 writes types 1 and 2, which stay",
+    "audit_entry_type_known": "0018: version 1 writes types 1 and 2, which stay",
     "device_state_move": "0007: the same moves, told with the table's name",
     "enrolment_token_state_first": "0007: version 1 leaves the column to its default",
     "enrolment_token_state_known": "0007: version 1 leaves the column to its default",

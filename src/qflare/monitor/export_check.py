@@ -20,9 +20,10 @@ from qflare.errors import (
     OtherLogError,
     ServerIdentityError,
 )
-from qflare.model.event import EVENT_ENTRY, SESSION_ENTRY, SecurityEventType
+from qflare.model.event import EVENT_ENTRY, FIELDS_ENTRY, SESSION_ENTRY, SecurityEventType
 from qflare.monitor.held import check_held, sizes_of
 from qflare.protocol import log_export
+from qflare.protocol.entry import decode_fields_leaf
 from qflare.protocol.identity import decode_identity
 from qflare.protocol.labels import MAGIC_LEAF
 from qflare.protocol.leaf import decode_event_leaf
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _REPORT_EVERY: Final = 1000
 _SESSION_HEAD: Final = MAGIC_LEAF + bytes((SESSION_ENTRY,))
 _EVENT_HEAD: Final = MAGIC_LEAF + bytes((EVENT_ENTRY,))
+_FIELDS_HEAD: Final = MAGIC_LEAF + bytes((FIELDS_ENTRY,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +240,11 @@ class ExportCheck:
         if leaf_data.startswith(_EVENT_HEAD):
             try:
                 return decode_event_leaf(leaf_data).event_type.value
+            except DecodeError:
+                pass
+        if leaf_data.startswith(_FIELDS_HEAD):
+            try:
+                return decode_fields_leaf(leaf_data).event_type.value
             except DecodeError:
                 pass
         raise self._bad(f"entry {self._frontier.size} is none that this code can read")
