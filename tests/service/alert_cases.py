@@ -1,0 +1,130 @@
+"""For each alert a story in which it fires and one in which it does not: series as promtool writes them, 15 s apart."""
+
+WIDTH = ("qflare_bucket_width_seconds", "300x200")
+REFUSED = 'qflare_handshakes_total{form="hello",result="refused",reason="tag"}'
+ESTABLISHED = 'qflare_handshakes_total{form="hello",result="established",reason="none"}'
+FAILED = 'qflare_handshakes_total{form="hello",result="failed",reason="StoreUnavailableError"}'
+WAITS = 'qflare_batch_wait_seconds_bucket{operation="confirm",le="%s"}'
+
+CASES = {
+    "QflareAbsent": (
+        [("other_metric", "1x200")],
+        [("qflare_workers_wanted", "2x200")],
+        [{}],
+    ),
+    "QflareWorkersMissing": (
+        [("qflare_workers", "1x200"), ("qflare_workers_wanted", "2x200")],
+        # One that is replaced within a minute.
+        [("qflare_workers", "2x10 1x3 2x187"), ("qflare_workers_wanted", "2x200")],
+        [{}],
+    ),
+    "QflareWorkerSilent": ([("qflare_workers_silent", "1x200")], [("qflare_workers_silent", "0x200")], [{}]),
+    "QflareWorkersRestart": (
+        [("qflare_worker_restarts_total", "0x100 5x100")],
+        [("qflare_worker_restarts_total", "0x100 1x100")],
+        [{}],
+    ),
+    "QflareNotReady": (
+        [('qflare_ready{part="keeper"}', "1x10 0x190"), ('qflare_ready{part="database"}', "1x200")],
+        [('qflare_ready{part="keeper"}', "1x200")],
+        [{"part": "keeper"}],
+    ),
+    "QflareHandshakesRefused": (
+        [(REFUSED, "0+10x200"), (ESTABLISHED, "0+5x200")],
+        [(REFUSED, "0+4x200"), (ESTABLISHED, "0+5x200")],
+        [{}],
+    ),
+    "QflareHandshakesFail": ([(FAILED, "0+1x200")], [(FAILED, "3x200"), (REFUSED, "0+10x200")], [{}]),
+    "QflareForgeries": (
+        [('qflare_refusals_total{step="record",reason="tag"}', "0+20x200")],
+        [
+            ('qflare_refusals_total{step="record",reason="tag"}', "0+10x200"),
+            ('qflare_refusals_total{step="confirm",reason="expired"}', "0+900x200"),
+        ],
+        [{}],
+    ),
+    "QflareOverloaded": (
+        [('qflare_queue_overloads_total{operation="hello"}', "0+1x200")],
+        [('qflare_queue_overloads_total{operation="hello"}', "7x200")],
+        [{}],
+    ),
+    "QflareSlow": (
+        [(WAITS % "0.5", "0+1x200"), (WAITS % "1.0", "0+9x200"), (WAITS % "+Inf", "0+9x200")],
+        [(WAITS % "0.1", "0+9x200"), (WAITS % "0.5", "0+9x200"), (WAITS % "+Inf", "0+9x200")],
+        [{}],
+    ),
+    "QflarePoolFull": (
+        [('qflare_pool_connections{state="used"}', "8x200"), ("qflare_pool_connections_max", "8x200")],
+        [('qflare_pool_connections{state="used"}', "7x200"), ("qflare_pool_connections_max", "8x200")],
+        [{}],
+    ),
+    "QflareBucketLate": (
+        [WIDTH, ("qflare_bucket_age_seconds", "0+15x200")],
+        [WIDTH, ("qflare_bucket_age_seconds", "310x200")],
+        [{}],
+    ),
+    "QflareKeyOutlives": (
+        [
+            WIDTH,
+            ('qflare_oldest_key_age_seconds{place="keeper"}', "900x200"),
+            ('qflare_oldest_key_age_seconds{place="database"}', "599x200"),
+        ],
+        [WIDTH, ('qflare_oldest_key_age_seconds{place="keeper"}', "600x200")],
+        [{"place": "keeper"}],
+    ),
+    "QflareTurnLags": (
+        [
+            WIDTH,
+            ("qflare_turn_steps", "64x200"),
+            ("qflare_turn_steps_done", "63x200"),
+            ("qflare_turn_bucket_index", "7x200"),
+            ("qflare_bucket_index", "7x200"),
+            ("qflare_bucket_age_seconds", "200x200"),
+        ],
+        [
+            WIDTH,
+            ("qflare_turn_steps", "64x200"),
+            ("qflare_turn_steps_done", "63x200"),
+            ("qflare_turn_bucket_index", "7x200"),
+            ("qflare_bucket_index", "7x200"),
+            ("qflare_bucket_age_seconds", "20x200"),
+        ],
+        [{}],
+    ),
+    "QflareMaintenanceStuck": (
+        [("qflare_maintenance_age_seconds", "0+15x200")],
+        [("qflare_maintenance_age_seconds", "40x200")],
+        [{}],
+    ),
+    "QflareCertificateEnds": (
+        [("qflare_certificate_seconds_left", "2591999x200")],
+        [("qflare_certificate_seconds_left", "2592000x200")],
+        [{}],
+    ),
+    "QflareAuditLags": (
+        [("qflare_audit_lag_seconds", "0+15x200"), (ESTABLISHED, "0+1x200")],
+        # A server where nobody comes: what waits is signed with the next session.
+        [("qflare_audit_lag_seconds", "0+15x200"), (ESTABLISHED, "4x200")],
+        [{}],
+    ),
+    "QflareEvidenceLeftOut": (
+        [("qflare_refusal_events_left_out_total", "0+1x200")],
+        [("qflare_refusal_events_left_out_total", "9x200")],
+        [{}],
+    ),
+    "QflareDetectorDrops": (
+        [("qflare_detector_dropped_total", "0+1x200")],
+        [("qflare_detector_dropped_total", "9x200")],
+        [{}],
+    ),
+    "QflareDetectorAlarm": (
+        # One that appears with its first count, and one that rises.
+        [
+            ('qflare_detector_alarms_total{signal="clone"}', "_x110 1x90"),
+            ('qflare_detector_alarms_total{signal="flood"}', "1x110 2x90"),
+        ],
+        [('qflare_detector_alarms_total{signal="clone"}', "1x200")],
+        [{"signal": "clone"}, {"signal": "flood"}],
+    ),
+}
+"""By alert: series with which it fires at 30 minutes, series with which it does not, and the labels it fires with."""
