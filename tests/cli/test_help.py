@@ -73,6 +73,7 @@ COMMANDS = (
     ("bench", "load"),
     ("bench", "compare"),
     ("bench", "flame"),
+    ("dashboards",),
     ("completion",),
 )
 GROUPS = {

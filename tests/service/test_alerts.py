@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from manager_world import Edge, make_manager
-from qflare.service.metrics.catalogue import BY_NAME, CATALOGUE
-from qflare.service.metrics.metric import Kind
+from qflare.service.metrics.catalogue import BY_NAME
 from service.alert_cases import CASES
+from service.expressions import WITHOUT_SERIES, as_grafana_asks, charts, names_in, names_shown
 from service.served import serving, url_of
 from service.test_aggregator import OCTETS, post
 from service.test_metrics import ROOT, watched
@@ -34,18 +34,6 @@ def rules():
     """Return every alert rule."""
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
     return group["rules"]
-
-
-def names_in(text):
-    """Return the metrics that an expression names."""
-    return set(re.findall(r"\bqflare_[a-z0-9_]+", text))
-
-
-def names_shown():
-    """Return every name that series of the catalogue have."""
-    plain = {metric.name for metric in CATALOGUE if metric.kind is not Kind.HISTOGRAM}
-    histograms = [metric.name for metric in CATALOGUE if metric.kind is Kind.HISTOGRAM]
-    return plain | {f"{name}_{part}" for name in histograms for part in ("bucket", "count", "sum")}
 
 
 def promtool(*arguments):
@@ -206,6 +194,13 @@ def hastened(folder):
     return folder / "hasty.rules.yml"
 
 
+async def every_chart_has_series(scraping):
+    """Ask Prometheus what each panel asks: no expression is wrong, and none is empty but for what never happened."""
+    for chart, query in charts():
+        series = await scraping.query(as_grafana_asks(query.expression))
+        assert series or names_in(query.expression) & WITHOUT_SERIES, (chart.title, query.expression)
+
+
 async def test_an_attack_reaches_the_webhook(database_dsn, tmp_path):
     """Forged M3s at a real server: Prometheus sees them, its rule fires, Alertmanager tells the operator's webhook."""
     webhook = Webhook()
@@ -255,6 +250,7 @@ async def test_an_attack_reaches_the_webhook(database_dsn, tmp_path):
                 assert {series["metric"]["reason"] for series in refused} == {"tag"}
                 for rule in rules():
                     await scraping.query(rule["expr"])
+                await every_chart_has_series(scraping)
                 firing = {
                     series["metric"]["alertname"] for series in await scraping.query('ALERTS{alertstate="firing"}')
                 }

@@ -10,6 +10,7 @@ from qflare.cli import (
     backup,
     bench,
     completion,
+    dashboards,
     demo,
     devices,
     doctor,
@@ -85,4 +86,5 @@ except ModuleNotFoundError:
 else:
     app.add_typer(audit.app)
 app.add_typer(bench.app)
+app.command("dashboards")(dashboards.dashboards)
 app.command("completion")(completion.completion)
