@@ -80,7 +80,7 @@ async def test_chain_key_that_arrives_late_dies_with_its_bucket(database_dsn, tm
         await asyncio.gather(call, return_exceptions=True)
         if not call.exception():
             call.result().plaintext.wipe()
-        held = {its.bucket for each in engine.sessions._held.values() for its in each.keys}
+        held = {its.bucket for each in engine.sessions._held.values() for its in each.chain_ids}
         assert session.start not in held
 
 

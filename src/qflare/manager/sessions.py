@@ -7,13 +7,15 @@ matters: a record is accepted there, and `resolve(is_fresh=True)` reads the stat
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from qflare.manager.chains import CHAIN_KEY_BYTES, OpenedChain, open_chains, seal_chains
 from qflare.manager.deadline import Deadline
+from qflare.manager.held_session import ChainId, HeldSession
+from qflare.manager.key_rows import KeyRows
 from qflare.manager.pages import open_pages
 from qflare.manager.tenancy import by_tenant
 from qflare.model.refusal import Refusal
@@ -41,45 +43,6 @@ class Asked(NamedTuple):
     where the session, or its epoch, only begins there."""
     epoch: int | None = None
     """None is the session's present one (R7)."""
-
-
-class _ChainId(NamedTuple):
-    """Names one chain key of a session: those of different epochs have nothing in common (R7)."""
-
-    epoch: int
-    bucket: int
-
-
-@dataclass(slots=True)
-class _Held:
-    """One session in this worker's memory."""
-
-    session: Session
-    keys: dict[_ChainId, SecretBytes] = field(default_factory=dict, repr=False)
-
-    def nearest(self, wanted: _ChainId) -> int | None:
-        """Return the highest bucket up to the wanted one whose key of that epoch is held."""
-        return max((its for epoch, its in self.keys if epoch == wanted.epoch and its <= wanted.bucket), default=None)
-
-    def lowest(self, epoch: int) -> int | None:
-        """Return the lowest bucket whose key of *epoch* is held."""
-        return min((its for its_epoch, its in self.keys if its_epoch == epoch), default=None)
-
-    def chain_id(self, asked: Asked, current: int) -> _ChainId:
-        """Say which chain key is meant; *current* is the server's bucket."""
-        epoch = self.session.epoch if asked.epoch is None else asked.epoch
-        if asked.bucket is not None:
-            return _ChainId(epoch, asked.bucket)
-        bucket = max(current, self.session.start)
-        # R7: a new chain may begin in the next bucket, which is published already.
-        first = self.lowest(epoch) if self.nearest(_ChainId(epoch, bucket)) is None else None
-        return _ChainId(epoch, bucket if first is None else first)
-
-    def wipe(self) -> None:
-        """Erase every key."""
-        for key in self.keys.values():
-            key.wipe()
-        self.keys.clear()
 
 
 @dataclass(slots=True)
@@ -113,7 +76,11 @@ class Sessions:
         self._offload = offload
         self._capacity = settings.sessions_cached_max
         self._deadline = Deadline(settings.store_timeout_s)
-        self._held: OrderedDict[SessionId, _Held] = OrderedDict()
+        self._held: dict[SessionId, HeldSession] = {}
+        """In the order in which they were used."""
+        self._rows = KeyRows(CHAIN_KEY_BYTES)
+        self._shared: dict[object, object] = {}
+        """Tenants and buckets of sessions, one object of each."""
         self._floor = 0
         """Chain keys of lower buckets are erased, and none that a batch under way still brings is kept."""
         buckets.listeners.append(self.forget_before)
@@ -136,9 +103,9 @@ class Sessions:
         """
         found = await self._find(ring, asked, is_fresh=is_fresh)
         wanted = [
-            found[it.sid].chain_id(it, ring.current)
+            _chain_id(found[it.sid], it, ring.current)
             if it.sid in found
-            else _ChainId(it.epoch or 0, ring.current if it.bucket is None else it.bucket)
+            else ChainId(it.epoch or 0, ring.current if it.bucket is None else it.bucket)
             for it in asked
         ]
         await self._step([(it.sid, chain_id) for it, chain_id in zip(asked, wanted, strict=True)], found)
@@ -151,8 +118,7 @@ class Sessions:
             if isinstance(verdict, Refusal) or held is None:
                 sessions.append(verdict if isinstance(verdict, Refusal) else Refusal.UNKNOWN_SESSION)
                 continue
-            with held.keys[chain_id].view() as key:
-                chain_keys.row(position, CHAIN_KEY_BYTES)[:] = key
+            chain_keys.row(position, CHAIN_KEY_BYTES)[:] = held.key(chain_id)
             sessions.append(verdict)
         return Resolved(sessions, chain_keys, [its.bucket for its in wanted], [its.epoch for its in wanted])
 
@@ -167,7 +133,7 @@ class Sessions:
     def tenant_of(self, sid: SessionId) -> TenantId | None:
         """Return the tenant of a session that is held, else None."""
         held = self._held.get(sid)
-        return None if held is None else held.session.tenant_id
+        return None if held is None else held.tenant_id
 
     def forget(self, sid: SessionId) -> None:
         """Erase one session from this worker's memory."""
@@ -186,18 +152,15 @@ class Sessions:
 
     def forget_device(self, tenant_id: TenantId, ref: bytes) -> None:
         """Erase a device's sessions from this worker's memory: it was revoked or suspended here."""
-        for sid in [
-            sid for sid, held in self._held.items() if held.session.tenant_id == tenant_id and held.session.ref == ref
-        ]:
+        for sid in [sid for sid, held in self._held.items() if held.is_of(tenant_id, ref)]:
             self.forget(sid)
 
     def forget_before(self, bucket: int) -> None:
         """Erase every chain key of buckets below *bucket*: they have ended (R1)."""
         self._floor = max(self._floor, bucket)
+        self._shared.clear()  # of buckets that are over too; what is in use stays
         for sid, held in list(self._held.items()):
-            for old in [its for its in held.keys if its.bucket < bucket]:
-                held.keys.pop(old).wipe()
-            if not held.keys:
+            if not held.wipe_before(bucket):
                 del self._held[sid]
 
     def wipe(self) -> None:
@@ -208,13 +171,13 @@ class Sessions:
 
     # --- finding ----------------------------------------------------------------------------------
 
-    async def _find(self, ring: Ring, asked: Sequence[Asked], *, is_fresh: bool) -> dict[SessionId, _Held]:
+    async def _find(self, ring: Ring, asked: Sequence[Asked], *, is_fresh: bool) -> dict[SessionId, HeldSession]:
         sids = {it.sid: None for it in asked}
-        found: dict[SessionId, _Held] = {}
+        found: dict[SessionId, HeldSession] = {}
         for sid in sids:
             held = self._held.get(sid)
             if held is not None:
-                self._held.move_to_end(sid)
+                self._keep(held)
                 found[sid] = held
         lacking = _lacking(asked, found, ring.current)
         stale = [sid for sid in sids if is_fresh or sid in lacking]
@@ -227,40 +190,43 @@ class Sessions:
                 self.forget(sid)
                 found.pop(sid, None)
         for sid, session in known.items():
-            held = found.setdefault(sid, _Held(session))
-            held.session = session
+            held = found.get(sid)
+            if held is None:
+                held = found[sid] = HeldSession(session, self._rows)
+            else:
+                held.note(session)
+            held.share(self._shared)
             if session.state is not SessionState.LIVE:
                 self.forget(sid)
         # Again: what was read may name a newer epoch.
         lacking |= _lacking(asked, found, ring.current)
-        alive = [
-            held.session for sid, held in found.items() if sid in lacking and held.session.state is SessionState.LIVE
-        ]
+        alive = [held for sid, held in found.items() if sid in lacking and held.state is SessionState.LIVE]
         await self._load_chains(ring, alive, found)
         return found
 
-    async def _load_chains(self, ring: Ring, sessions: Sequence[Session], found: dict[SessionId, _Held]) -> None:
+    async def _load_chains(
+        self, ring: Ring, sessions: Sequence[HeldSession], found: dict[SessionId, HeldSession]
+    ) -> None:
         for tenant_id, group in by_tenant(sessions, lambda session: session.tenant_id).items():
             newest: dict[SessionId, int] = {}
             for chain in await self._open_chains(ring, tenant_id, group):
                 held = found.get(chain.sid)
-                chain_id = _ChainId(chain.epoch, chain.bucket)
-                if held is None or chain_id in held.keys or chain.bucket < self._floor:
-                    chain.chain_key.wipe()
-                else:
-                    held.keys[chain_id] = chain.chain_key
-                if held is None:
-                    continue
+                with chain.chain_key, chain.chain_key.view() as key:
+                    if held is None:
+                        continue
+                    if chain.bucket >= self._floor:
+                        held.keep(ChainId(chain.epoch, chain.bucket), key)
                 # R7: an epoch that ended is not carried on; it hashes forward from the bucket of the rekey.
-                if chain.epoch == held.session.epoch:
+                if chain.epoch == held.epoch:
                     newest[chain.sid] = max(chain.bucket, newest.get(chain.sid, 0))
-                self._keep(held.session.sid, held)  # the same id; the chain's copy of it would stay as long
+                self._keep(held)
             # R8, first touch: what no turn has carried into the current bucket yet is carried now.
             late = [sid for sid, bucket in newest.items() if bucket < ring.current]
-            await self._step([(sid, _ChainId(found[sid].session.epoch, ring.current)) for sid in late], found)
+            await self._step([(sid, ChainId(found[sid].epoch, ring.current)) for sid in late], found)
             await self._save(ring, [found[sid] for sid in late])
+        self._evict()
 
-    async def _open_chains(self, ring: Ring, tenant_id: TenantId, group: Sequence[Session]) -> list[OpenedChain]:
+    async def _open_chains(self, ring: Ring, tenant_id: TenantId, group: Sequence[HeldSession]) -> list[OpenedChain]:
         """Read what rests of a tenant's sessions in live buckets: their own rows, and pages where those lack one."""
         sids = [session.sid for session in group]
         last = ring.current + 1
@@ -279,76 +245,98 @@ class Sessions:
         pages = await self._deadline.of(self._store.find_pages(tenant_id, list(lacking), first=ring.first, last=last))
         return await self._offload.run(partial(_open_all, ring, chains, pages, lacking), wipe=_wipe_all)
 
-    async def _step(self, wanted: Sequence[tuple[SessionId, _ChainId]], found: dict[SessionId, _Held]) -> None:
+    async def _step(self, wanted: Sequence[tuple[SessionId, ChainId]], found: dict[SessionId, HeldSession]) -> None:
         """Derive missing keys, all that lead to one bucket in one C call."""
-        by_target: dict[int, list[tuple[_Held, _ChainId]]] = {}
+        by_target: dict[int, list[tuple[HeldSession, ChainId]]] = {}
         for sid, chain_id in dict.fromkeys(wanted):
             held = found.get(sid)
-            if held is None or chain_id in held.keys or held.nearest(chain_id) is None:
+            if held is None or held.has(chain_id) or held.nearest(chain_id) is None:
                 continue
-            if not held.session.start <= chain_id.bucket <= held.session.last_bucket:
+            if not held.start <= chain_id.bucket <= held.last_bucket:
                 continue
             by_target.setdefault(chain_id.bucket, []).append((held, chain_id))
         for bucket, group in by_target.items():
             sources = [(held, its, nearest) for held, its in group if (nearest := held.nearest(its)) is not None]
-            with SecretBytes.join([held.keys[_ChainId(its.epoch, nearest)] for held, its, nearest in sources]) as old:
-                sids = b"".join(held.session.sid for held, _, _ in sources)
+            with _gather([(held, ChainId(its.epoch, nearest)) for held, its, nearest in sources]) as old:
+                sids = b"".join(held.sid for held, _, _ in sources)
                 fresh = await self._offload.run(
                     partial(chain_advance_many, old, sids, [nearest for _, _, nearest in sources], bucket),
                     wipe=SecretBytes.wipe,
                 )
             with fresh:
                 for row, (held, its, _) in enumerate(sources):
-                    if its not in held.keys and bucket >= self._floor:
-                        held.keys[its] = fresh.take_row(row, CHAIN_KEY_BYTES)
+                    if bucket >= self._floor:
+                        held.keep(its, fresh.row(row, CHAIN_KEY_BYTES))
 
-    async def _save(self, ring: Ring, group: Sequence[_Held]) -> None:
+    async def _save(self, ring: Ring, group: Sequence[HeldSession]) -> None:
         bucket = ring.current
-        ready = [held for held in group if _ChainId(held.session.epoch, bucket) in held.keys]
+        ready = [(held, its) for held in group if held.has(its := ChainId(held.epoch, bucket))]
         if not ready:
             return
-        with SecretBytes.join([held.keys[_ChainId(held.session.epoch, bucket)] for held in ready]) as chain_keys:
-            owners = [(held.session.tenant_id, held.session.sid, held.session.epoch) for held in ready]
+        with _gather(ready) as chain_keys:
+            owners = [(held.tenant_id, held.sid, its.epoch) for held, its in ready]
             sealed: list[SealedChain] = await self._offload.run(partial(seal_chains, ring, bucket, owners, chain_keys))
         await self._deadline.of(self._store.save_chains(sealed))
 
-    def _keep(self, sid: SessionId, held: _Held) -> None:
-        self._held[sid] = held
-        self._held.move_to_end(sid)
-        while len(self._held) > self._capacity:
-            # Dropped, not wiped: a batch under way may still use it. The memory is zeroed when its last user lets go.
-            self._held.popitem(last=False)
+    def _keep(self, held: HeldSession) -> None:
+        """Hold a session as the one used last."""
+        self._held.pop(held.sid, None)
+        self._held[held.sid] = held
+
+    def _evict(self) -> None:
+        """Let go what was used longest ago, all at once: finding the first of a dictionary skips what has left it."""
+        for sid in list(islice(self._held, max(0, len(self._held) - self._capacity))):
+            # Dropped, not wiped: a batch under way may still use it. Its keys are wiped when its last user lets go.
+            del self._held[sid]
 
 
-def _lacking(asked: Sequence[Asked], found: dict[SessionId, _Held], current: int) -> set[SessionId]:
+def _chain_id(held: HeldSession, asked: Asked, current: int) -> ChainId:
+    """Say which chain key is meant; *current* is the server's bucket."""
+    epoch = held.epoch if asked.epoch is None else asked.epoch
+    if asked.bucket is not None:
+        return ChainId(epoch, asked.bucket)
+    bucket = max(current, held.start)
+    # R7: a new chain may begin in the next bucket, which is published already.
+    first = held.lowest(epoch) if held.nearest(ChainId(epoch, bucket)) is None else None
+    return ChainId(epoch, bucket if first is None else first)
+
+
+def _gather(keys: Sequence[tuple[HeldSession, ChainId]]) -> SecretBytes:
+    """Copy chain keys into one secret, a row each, which the caller wipes."""
+    block = SecretBytes.zeros(len(keys) * CHAIN_KEY_BYTES)
+    for row, (held, chain_id) in enumerate(keys):
+        block.row(row, CHAIN_KEY_BYTES)[:] = held.key(chain_id)
+    return block
+
+
+def _lacking(asked: Sequence[Asked], found: dict[SessionId, HeldSession], current: int) -> set[SessionId]:
     """Say of which sessions a chain key that is asked for can neither be taken nor derived from what is held."""
     return {
         it.sid
         for it in asked
-        if it.sid not in found or found[it.sid].nearest(found[it.sid].chain_id(it, current)) is None
+        if it.sid not in found or found[it.sid].nearest(_chain_id(found[it.sid], it, current)) is None
     }
 
 
-def _verdict(held: _Held | None, chain_id: _ChainId) -> Session | Refusal:
+def _verdict(held: HeldSession | None, chain_id: ChainId) -> Session | Refusal:
     if held is None:
         return Refusal.UNKNOWN_SESSION
-    session = held.session
-    if session.state is SessionState.REVOKED:
+    if held.state is SessionState.REVOKED:
         return Refusal.DEVICE_STATE
-    if session.state is not SessionState.LIVE:
+    if held.state is not SessionState.LIVE:
         return Refusal.SESSION_ENDED
-    if not session.start <= chain_id.bucket <= session.last_bucket:
+    if not held.start <= chain_id.bucket <= held.last_bucket:
         return Refusal.BUCKET
-    return session if chain_id in held.keys else _absence(held, chain_id)
+    return held.session if held.has(chain_id) else _absence(held, chain_id)
 
 
-def _absence(held: _Held, chain_id: _ChainId) -> Refusal:
+def _absence(held: HeldSession, chain_id: ChainId) -> Refusal:
     """Say why a live session has not the chain key that is asked for."""
     first = held.lowest(chain_id.epoch)
     if first is not None and first > chain_id.bucket:
         # The epoch only begins there (R7), or the key of that bucket is erased.
         return Refusal.BUCKET
-    if first is None and chain_id.epoch != held.session.epoch:
+    if first is None and chain_id.epoch != held.epoch:
         return Refusal.EPOCH
     # Its state did not outlive a bucket (R8).
     return Refusal.SESSION_ENDED
