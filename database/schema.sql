@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 18;
+SET LOCAL qflare.installs_version = 19;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -370,6 +370,7 @@ CREATE TABLE IF NOT EXISTS qflare.session (
     -- What it has carried, both ways; at most one flush of each worker behind (decision 0051).
     records      bigint      NOT NULL DEFAULT 0,
     bytes        bigint      NOT NULL DEFAULT 0,
+    end_reason   text,                  -- said by a trigger when it ends
     CONSTRAINT session_pkey PRIMARY KEY (sid, tenant_id, slot),
     CONSTRAINT session_slot_of_last_bucket CHECK (slot = last_bucket / 192 % 4),
     CONSTRAINT session_lifetime_range CHECK (start_bucket >= 0 AND last_bucket - start_bucket BETWEEN 0 AND 287),
@@ -617,6 +618,36 @@ CREATE TABLE IF NOT EXISTS qflare.device_key_move (
     CONSTRAINT device_key_move_reason_size CHECK (octet_length(reason) <= 1000)
 );
 
+-- The life of each psk a device had, without the psk: a row stays when another takes its place.  Written by triggers
+-- alone, read by the listing of a device's keys.
+CREATE TABLE IF NOT EXISTS qflare.device_psk (
+    tenant_id   uuid        NOT NULL,
+    ref         bytea       NOT NULL,
+    psk_version bigint      NOT NULL,
+    state       text        NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT device_psk_pkey PRIMARY KEY (ref, psk_version, tenant_id),
+    CONSTRAINT device_psk_of_device FOREIGN KEY (ref, tenant_id) REFERENCES qflare.device (ref, tenant_id),
+    CONSTRAINT device_psk_version_range CHECK (psk_version >= 0),
+    CONSTRAINT device_psk_state_known
+        CHECK (state IN ('pre-active', 'active', 'suspended', 'deactivated', 'compromised', 'destroyed'))
+);
+
+-- Every move of a psk, as device_key_move has them.
+CREATE TABLE IF NOT EXISTS qflare.device_psk_move (
+    tenant_id   uuid        NOT NULL,
+    ref         bytea       NOT NULL,
+    psk_version bigint      NOT NULL,
+    move_index  integer     NOT NULL,
+    from_state  text        NOT NULL,
+    to_state    text        NOT NULL,
+    reason      text        NOT NULL,
+    moved_at    timestamptz NOT NULL,
+    CONSTRAINT device_psk_move_pkey PRIMARY KEY (ref, psk_version, move_index, tenant_id),
+    CONSTRAINT device_psk_move_index_range CHECK (move_index >= 0),
+    CONSTRAINT device_psk_move_reason_size CHECK (octet_length(reason) <= 1000)
+);
+
 -- The life of each bucket's key pair (A3) without the key: a row stays when the sealed key goes.  Written by triggers
 -- alone, read by listings.
 CREATE TABLE IF NOT EXISTS qflare.bucket_record (
@@ -804,8 +835,9 @@ BEGIN
     FOREACH v_table IN ARRAY ARRAY['tenant', 'device', 'device_key', 'handshake', 'session', 'session_route',
                                    'session_state', 'session_page', 'stream', 'reply_key', 'session_count',
                                    'enrolment_token', 'audit_entry', 'rotation_policy', 'rotation_mark',
-                                   'device_use', 'call', 'device_count', 'device_key_move', 'change', 'incident',
-                                   'detector_state', 'operator', 'audit_key'] LOOP
+                                   'device_use', 'call', 'device_count', 'device_key_move', 'device_psk',
+                                   'device_psk_move', 'change', 'incident', 'detector_state', 'operator',
+                                   'audit_key'] LOOP
         EXECUTE format('ALTER TABLE qflare.%I ENABLE ROW LEVEL SECURITY', v_table);
         EXECUTE format('ALTER TABLE qflare.%I FORCE ROW LEVEL SECURITY', v_table);
         -- An unset tenant is NULL and equals nothing; the sub-select is evaluated once a statement.
@@ -862,7 +894,8 @@ GRANT SELECT, INSERT ON qflare.session_page TO qflare_maintenance;
 GRANT SELECT, INSERT, UPDATE ON qflare.bucket_turn TO qflare_maintenance;
 GRANT SELECT, UPDATE, DELETE ON qflare.reply_key TO qflare_maintenance;
 GRANT SELECT ON qflare.bucket_record, qflare.bucket_record_move, qflare.server_key_move TO qflare_app;
-GRANT SELECT, INSERT ON qflare.device_key_move, qflare.change TO qflare_app;
+GRANT SELECT, INSERT ON qflare.device_key_move, qflare.device_psk_move, qflare.change TO qflare_app;
+GRANT SELECT, INSERT, UPDATE ON qflare.device_psk TO qflare_app;
 GRANT SELECT, INSERT, UPDATE ON qflare.device_count TO qflare_app;
 GRANT SELECT, DELETE ON qflare.change TO qflare_maintenance;
 GRANT SELECT, INSERT, UPDATE ON qflare.incident, qflare.detector_state, qflare.operator TO qflare_app;
@@ -925,6 +958,7 @@ BEGIN
     FOR v_guard IN SELECT * FROM (VALUES
         ('device', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
         ('device_key', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
+        ('device_psk', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
         ('server_key', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
         ('bucket_record', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
         ('session', 'session', $w$NEW.state <> 'live'$w$),
@@ -984,6 +1018,94 @@ END
 $$;
 CREATE OR REPLACE TRIGGER device_key_moved AFTER UPDATE OF state ON qflare.device_key
     FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.keep_device_key_move();
+
+-- Keep a move of a psk; the device's row is locked by whoever moves it.
+CREATE OR REPLACE FUNCTION qflare.keep_device_psk_move() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO qflare.device_psk_move (tenant_id, ref, psk_version, move_index, from_state, to_state, reason, moved_at)
+    SELECT NEW.tenant_id, NEW.ref, NEW.psk_version, count(*), OLD.state, NEW.state,
+           qflare.reason_of(OLD.state, NEW.state), clock_timestamp()
+      FROM qflare.device_psk_move AS m
+     WHERE m.ref = NEW.ref AND m.psk_version = NEW.psk_version AND m.tenant_id = NEW.tenant_id;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER device_psk_moved AFTER UPDATE OF state ON qflare.device_psk
+    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION qflare.keep_device_psk_move();
+
+-- The psk of a device changes, or its device's state: the psks' lives follow.  One that is replaced or removed is
+-- deactivated, not destroyed: its sealed form may lie in a backup, and opens under KEK_L.
+CREATE OR REPLACE FUNCTION qflare.keep_device_psk() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_said CONSTANT text := coalesce(current_setting('qflare.reason', true), '');
+BEGIN
+    IF OLD.sealed_psk IS DISTINCT FROM NEW.sealed_psk OR OLD.psk_version <> NEW.psk_version THEN
+        IF v_said = '' THEN
+            PERFORM set_config('qflare.reason', CASE WHEN NEW.sealed_psk IS NULL THEN 'removed'
+                                                     ELSE 'followed by psk version ' || NEW.psk_version END, true);
+        END IF;
+        UPDATE qflare.device_psk AS p
+           SET state = 'deactivated'
+         WHERE p.tenant_id = NEW.tenant_id AND p.ref = NEW.ref
+           AND (p.psk_version <> NEW.psk_version OR NEW.sealed_psk IS NULL)
+           AND p.state IN ('pre-active', 'active', 'suspended');
+        IF NEW.sealed_psk IS NOT NULL THEN
+            INSERT INTO qflare.device_psk (tenant_id, ref, psk_version, state)
+            VALUES (NEW.tenant_id, NEW.ref, NEW.psk_version, 'active') ON CONFLICT DO NOTHING;
+            -- In the state of its device, if that is none in which a key begins.
+            PERFORM set_config('qflare.reason', 'its device is ' || NEW.state, true);
+            UPDATE qflare.device_psk AS p
+               SET state = NEW.state
+             WHERE p.tenant_id = NEW.tenant_id AND p.ref = NEW.ref AND p.psk_version = NEW.psk_version
+               AND p.state = 'active' AND NEW.state IN ('suspended', 'deactivated', 'compromised');
+        END IF;
+        PERFORM set_config('qflare.reason', v_said, true);
+    END IF;
+    IF OLD.state IS DISTINCT FROM NEW.state THEN
+        -- As the device's other keys.
+        UPDATE qflare.device_psk AS p
+           SET state = NEW.state
+         WHERE p.tenant_id = NEW.tenant_id AND p.ref = NEW.ref
+           AND p.state <> NEW.state AND p.state <> 'destroyed'
+           AND CASE NEW.state
+                   WHEN 'active'    THEN p.state = 'suspended'
+                   WHEN 'suspended' THEN p.state = 'active'
+                   WHEN 'destroyed' THEN p.state IN ('deactivated', 'compromised')
+                   ELSE p.state <> 'compromised' END;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER device_psk_kept AFTER UPDATE OF state, sealed_psk, psk_version ON qflare.device
+    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state OR OLD.sealed_psk IS DISTINCT FROM NEW.sealed_psk
+                       OR OLD.psk_version IS DISTINCT FROM NEW.psk_version)
+    EXECUTE FUNCTION qflare.keep_device_psk();
+
+-- Say why a session ends, in the moment in which it does: what the transaction says in qflare.reason, else what the
+-- state itself tells.  Afterwards nothing changes it.
+CREATE OR REPLACE FUNCTION qflare.say_why_session_ended() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.state = NEW.state THEN
+        RAISE EXCEPTION 'why a session ended is said once'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'session_end_reason_stands', TABLE = 'session';
+    END IF;
+    NEW.end_reason := CASE NEW.state
+        WHEN 'superseded' THEN 'newer sessions of its device took its place'
+        ELSE coalesce(nullif(current_setting('qflare.reason', true), ''), 'no reason given') END;
+    IF octet_length(NEW.end_reason) > 1000 THEN
+        RAISE EXCEPTION 'the reason for the end of a session is too long'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'session_end_reason_size', TABLE = 'session';
+    END IF;
+    RETURN NEW;
+END
+$$;
+-- Behind WHEN: what records and rekeys change in a live session's row costs no call.
+CREATE OR REPLACE TRIGGER session_state_told BEFORE UPDATE OF state, end_reason ON qflare.session
+    FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state OR OLD.end_reason IS DISTINCT FROM NEW.end_reason)
+    EXECUTE FUNCTION qflare.say_why_session_ended();
 
 -- Keep a move of a bucket's key; with the owner's rights, so that no application writes that history otherwise.
 CREATE OR REPLACE FUNCTION qflare.keep_bucket_record_move() RETURNS trigger
@@ -1796,6 +1918,30 @@ BEGIN
 END
 $$;
 
+-- tell_sessions: the terms of sessions, and when and why they ended; find_sessions without that, for workers of
+-- version 18.  One whose last bucket is over is expired.
+CREATE OR REPLACE FUNCTION qflare.tell_sessions(p_tenant uuid, p_sids uuid[])
+RETURNS TABLE (sid uuid, device_id text, ref bytea, key_version bigint, form smallint, start_bucket bigint,
+               last_bucket bigint, policy bigint, state text, epoch bigint, created_at timestamptz, log_index bigint,
+               ended_at timestamptz, end_reason text)
+LANGUAGE plpgsql ROWS 64 AS $$
+DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
+BEGIN
+    RETURN QUERY
+    SELECT s.sid, d.device_id, s.ref::bytea, s.key_version::bigint, s.form::smallint, s.start_bucket, s.last_bucket,
+           s.policy::bigint,
+           CASE WHEN s.state = 'live' AND s.last_bucket < (SELECT m.expired_before FROM qflare.bucket_mark AS m)
+                THEN 'expired' ELSE s.state::text END,
+           s.epoch::bigint, s.created_at, s.log_index::bigint, s.ended_at, s.end_reason
+      FROM qflare.session AS s
+     CROSS JOIN LATERAL (
+           SELECT e.device_id FROM qflare.device AS e WHERE e.tenant_id = p_tenant AND e.ref = s.ref LIMIT 1) AS d
+     WHERE s.tenant_id = p_tenant
+       AND s.sid = ANY (p_sids);
+END
+$$;
+
 -- find_chains: sealed chain keys of sessions for a range of buckets, the present epoch's and the one before (R7).
 CREATE OR REPLACE FUNCTION qflare.find_chains(p_tenant uuid, p_sids uuid[], p_first bigint, p_last bigint)
 RETURNS TABLE (sid uuid, bucket bigint, epoch bigint, sealed_chain_key bytea)
@@ -2171,6 +2317,19 @@ BEGIN
     PERFORM FROM qflare.log_head FOR UPDATE;
     PERFORM qflare.count_ended(p_tenant, v_ended);
     RETURN cardinality(v_ended);
+END
+$$;
+
+-- end_sessions: as above, and say why; empty says nothing.
+CREATE OR REPLACE FUNCTION qflare.end_sessions(
+    p_tenant uuid, p_sids uuid[], p_state text, p_types text[], p_severities text[], p_devices text[],
+    p_data bytea[], p_leaves bytea[], p_occurred_ms bigint[], p_reason text)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    v_reason CONSTANT text := set_config('qflare.reason', p_reason, true);
+BEGIN
+    RETURN qflare.end_sessions(p_tenant, p_sids, p_state, p_types, p_severities, p_devices, p_data, p_leaves,
+                               p_occurred_ms);
 END
 $$;
 

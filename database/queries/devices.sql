@@ -58,6 +58,11 @@ SELECT d.result,
        d.result = 'rotated' AND qflare.note_calls($1, ARRAY[$15::uuid], 'rotation', 0, ARRAY[$3::bigint]) AS is_noted
   FROM done AS d;
 
+-- name: set_reason :one
+-- Say why states change in this transaction.
+-- $1 reason text
+SELECT set_config('qflare.reason', $1, true) AS reason;
+
 -- name: set_device_psk :one
 -- Store or remove a sealed pre-shared key; no row if there is no such device, or another version stands before this one.
 -- Inside a tenant's transaction.

@@ -14,17 +14,17 @@ SELECT r.sid, r.tenant_id
   FROM qflare.find_session_tenants($1) AS r;
 
 -- name: find_sessions :many
--- The terms of sessions.
+-- The terms of sessions, and how they ended.
 -- $1 tenant_id uuid, $2 sids uuid[]
 SELECT s.sid, s.device_id, s.ref, s.key_version, s.form, s.start_bucket, s.last_bucket, s.policy, s.state, s.epoch,
-       s.created_at, s.log_index
-  FROM qflare.find_sessions($1, $2) AS s;
+       s.created_at, s.log_index, s.ended_at, s.end_reason
+  FROM qflare.tell_sessions($1, $2) AS s;
 
 -- name: end_sessions :one
 -- End live sessions and write the events; how many were live.
--- $1 tenant_id uuid, $2 sids uuid[], $3 state text, $4 to $9 events, $10 call id uuid
+-- $1 tenant_id uuid, $2 sids uuid[], $3 state text, $4 to $9 events, $10 call id uuid, $11 reason text
 WITH done AS MATERIALIZED (
-    SELECT qflare.end_sessions($1, $2, $3, $4, $5, $6, $7, $8, $9) AS ended)
+    SELECT qflare.end_sessions($1, $2, $3, $4, $5, $6, $7, $8, $9, $11) AS ended)
 SELECT d.ended, qflare.note_calls($1, ARRAY[$10::uuid], 'session-end', d.ended, ARRAY[0::bigint]) AS is_noted
   FROM done AS d;
 

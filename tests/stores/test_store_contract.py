@@ -252,6 +252,86 @@ async def test_lives_of_keys_are_listed_newest_first(store):
     assert told[2:] == await store.list_bucket_records(limit=9, before=BUCKET)
 
 
+async def test_psks_have_lives_as_other_keys(store):
+    """Set, replaced, removed, suspended and compromised: each psk's states stand with times and reasons, no psk does."""
+    (device,) = await register(store)
+    event = new_event()
+
+    async def put(psk, version, reason=""):
+        await store.set_device_psk(T, device.ref, psk, psk_version=version, event=event, reason=reason)
+
+    async def lives():
+        found = await store.list_device_records(T, device.ref, limit=9)
+        return {
+            record.number: [str(record.state), *(move.reason for move in record.moves)]
+            for record in found
+            if record.kind == "psk"
+        }
+
+    assert {} == await lives()
+    await put(urandom(93), 1)
+    assert {1: ["active"]} == await lives()
+    await put(urandom(93), 2, "yearly")
+    await put(None, 3)
+    assert {1: ["deactivated", "yearly"], 2: ["deactivated", "removed"]} == await lives()
+    await put(urandom(93), 4)
+    await put(urandom(93), 5)
+    assert ["deactivated", "followed by psk version 5"] == (await lives())[4]
+    for state, reason in ((KeyState.SUSPENDED, "away"), (KeyState.ACTIVE, "back")):
+        await store.set_device_state(T, device.ref, state, reason=reason, event=event)
+    assert ["active", "away", "back"] == (await lives())[5]
+    await store.set_device_state(T, device.ref, KeyState.SUSPENDED, reason="away", event=event)
+    await put(urandom(93), 6)
+    assert ["suspended", "its device is suspended"] == (await lives())[6]
+    assert ["deactivated", "away", "back", "away", "followed by psk version 6"] == (await lives())[5]
+    with pytest.raises(ConflictError):
+        await put(urandom(93), 7, "x" * 1001)
+    await store.set_device_state(T, device.ref, KeyState.COMPROMISED, reason="stolen", event=event)
+    assert {"compromised"} == {states[0] for states in (await lives()).values()}
+    assert {"stolen"} == {states[-1] for states in (await lives()).values()}
+    page = await store.list_device_records(T, device.ref, limit=2, before=5)
+    assert [(4, "psk"), (2, "psk")] == [(record.number, record.kind) for record in page]
+    assert page[1].created_at <= page[1].since
+
+
+async def test_a_session_says_when_and_why_it_ended(store):
+    """Ended, revoked with its device, superseded, over or restored: the reason stands, and none while it lives."""
+    await publish(store)
+    device, other = await register(store, 2)
+    claims = [await begin_session(store, device) for _ in range(5)]
+
+    async def told(sid):
+        return (await store.find_sessions(T, [sid]))[sid]
+
+    assert [(SessionState.SUPERSEDED, "newer sessions of its device took its place"), (SessionState.LIVE, "")] == [
+        (session.state, session.reason) for session in [await told(claim.sid) for claim in claims[:2]]
+    ]
+    assert None is (await told(claims[1].sid)).ended_at
+    for claim, reason in ((claims[1], "left"), (claims[2], "")):
+        await store.end_sessions(T, [claim.sid], SessionState.ENDED, events=[new_event()], reason=reason)
+    assert ["left", "no reason given"] == [(await told(claim.sid)).reason for claim in claims[1:3]]
+    assert None is not (await told(claims[1].sid)).ended_at
+    await store.set_device_state(T, device.ref, KeyState.SUSPENDED, reason="away", event=new_event())
+    listed = {session.sid: session for session in await store.list_sessions(T, limit=9)}
+    assert (SessionState.REVOKED, "away") == (listed[claims[3].sid].state, listed[claims[3].sid].reason)
+    claim = await begin_session(store, other)
+    restored = await begin_session(store, other)
+    with pytest.raises(ConflictError):
+        await store.end_sessions(T, [claim.sid], SessionState.ENDED, events=[new_event()], reason="x" * 1001)
+    await store.begin_anew(bucket=BUCKET)
+    assert "the database was restored" == (await told(restored.sid)).reason
+
+
+async def test_a_session_whose_time_is_over_says_so(store):
+    """What expired was ended by nobody: it has a reason and no time of its end."""
+    await publish(store)
+    (device,) = await register(store)
+    claim = await begin_session(store, device)
+    await store.expire_sessions(before_bucket=claim.start + claim.lifetime)
+    (session,) = await store.list_sessions(T, limit=9)
+    assert (SessionState.EXPIRED, "its last bucket is over", None) == (session.state, session.reason, session.ended_at)
+
+
 async def test_a_policy_is_the_tenants_own_and_marks_no_young_key(store):
     """Policies are set, replaced, listed and dropped with their events; whoever asks, no key under an hour is marked."""
     other = TenantId(urandom(16))

@@ -44,6 +44,8 @@ LOOKED_AT = {
     "enrolment_token_state_move": "0007: version 1 uses a token by enrol_devices alone, which moves it",
     "enrolment_token_state_reason_size": "0007: version 1 leaves the column to its default",
     "enrolment_token_used_of_state": "0007: version 1 uses a token by enrol_devices alone, which sets both",
+    "device_psk_kept": "0019: keeps the psk's life beside the row, refuses nothing",
+    "session_state_told": "0019: says why a session ends, refuses only another reason afterwards, which version 1 knows none of",
     "session_changed": "0007: notes and tells the change, refuses nothing",
     "session_state_first": "0007: version 1 begins sessions live",
     "session_state_move": "0007: version 1 ends live sessions alone",

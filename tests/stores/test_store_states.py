@@ -41,6 +41,7 @@ ENDED = "CASE WHEN '{state}' IN ('deactivated', 'compromised', 'destroyed') THEN
 TABLES = {
     "device": (KEY_MOVES, {"pre-active", "active"}, ""),
     "device_key": (KEY_MOVES, {"pre-active", "active"}, f", ended_at = {ENDED}"),
+    "device_psk": (KEY_MOVES, {"pre-active", "active"}, ""),
     "bucket_record": (KEY_MOVES, {"pre-active", "active"}, ""),
     "server_key": (
         KEY_MOVES,
@@ -72,6 +73,7 @@ async def filled(store, admin):
     await publish(store)
     (device,) = await register(store)
     await begin_session(store, device)
+    await store.set_device_psk(DEFAULT_TENANT, device.ref, urandom(93), psk_version=1, event=new_event())
     await store.save_identity(new_identity(), event=new_event())
     await admin.execute(
         "INSERT INTO qflare.enrolment_token (tenant_id, token_id, device_id, secret_hash, expires_at)"
@@ -304,3 +306,53 @@ async def test_what_stood_before_keys_had_states_is_carried_over(empty_database_
         assert [(9, "deactivated"), (10, "active"), (11, "pre-active")] == [tuple(row.values()) for row in keys]
     finally:
         await connection.close()
+
+
+async def test_psks_that_stood_before_they_had_states_are_in_their_devices_states(empty_database_dsn):
+    """The migration gives each psk of every tenant a life, in its device's state, and devices without one none."""
+    connection = await asyncpg.connect(empty_database_dsn, timeout=30)
+    try:
+        steps = migrations()
+        await connection.execute(steps[0].text)
+        (before,) = (number for number, step in enumerate(steps) if step.name == "keep psk states")
+        await apply_migrations(connection, steps[1:before])
+        tenants = ["00000000-0000-0000-0000-000000000000", "00000000-0000-0000-0000-000000000001"]
+        await connection.execute("INSERT INTO qflare.tenant (tenant_id, name) VALUES ($1, 'other')", tenants[1])
+        for tenant in tenants:
+            for number, state in enumerate(("active", "suspended", "compromised", "active")):
+                await connection.execute(
+                    "INSERT INTO qflare.device (tenant_id, ref, device_id, state, key_version, sealed_psk, psk_version)"
+                    " VALUES ($1, sha256($2::text::bytea), $2, 'active', 1, $3, $4)",
+                    tenant, f"d{number}", None if number == 3 else urandom(93), number,
+                )  # fmt: skip
+                if state != "active":
+                    await connection.execute(
+                        "UPDATE qflare.device SET state = $1 WHERE device_id = $2", state, f"d{number}"
+                    )
+        await apply_migrations(connection, steps[before : before + 1])
+        rows = await connection.fetch("SELECT tenant_id::text, psk_version, state FROM qflare.device_psk ORDER BY 1, 2")
+        expected = [(0, "active"), (1, "suspended"), (2, "compromised")]
+        assert [(tenant, *psk) for tenant in tenants for psk in expected] == [tuple(row.values()) for row in rows]
+        reasons = await connection.fetch("SELECT DISTINCT reason FROM qflare.device_psk_move")
+        assert ["as its device"] == [row["reason"] for row in reasons]
+        # A worker from before sets another one: its life is kept all the same.
+        await connection.execute("SELECT set_config('qflare.tenant', $1, false)", tenants[1])
+        await connection.execute("SET ROLE qflare_app")
+        await connection.execute(
+            "UPDATE qflare.device SET sealed_psk = $1, psk_version = 4 WHERE device_id = 'd3'", urandom(93)
+        )
+        assert "active" == await connection.fetchval("SELECT state FROM qflare.device_psk WHERE psk_version = 4")
+    finally:
+        await connection.close()
+
+
+async def test_why_a_session_ended_is_said_once(filled, admin):  # noqa: ARG001
+    """The reason stands with the end, and nobody changes it afterwards, nor gives a living session one."""
+    async with undone(admin, "qflare_app"):
+        for _ in range(2):
+            with pytest.raises(asyncpg.PostgresError) as caught:
+                async with admin.transaction():
+                    await admin.execute("UPDATE qflare.session SET end_reason = 'x'")
+            assert "session_end_reason_stands" == caught.value.constraint_name
+            await admin.execute("UPDATE qflare.session SET state = 'ended', ended_at = now() WHERE state = 'live'")
+        assert "no reason given" == await admin.fetchval("SELECT end_reason FROM qflare.session")

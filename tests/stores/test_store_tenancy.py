@@ -63,6 +63,8 @@ async def filled(store, admin):
         (key,) = (await store.list_rotatable_keys(tenant_id, after=b"", limit=1)).keys
         due = DueKey(key=key, reason=RotationReason.RECORDS, due_s=0)
         assert await store.mark_rotations(tenant_id, [due], events=[new_event()]) == (True,)
+        for version in (1, 2):
+            await store.set_device_psk(tenant_id, device.ref, urandom(93), psk_version=version, event=new_event())
         (gone,) = await register(store, tenant_id=tenant_id)
         await store.set_device_state(tenant_id, gone.ref, KeyState.DEACTIVATED, reason="gone", event=new_event())
         await store.report_incidents(

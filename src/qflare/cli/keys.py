@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="keys", help="Show the states of keys (server side).", no_args_is_help=True)
 
-Kind = Literal["bucket", "root", "announce", "log", "kem", "signature"]
+Kind = Literal["bucket", "root", "announce", "log", "kem", "signature", "psk"]
 _COLUMNS: Final = {"kind": 9, "number": 10, "state": 11, "since": 20, "reason": 22}
-_OF_DEVICES: Final = frozenset({"kem", "signature"})
+_OF_DEVICES: Final = frozenset({"kem", "signature", "psk"})
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="The keys of this device.")]
 
 
@@ -51,9 +51,9 @@ def list_(
 
 @app.command("show")
 def show(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="bucket, root, announce, log, kem or signature.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="bucket, root, announce, log, kem, signature or psk.")],
     number: Annotated[
-        int, typer.Argument(metavar="NUMBER", min=0, help="Bucket, serial of the certificate, or key version.")
+        int, typer.Argument(metavar="NUMBER", min=0, help="Bucket, serial of the certificate, key or psk version.")
     ],
     *,
     device: Device = None,
@@ -68,7 +68,7 @@ def show(
     from qflare.errors import ConfigError, KeyNotFoundError
 
     if (kind in _OF_DEVICES) != (device is not None):
-        message = "kem and signature keys are a device's: name it with --device, and no other kind"
+        message = "kem and signature keys and psks are a device's: name it with --device, and no other kind"
         raise ConfigError(message)
     # Two rows a version, or a bucket whose pair was made twice: one page holds all of one number.
     found = [

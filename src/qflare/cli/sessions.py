@@ -109,11 +109,13 @@ def _facts(session: Session) -> dict[str, object]:
         "session_id": session.sid.hex(),
         "device_id": session.device_id,
         "state": session.state.value,
+        "reason": session.reason,
         "form": _FORMS[session.form],
         "key_version": session.key_version,
         "first_bucket": session.start,
         "last_bucket": session.last_bucket,
         "epoch": session.epoch,
         "created_at": moment(session.created_at),
+        "ended_at": moment(session.ended_at),
         "log_index": session.log_index,
     }

@@ -357,6 +357,7 @@ class Devices:
         device_id: DeviceId,
         psk: SecretBytes | None,
         *,
+        reason: str = "",
         call_id: CallId | None = None,
     ) -> None:
         """
@@ -368,6 +369,8 @@ class Devices:
             ConflictError: *call_id* set another psk of this device before.
         """
         sealed: bytes | None = None
+        if len(reason.encode()) > REASON_BYTES_MAX:
+            raise UsageError(f"reason must be text of at most {REASON_BYTES_MAX} bytes: say why the psk changes")
         if psk is not None:
             if len(psk) != PSK_BYTES:
                 raise LengthError("psk", expected=PSK_BYTES, actual=len(psk))
@@ -382,12 +385,24 @@ class Devices:
         event = self.event(
             tenant_id,
             SecurityEventType.DEVICE_STATE,
-            {"what": "psk set" if psk is not None else "psk removed", "ref": ref.hex()},
+            {
+                "what": "psk set" if psk is not None else "psk removed",
+                "ref": ref.hex(),
+                "psk_version": version,
+                "reason": reason,
+            },
             device_id=device_id,
         )
         stands = await self._deadline.of(
             self._store.set_device_psk(
-                tenant_id, ref, sealed, psk_version=version, event=event, call_id=call_id, outcome=outcome
+                tenant_id,
+                ref,
+                sealed,
+                psk_version=version,
+                event=event,
+                reason=reason,
+                call_id=call_id,
+                outcome=outcome,
             )
         )
         self.forget(tenant_id, ref)

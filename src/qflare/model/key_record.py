@@ -23,11 +23,11 @@ class KeyRecord:
     """One key of a device, of a bucket or of the server's identity."""
 
     kind: str
-    """kem or signature of a device; bucket; root, announce or log."""
+    """kem, signature or psk of a device; bucket; root, announce or log."""
     number: int
-    """The device's key version, the bucket, or the serial of the first certificate with that key."""
+    """The device's key version or psk version, the bucket, or the serial of the first certificate with that key."""
     algorithm: str
-    """The standard's name."""
+    """The standard's name; of a psk that of the function it goes into (H4)."""
     state: KeyState
     created_at: datetime
     """Since when it is in its first state."""

@@ -204,6 +204,7 @@ class DeviceStore(CallStore, Protocol):
         *,
         psk_version: int,
         event: NewEvent,
+        reason: str = "",
         call_id: CallId | None = None,
         outcome: int = 1,
     ) -> int:
@@ -376,9 +377,10 @@ class SessionStore(Protocol):
         state: SessionState,
         *,
         events: Sequence[NewEvent],
+        reason: str = "",
         call_id: CallId | None = None,
     ) -> int:
-        """End live sessions; return how many were live."""
+        """End live sessions, and keep why; return how many were live."""
 
     async def expire_sessions(self, *, before_bucket: int) -> int:
         """Mark sessions whose last bucket is below *before_bucket* as expired, of every tenant; return how many."""
@@ -476,7 +478,7 @@ class KeyRecordStore(Protocol):
     async def list_device_records(
         self, tenant_id: TenantId, ref: DeviceRef, *, limit: int, before: int | None = None
     ) -> tuple[KeyRecord, ...]:
-        """Return a device's keys of versions below *before*, newest first."""
+        """Return a device's keys and psks of versions below *before*, newest first."""
 
     async def list_bucket_records(self, *, limit: int, before: int | None = None) -> tuple[KeyRecord, ...]:
         """Return keys of buckets below *before*, newest first."""

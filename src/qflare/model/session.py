@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from qflare.model.ids import DeviceId, DeviceRef, SessionId, StreamId, TenantId
 
@@ -18,6 +18,10 @@ class SessionState(StrEnum):
     EXPIRED = "expired"
     REVOKED = "revoked"
     SUPERSEDED = "superseded"
+
+
+OVER: Final = "its last bucket is over"
+"""Why a session is expired: nothing changed its row."""
 
 
 class SessionClaim(NamedTuple):
@@ -84,6 +88,10 @@ class Session:
     epoch: int
     created_at: datetime
     log_index: int
+    ended_at: datetime | None = None
+    """When it ended by a change of its state; None while it lives, and where its time alone is over."""
+    reason: str = ""
+    """Why it is in its state; empty while it lives."""
 
     @property
     def last_bucket(self) -> int:

@@ -59,7 +59,9 @@ class Listings(TenantView):
         )
         foundation = engine.foundation
         ended = await foundation.deadline.of(
-            foundation.store.end_sessions(self.tenant, [sid], SessionState.REVOKED, events=[event], call_id=change)
+            foundation.store.end_sessions(
+                self.tenant, [sid], SessionState.REVOKED, events=[event], reason=reason, call_id=change
+            )
         )
         engine.sessions.forget(sid)
         return ended > 0
@@ -117,7 +119,7 @@ class Listings(TenantView):
     async def list_device_keys(
         self, device_id: str, *, limit: int = 100, before: int | None = None
     ) -> tuple[KeyRecord, ...]:
-        """Return a device's keys with their states, times and reasons, newest first, of versions below *before*."""
+        """Return the lives of a device's keys and psks, newest first, of versions below *before*."""
         _require_limit(limit)
         ref = device_ref(self.tenant, require_name(device_id))
         foundation = (await self._engine()).foundation

@@ -288,10 +288,12 @@ class Roster(TenantView):
         return device
 
     async def set_device_psk(
-        self, device_id: str, psk: SecretBytes | bytes | None, *, call_id: bytes | None = None
+        self, device_id: str, psk: SecretBytes | bytes | None, *, reason: str = "", call_id: bytes | None = None
     ) -> None:
         """
         Set or remove the key that device and server share beforehand (H4), 64 bytes; later handshakes need it.
+
+        *reason* says why, for the log and for the life of the psk before, which ends.
 
         Raises:
             ConflictError: another psk of this device was set under *call_id*, which stands.
@@ -303,10 +305,10 @@ class Roster(TenantView):
         change = as_call_id(call_id)
         engine = await self._engine()
         if psk is None:
-            await engine.devices.set_psk(self.tenant, name, None, call_id=change)
+            await engine.devices.set_psk(self.tenant, name, None, reason=reason, call_id=change)
             return
         with SecretBytes.copy_of(psk) as copy:
-            await engine.devices.set_psk(self.tenant, name, copy, call_id=change)
+            await engine.devices.set_psk(self.tenant, name, copy, reason=reason, call_id=change)
 
     # --- tokens and tenants -----------------------------------------------------------------------
 

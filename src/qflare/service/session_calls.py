@@ -123,7 +123,9 @@ class SessionCalls(TenantView):
         )
         foundation = engine.foundation
         ended = await foundation.deadline.of(
-            foundation.store.end_sessions(self.tenant, [sid], SessionState.ENDED, events=[event], call_id=change)
+            foundation.store.end_sessions(
+                self.tenant, [sid], SessionState.ENDED, events=[event], reason=reason, call_id=change
+            )
         )
         engine.sessions.forget(sid)
         return ended > 0

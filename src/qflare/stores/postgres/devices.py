@@ -228,6 +228,7 @@ class Devices(Connected):
         *,
         psk_version: int,
         event: NewEvent,
+        reason: str = "",
         call_id: CallId | None = None,
         outcome: int = 1,
     ) -> int:
@@ -240,6 +241,7 @@ class Devices(Connected):
 
         async def put() -> int:
             async with self._connections.transaction(tenant_id) as transaction:
+                await transaction.execute("set_reason", reason)
                 arguments = (transaction.tenant_id, ref, sealed_psk, psk_version)
                 if await transaction.fetch_row("set_device_psk", *arguments) is None:
                     if not await transaction.fetch("find_devices", transaction.tenant_id, [ref]):

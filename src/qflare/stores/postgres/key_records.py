@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 
 
 class KeyRecords(Connected):
-    """Tables device_key, bucket_record and server_key with their moves."""
+    """Tables device_key, device_psk, bucket_record and server_key with their moves."""
 
     async def list_device_records(
         self, tenant_id: TenantId, ref: DeviceRef, *, limit: int, before: int | None = None
     ) -> tuple[KeyRecord, ...]:
-        """Return a device's keys of versions below *before*, newest first."""
+        """Return a device's keys and psks of versions below *before*, newest first."""
         async with self._connections.transaction(tenant_id) as transaction:
-            rows = await transaction.fetch(
-                "list_device_records", transaction.tenant_id, ref, BIGINT_MAX if before is None else before, limit
-            )
-        return _records(rows)
+            wanted = (transaction.tenant_id, ref, BIGINT_MAX if before is None else before, limit)
+            rows = await transaction.fetch("list_device_records", *wanted)
+            psks = await transaction.fetch("list_device_psks", *wanted)
+        found = (*_records(rows), *_records(psks))
+        return tuple(sorted(found, key=lambda record: (record.number, record.kind), reverse=True)[:limit])
 
     async def list_bucket_records(self, *, limit: int, before: int | None = None) -> tuple[KeyRecord, ...]:
         """Return keys of buckets below *before*, newest first."""

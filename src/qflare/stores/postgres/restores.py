@@ -39,6 +39,8 @@ class Restores(Connected):
             await transaction.execute("raise_bucket_mark", bucket)
             await transaction.execute("delete_buckets", _EVERY_BUCKET)
             await transaction.execute("empty_slots")
+            # Now: buckets that go say why by themselves.
+            await transaction.execute("set_reason", "the database was restored")
             for row in await transaction.fetch("list_tenant_ids"):
                 tenant_id = row["tenant_id"]
                 await transaction.execute("enter", tenant_id)

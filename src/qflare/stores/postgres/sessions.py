@@ -9,6 +9,7 @@ from qflare.errors import StoreUnavailableError, UsageError
 from qflare.model.call import call_about
 from qflare.model.ids import ID_BYTES, CallId, DeviceId, DeviceRef, SessionId, TenantId
 from qflare.model.session import (
+    OVER,
     ClaimOutcome,
     ClaimResult,
     RekeyClaim,
@@ -111,6 +112,7 @@ class Sessions(Connected):
         state: SessionState,
         *,
         events: Sequence[NewEvent],
+        reason: str = "",
         call_id: CallId | None = None,
     ) -> int:
         """End live sessions; return how many were live. Without any live one, no event is written. Once a change."""
@@ -126,6 +128,7 @@ class Sessions(Connected):
                 *(as_uuid(tenant_id), as_uuids(sids), state.value),
                 *event_columns(events),
                 as_uuid(change),
+                reason,
             )
             ended: int = rows[0]["ended"]
             return ended
@@ -173,6 +176,7 @@ class Sessions(Connected):
 
 
 def _session(row: asyncpg.Record, tenant_id: TenantId) -> Session:
+    state = SessionState(row["state"])
     return Session(
         sid=SessionId(row["sid"].bytes),
         tenant_id=tenant_id,
@@ -183,8 +187,10 @@ def _session(row: asyncpg.Record, tenant_id: TenantId) -> Session:
         start=row["start_bucket"],
         lifetime=row["last_bucket"] - row["start_bucket"] + 1,
         policy=row["policy"],
-        state=SessionState(row["state"]),
+        state=state,
         epoch=row["epoch"],
         created_at=row["created_at"],
         log_index=row["log_index"],
+        ended_at=row["ended_at"],
+        reason=OVER if state is SessionState.EXPIRED else row["end_reason"] or "",
     )

@@ -117,8 +117,9 @@ class Devices(Sessions):
             row = replace(row, state=state)
             tables.devices.put((tenant_id, ref), row)
             self._move_keys(row, reason)
+            self._move_psks(row, reason)
             if state is not KeyState.ACTIVE:
-                self._stop_sessions_of(tenant_id, ref)
+                self._stop_sessions_of(tenant_id, ref, reason)
             self._note_change(tenant_id, ref=ref)
             self._write_events(tenant_id, [event])
             self._note_call(tenant_id, change)
@@ -173,6 +174,7 @@ class Devices(Sessions):
         *,
         psk_version: int,
         event: NewEvent,
+        reason: str = "",
         call_id: CallId | None = None,
         outcome: int = 1,
     ) -> int:
@@ -184,10 +186,13 @@ class Devices(Sessions):
                 return stands
             row = self._get(tenant_id, ref)
             require_size(sealed_psk, "device_sealed_psk_size", *_SEALED_PSK_BYTES)
+            is_changed = sealed_psk != row.sealed_psk
             if row.psk_version + 1 != psk_version:
                 raise ConflictError("the device's psk was set or removed at the same time elsewhere; set it again")
-            tables.devices.put((tenant_id, ref), replace(row, sealed_psk=sealed_psk, psk_version=psk_version))
-            if sealed_psk != row.sealed_psk:
+            row = replace(row, sealed_psk=sealed_psk, psk_version=psk_version)
+            tables.devices.put((tenant_id, ref), row)
+            self._keep_psk(row, reason)
+            if is_changed:
                 self._note_change(tenant_id, ref=ref)
             self._write_events(tenant_id, [event])
             self._note_call(tenant_id, change, outcome=outcome)
@@ -258,6 +263,39 @@ class Devices(Sessions):
         for key, row in list(self._tables.device_keys.items()):
             if key[:2] == (device.tenant_id, device.ref) and _follows(row.record.state, device.state):
                 self._move_key(key, device.state, reason)
+
+    def _keep_psk(self, device: DeviceRow, reason: str) -> None:
+        """End the life of the psk before, and begin that of the new one, in its device's state."""
+        told = reason or (f"followed by psk version {device.psk_version}" if device.sealed_psk else "removed")
+        for key, record in self._psks_of(device):
+            if record.state in _UNDER_WAY:
+                self._move_psk(key, record, KeyState.DEACTIVATED, told)
+        if device.sealed_psk is None:
+            return
+        record = KeyRecord(
+            kind="psk",
+            number=device.psk_version,
+            algorithm="KMAC256",
+            state=KeyState.ACTIVE,
+            created_at=self._now,
+            moves=(),
+        )
+        key = (device.tenant_id, device.ref, device.psk_version)
+        self._tables.psks.put(key, record)
+        if device.state in {KeyState.SUSPENDED, KeyState.DEACTIVATED, KeyState.COMPROMISED}:
+            self._move_psk(key, record, device.state, f"its device is {device.state.value}")
+
+    def _move_psks(self, device: DeviceRow, reason: str) -> None:
+        for key, record in self._psks_of(device):
+            if _follows(record.state, device.state):
+                self._move_psk(key, record, device.state, reason)
+
+    def _psks_of(self, device: DeviceRow) -> list[tuple[tuple[TenantId, DeviceRef, int], KeyRecord]]:
+        return [item for item in self._tables.psks.items() if item[0][:2] == (device.tenant_id, device.ref)]
+
+    def _move_psk(self, key: tuple[TenantId, DeviceRef, int], record: KeyRecord, state: KeyState, reason: str) -> None:
+        require_text(reason, "device_psk_move_reason_size", 0, REASON_BYTES_MAX)
+        self._tables.psks.put(key, moved(record, state, what="device psk", reason=reason, at=self._now))
 
     def _move_key(self, key: tuple[TenantId, DeviceRef, int, str], state: KeyState, reason: str) -> None:
         row = self._tables.device_keys[key]

@@ -18,9 +18,10 @@ class KeyRecords(Held):
     async def list_device_records(
         self, tenant_id: TenantId, ref: DeviceRef, *, limit: int, before: int | None = None
     ) -> tuple[KeyRecord, ...]:
-        """Return a device's keys of versions below *before*, newest first."""
+        """Return a device's keys and psks of versions below *before*, newest first."""
         async with self._transaction(tenant_id) as tables:
             found = [row.record for key, row in tables.device_keys.items() if key[:2] == (tenant_id, ref)]
+            found += [record for key, record in tables.psks.items() if key[:2] == (tenant_id, ref)]
             return _page(sorted(found, key=lambda record: (record.number, record.kind), reverse=True), limit, before)
 
     async def list_bucket_records(self, *, limit: int, before: int | None = None) -> tuple[KeyRecord, ...]:

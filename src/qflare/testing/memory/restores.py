@@ -39,7 +39,7 @@ class Restores(Buckets, Sessions):
             self._empty_slots()
             live = [row for row in tables.sessions.values() if row.state is SessionState.LIVE]
             for row in live:
-                self._end(row, SessionState.ENDED)
+                self._end(row, SessionState.ENDED, "the database was restored")
             self._expire_tokens(tables)
             tables.reply_keys.drop_all(where=lambda _key: True)
             # What workers of another life were to hear.

@@ -74,6 +74,8 @@ class SessionRow:
     rekey_hash: bytes | None = None
     rekey_bucket: int | None = None
     """The server's bucket at the last rekey."""
+    ended_at: datetime | None = None
+    reason: str = ""
     records: int = 0
     bytes: int = 0
 

@@ -11,6 +11,7 @@ from qflare.model.call import call_about
 from qflare.model.device import KeyState
 from qflare.model.ids import ID_BYTES, CallId, DeviceRef, SessionId, TenantId
 from qflare.model.session import (
+    OVER,
     ClaimOutcome,
     ClaimResult,
     RekeyClaim,
@@ -20,7 +21,14 @@ from qflare.model.session import (
     SessionClaim,
     SessionState,
 )
-from qflare.testing.memory.constraints import UINT32_MAX, require, require_ids, require_size
+from qflare.testing.memory.constraints import (
+    REASON_BYTES_MAX,
+    UINT32_MAX,
+    require,
+    require_ids,
+    require_size,
+    require_text,
+)
 from qflare.testing.memory.entries import Logging, session_entry
 from qflare.testing.memory.rows import SessionCount, SessionRow
 from qflare.testing.memory.states import moved
@@ -40,6 +48,7 @@ _GROUPS: Final = 4
 _HASH_BYTES: Final = 64
 _SEALED_KEY_BYTES: Final = (80, 128)
 _FORMS: Final = (1, 2)
+_SUPERSEDED: Final = "newer sessions of its device took its place"
 
 
 class Sessions(Logging):
@@ -96,6 +105,7 @@ class Sessions(Logging):
         state: SessionState,
         *,
         events: Sequence[NewEvent],
+        reason: str = "",
         call_id: CallId | None = None,
     ) -> int:
         """End live sessions; return how many were live. Without any live one, no event is written. Once a change."""
@@ -110,7 +120,7 @@ class Sessions(Logging):
             found = [self._find(tenant_id, sid) for sid in dict.fromkeys(sids)]
             live = [row for row in found if row is not None and row.state is SessionState.LIVE]
             for row in live:
-                self._end(row, state)
+                self._end(row, state, reason)
             if live:
                 self._write_events(tenant_id, events)
             self._note_call(tenant_id, change, outcome=len(live))
@@ -170,6 +180,8 @@ class Sessions(Logging):
             epoch=row.epoch,
             created_at=row.created_at,
             log_index=row.log_index,
+            ended_at=row.ended_at,
+            reason=OVER if is_over else row.reason,
         )
 
     def _refusal_of(self, claim: SessionClaim, live_bucket: int) -> ClaimOutcome | None:
@@ -258,11 +270,13 @@ class Sessions(Logging):
         ]
         live.sort(key=lambda row: (row.log_index >= since, row.has_carried, row.log_index), reverse=True)
         for row in live[LIVE_MAX:]:
-            self._end(row, SessionState.SUPERSEDED)
+            self._end(row, SessionState.SUPERSEDED, _SUPERSEDED)
 
-    def _end(self, row: SessionRow, state: SessionState) -> None:
+    def _end(self, row: SessionRow, state: SessionState, reason: str) -> None:
         tables = self._tables
-        tables.sessions.put(row.sid, replace(row, state=state))
+        require_text(reason, "session_end_reason_size", 0, REASON_BYTES_MAX)
+        ended = replace(row, state=state, ended_at=self._now, reason=reason or "no reason given")
+        tables.sessions.put(row.sid, ended)
         key = (row.tenant_id, row.last)
         count = tables.session_counts[key]
         tables.session_counts.put(key, replace(count, live=count.live - 1))
@@ -270,11 +284,11 @@ class Sessions(Logging):
             # A newer session of the device is no revocation: nobody has to hear of it.
             self._note_change(row.tenant_id, sid=row.sid)
 
-    def _stop_sessions_of(self, tenant_id: TenantId, ref: DeviceRef) -> None:
+    def _stop_sessions_of(self, tenant_id: TenantId, ref: DeviceRef, reason: str) -> None:
         """Revoke a device's live sessions."""
         for row in list(self._tables.sessions.values()):
             if (row.tenant_id, row.ref, row.state) == (tenant_id, ref, SessionState.LIVE):
-                self._end(row, SessionState.REVOKED)
+                self._end(row, SessionState.REVOKED, reason)
 
     def _put_chain(self, chain: SealedChain) -> bool:
         """Insert a chain key where absent."""

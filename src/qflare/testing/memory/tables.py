@@ -56,6 +56,8 @@ class Tables:
         self.tenants: Table[TenantId, str] = Table(journal)
         self.devices: Table[tuple[TenantId, DeviceRef], DeviceRow] = Table(journal)
         self.device_keys: Table[tuple[TenantId, DeviceRef, int, str], DeviceKeyRow] = Table(journal)
+        self.psks: Table[tuple[TenantId, DeviceRef, int], KeyRecord] = Table(journal)
+        """By psk version; the psk that stands lies with its device."""
         self.tokens: Table[tuple[TenantId, TokenId], TokenRow] = Table(journal)
         self.policies: Table[TenantId, RotationPolicy] = Table(journal)
         self.marks: Table[tuple[TenantId, DeviceRef], MarkRow] = Table(journal)
