@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qflare.cli import audit_export, audit_verify, options
+from qflare.cli import audit_disclose, audit_erase, audit_export, audit_verify, options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,11 @@ app.command("verify", epilog="Exit codes: 0 the log holds, 1 it does not, 2 it c
     audit_verify.verify
 )
 app.command("export")(audit_export.export)
+app.command("disclose")(audit_disclose.disclose)
+app.command(
+    "verify-disclosure", epilog="Exit codes: 0 the disclosure holds, 1 it does not, 2 it could not be checked."
+)(audit_disclose.verify_disclosure)
+app.command("erase")(audit_erase.erase)
 
 
 @app.command("show")
@@ -49,7 +54,7 @@ def show(
     entries = [_facts(entry) for entry in asyncio.run(run())]
     text = "\n".join(
         f"{entry['index']:>8}  {entry['recorded_at']}  {entry['severity']:8}  {entry['event_type']:22}"
-        f"  {entry['device_id'] or ''}  {entry['data']}"
+        f"  {entry['device_id'] or ''}  {'(erased)' if entry['is_erased'] else entry['data']}"
         for entry in entries
     )
     emit({"entries": entries}, as_json=as_json, text=text or "no entries")
@@ -63,5 +68,6 @@ def _facts(entry: AuditEntry) -> dict[str, object]:
         "device_id": entry.device_id,
         "recorded_at": entry.recorded_at.isoformat(timespec="milliseconds"),
         "leaf_hash": entry.leaf_hash,
+        "is_erased": entry.is_erased,
         "data": entry.data.decode(),
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from qflare.errors import ConfigError, DecodeError
 
 if TYPE_CHECKING:
+    from qflare.protocol.disclosure import Disclosure
     from qflare.protocol.evidence import Evidence
     from qflare.protocol.log_key import LogKey
 
@@ -29,6 +30,22 @@ def read_evidence(path: Path) -> Evidence:
         return Evidence.from_json(_read(path, EVIDENCE_BYTES_MAX))
     except DecodeError as failure:
         raise DecodeError(f"{path} holds no evidence: {failure}") from None
+
+
+def read_disclosure(path: Path) -> Disclosure:
+    """
+    Read a disclosure; nothing in it is verified.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DecodeError: it holds none.
+    """
+    from qflare.protocol.disclosure import BYTES_MAX, Disclosure
+
+    try:
+        return Disclosure.from_json(_read(path, BYTES_MAX + 1))
+    except DecodeError as failure:
+        raise DecodeError(f"{path} holds no disclosure: {failure}") from None
 
 
 def read_note(path: Path) -> str:

@@ -181,6 +181,7 @@ def _verify_database(
         "root": report.root,
         "signed_size": None if report.checkpoint is None else report.checkpoint.size,
         "tenants": report.tenants,
+        "erased": report.erased,
         "receipts": report.receipts,
         "entries": report.entries,
     }

@@ -51,14 +51,16 @@ def run_with_manager(
     return asyncio.run(run())
 
 
-def open_monitor(dsn: str | None, data_dir: Path | None) -> SecurityMonitor:
+def open_monitor(dsn: str | None, data_dir: Path | None, *, tenant: str | None = None) -> SecurityMonitor:
     """Return a monitor for `async with`."""
     require_server()
     from qflare.manager.settings import ManagerSettings
     from qflare.service.config import read_settings
     from qflare.service.security_monitor import SecurityMonitor
 
-    return SecurityMonitor(choose_dsn(dsn), data_dir=data_dir, config=read_settings(ManagerSettings))
+    return SecurityMonitor(
+        choose_dsn(dsn), data_dir=data_dir, tenant=parse_tenant(tenant), config=read_settings(ManagerSettings)
+    )
 
 
 def parse_tenant(text: str | None) -> TenantId:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import AuthenticationError, EvidenceError
+from qflare.monitor.erasure import erased_by
 from qflare.monitor.held import HeldReceipt, check_held, sizes_of
 from qflare.monitor.proof import check_entry
 from qflare.protocol.entry import is_erased
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from qflare.model.audit_ports import AuditSource
     from qflare.model.event import AuditEntry, LogHead, SignedCheckpoint
+    from qflare.model.ids import TenantId
     from qflare.monitor.event_log import Runner
     from qflare.protocol.entry import EntryVault
     from qflare.protocol.log_key import LogKey
@@ -56,6 +58,8 @@ class _Pass:
     def __init__(self, wanted_sizes: Iterable[int], vault: EntryVault | None) -> None:
         self._vault = vault
         self.erased = 0
+        self.unsaid: dict[int, TenantId] = {}
+        """Entries whose key is gone, of which no entry read so far says that they were erased."""
         self.frontier = Frontier()
         self.roots: dict[int, bytes] = {0: self.frontier.root()}
         self.leaves: dict[int, bytes] = {}
@@ -75,7 +79,10 @@ class _Pass:
                 check_entry(entry, self._vault)
             except EvidenceError as failure:
                 return nodes, failure
-            self.erased += is_erased(entry)
+            if is_erased(entry):
+                self.erased += 1
+                self.unsaid[index] = entry.tenant_id
+            self.hear(entry)
             self.frontier, made = self.frontier.append([entry.leaf_hash])
             nodes.extend(((level, position), node) for level, position, node in made)
             self.kinds[entry.event_type.value] += 1
@@ -83,6 +90,14 @@ class _Pass:
             if self.frontier.size in self._wanted:
                 self.roots[self.frontier.size] = self.frontier.root()
         return nodes, None
+
+    def hear(self, entry: AuditEntry) -> None:
+        """Take in what an entry says of erased ones before it, in its own tenant."""
+        if not self.unsaid:
+            return
+        for index in erased_by(entry):
+            if self.unsaid.get(index) == entry.tenant_id:
+                del self.unsaid[index]
 
 
 async def verify_log(
@@ -126,6 +141,7 @@ async def verify_log(
         if not page:
             break
     await _refuse_beyond(store, head)
+    await _refuse_unsaid(store, head, walk)
     await runner.run(partial(_check_heads, walk, head, checkpoint, keys))
     await runner.run(partial(check_held, receipts, walk.roots, keys=keys, size=walk.frontier.size))
     return LogReport(
@@ -163,6 +179,19 @@ async def _refuse_beyond(store: AuditSource, head: LogHead) -> None:
             f"entry {beyond[0].index} stands behind the end of the log, which has {now.size} entries: it was put there",
             index=beyond[0].index,
         )
+
+
+async def _refuse_unsaid(store: AuditSource, head: LogHead, walk: _Pass) -> None:
+    """Refuse an entry whose key is gone, unless a later entry says that it was erased."""
+    first = head.size
+    # An erasure during this check has its entry behind the head from which the check began.
+    while walk.unsaid and (page := await store.list_entries(None, first=first, limit=PAGE)):
+        for entry in page:
+            walk.hear(entry)
+        first = page[-1].index + 1
+    if walk.unsaid:
+        index = min(walk.unsaid)
+        raise EvidenceError(f"the key of entry {index} is gone, and no entry says that it was erased", index=index)
 
 
 async def _compare_nodes(store: AuditSource, nodes: Sequence[tuple[Node, bytes]], first: int) -> None:

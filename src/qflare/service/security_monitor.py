@@ -13,6 +13,8 @@ from qflare.model.event import AuditEntry, EventSeverity, LoggedEvent, SecurityE
 from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, DeviceId, TenantId
 from qflare.monitor.audit import LogReport, verify_log
 from qflare.monitor.dashboard import SecurityDashboard
+from qflare.monitor.disclosing import disclose
+from qflare.monitor.erasure import ErasurePlan, erase_device, plan_erasure
 from qflare.monitor.events import security_event
 from qflare.monitor.held import HeldReceipt
 from qflare.monitor.proof import EventProof, prove_event
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from qflare.model.ports import Keeper
+    from qflare.protocol.disclosure import Disclosure
     from qflare.protocol.leaf import JsonValue
 
 LIST_MAX = 10_000
@@ -222,6 +225,66 @@ class SecurityMonitor:
                 certificate=foundation.identity.certificate,
                 earlier=foundation.identity.certificates[1:],
             )
+        )
+
+    async def disclose_event(
+        self, index: int, *, fields: Sequence[str] = (), device: bool = False, tenant: bool = False
+    ) -> Disclosure:
+        """
+        Prove chosen fields of an entry to a third party, and hide the others.
+
+        Args:
+            index: The entry's.
+            fields: Keys of its data that are shown; time, type and severity always are.
+            device: Whether the device is shown, or that there is none.
+            tenant: Whether the tenant is shown.
+
+        Raises:
+            EvidenceError: the entry does not stand in the log, unaltered.
+            KeyNotFoundError: there is no such entry in this tenant.
+            KeyStateError: the entry is erased.
+            UsageError: it is a session's or older than committed fields, or has not one of *fields*.
+        """
+        if type(index) is not int or isinstance(fields, str):
+            raise UsageError("pass the entry's index, and fields as a list of names")
+        proof = await self.verify_event_integrity(index)
+        foundation = await self._foundation()
+        return disclose(
+            proof,
+            vault=foundation.entry_keys,
+            identity=foundation.identity.public,
+            names=fields,
+            shows_device=device,
+            shows_tenant=tenant,
+        )
+
+    # --- erasure ----------------------------------------------------------------------------------
+
+    async def plan_device_erasure(self, device_id: str) -> ErasurePlan:
+        """Say how many of the log's entries about a device erasing it would erase, and change nothing."""
+        foundation = await self._foundation()
+        return await foundation.deadline.of(
+            plan_erasure(self._tenant, DeviceId(device_id), store=foundation.store, vault=foundation.entry_keys)
+        )
+
+    async def erase_device_entries(self, device_id: str) -> ErasurePlan:
+        """
+        Destroy what opens the log's entries about a device, for good; the tree and every proof stay valid.
+
+        Device, roster and sessions stay as they are, and what is logged about the device from now on is a new entry.
+        Called again it goes on where it was interrupted, and does nothing where nothing is left.
+
+        Raises:
+            ConflictError: somebody else erases the same entries just now.
+            StoreUnavailableError: the database did not answer; call again.
+        """
+        foundation = await self._foundation()
+        return await erase_device(
+            self._tenant,
+            DeviceId(device_id),
+            store=foundation.store,
+            vault=foundation.entry_keys,
+            clock=foundation.clock,
         )
 
     async def checkpoint(self) -> SignedCheckpoint:
