@@ -13,6 +13,7 @@ from qflare.manager.devices import Devices, new_device
 from qflare.model.call import call_about
 from qflare.model.event import SecurityEventType
 from qflare.model.ids import TokenId
+from qflare.model.observation import ENROL, Observation
 from qflare.model.refusal import Refusal
 from qflare.model.token import EnrolmentClaim, EnrolmentOutcome, EnrolmentResult, TokenRecord
 from qflare.protocol.enrolment import (
@@ -127,6 +128,17 @@ class Enrolments:
                 )
                 ended, outcomes = await self._enrol(opened, tokens, verdicts)
                 answers = await self._offload.run(partial(answer_enrolments, opened, ended, bucket_mark=ring.current))
+        if self._refusals.observations.is_observed:
+            self._refusals.observations.note(
+                [
+                    Observation(ENROL, None, claim.tenant_id, ref, claim.key_hash, ref)
+                    for place, claim in enumerate(opened.claims)
+                    if isinstance(claim, EnrolmentRequest)
+                    and not isinstance(answers[place], Refusal)
+                    and (token := tokens[place]) is not None
+                    and (ref := device_ref(claim.tenant_id, token.device_id))
+                ]
+            )
         return [
             self._refuse(answer, opened.claims[place], details[place], outcomes.get(place))
             if isinstance(answer, Refusal)

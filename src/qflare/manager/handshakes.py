@@ -17,6 +17,7 @@ from qflare.manager.chains import seal_chain_keys, seal_chains
 from qflare.manager.deadline import Deadline
 from qflare.manager.outcomes import Outcomes
 from qflare.manager.tenancy import by_tenant
+from qflare.model.observation import CONFIRM, HELLO, Observation
 from qflare.model.refusal import Refusal
 from qflare.model.session import ClaimOutcome, ClaimResult, SealedChain, SessionClaim
 from qflare.primitives.engine import lanes_items
@@ -174,6 +175,14 @@ class Handshakes:
                         lifetime=self._lifetime,
                     )
                 )
+                if self._refusals.observations.is_observed:
+                    self._refusals.observations.note(
+                        [
+                            Observation(HELLO, None, claim.tenant_id, claim.ref, _ek_mark(message), message[-8:])
+                            for message, claim, answer in zip(messages, opened.claims, answers, strict=True)
+                            if isinstance(claim, HelloClaim) and not isinstance(answer, Refusal)
+                        ]
+                    )
                 return [
                     self._refuse_hello(answer, opened.claims[position], credentials[position])
                     if isinstance(answer, Refusal)
@@ -191,7 +200,13 @@ class Handshakes:
             reason = Refusal.UNKNOWN_DEVICE
         # The tenant is what the message claims: the event goes there only if it names a device of it.
         tenant_id = claim.tenant_id if credential is not None else None
-        return self._refusals.refuse("hello", reason, tenant_id=tenant_id, evidence={"ref": claim.ref.hex()})
+        return self._refusals.refuse(
+            "hello",
+            reason,
+            tenant_id=tenant_id,
+            evidence={"ref": claim.ref.hex()},
+            ref=claim.ref if credential is not None else None,
+        )
 
     # --- M3 or ANSWER to M4 -----------------------------------------------------------------------
 
@@ -225,6 +240,22 @@ class Handshakes:
                 for confirmation, end in zip(confirmations, ended, strict=True):
                     for number, position in enumerate(standing[confirmation.sid]):
                         results[position] = self._result(confirmation, end, is_copy=number > 0)
+            if self._refusals.observations.is_observed:
+                self._refusals.observations.note(
+                    [
+                        Observation(
+                            CONFIRM,
+                            None,
+                            result.tenant_id,
+                            result.ref,
+                            _ct_mark(item.message),
+                            result.sid,
+                            result.log_index + 1,
+                        )
+                        for item, result in zip(batch, results, strict=True)
+                        if isinstance(result, Confirmed) and not result.is_repeated
+                    ]
+                )
             return [_complete(result) for result in results]
 
     def _sort(
@@ -249,7 +280,12 @@ class Handshakes:
             others = [position for position in positions[1:] if not _is_same(verdicts[position], first)]
             for position in others:
                 positions.remove(position)
-                results[position] = self._refusals.refuse("confirm", Refusal.CONFLICT)
+                results[position] = self._refusals.refuse(
+                    "confirm",
+                    Refusal.CONFLICT,
+                    tenant_id=first.tenant_id if isinstance(first, Confirmation) else None,
+                    ref=first.ref if isinstance(first, Confirmation) else None,
+                )
         return standing
 
     async def _check(self, ring: Ring, batch: Sequence[Finish]) -> list[Confirmation | Refusal]:
@@ -367,6 +403,7 @@ class Handshakes:
                 reason or Refusal.INTERNAL,
                 tenant_id=confirmation.tenant_id if reason is not Refusal.UNKNOWN_DEVICE else None,
                 evidence={"sid": confirmation.sid.hex(), "ref": confirmation.ref.hex()},
+                ref=confirmation.ref if reason is not Refusal.UNKNOWN_DEVICE else None,
             )
         # In the order of the fields: naming them costs as much again.
         return Confirmed(
@@ -434,6 +471,16 @@ def _is_same(one: Confirmation | Refusal, other: Confirmation | Refusal) -> bool
         and (one.form, one.tenant_id, one.ticket_bucket, one.th3_hash)
         == (other.form, other.tenant_id, other.ticket_bucket, other.th3_hash)
     )
+
+
+def _ek_mark(m1: bytes) -> bytes:
+    # The seed of ek_e's matrix: its last bytes, which the device drew and which nothing was computed of.
+    return m1[wire.M1_CT_AT - 8 : wire.M1_CT_AT]
+
+
+def _ct_mark(message: bytes) -> bytes:
+    # M3 has nothing that its device draws.
+    return message[wire.ANSWER_CT_AT : wire.ANSWER_CT_AT + 8] if message[0] == wire.TYPE_ANSWER else b""
 
 
 def _own_psks(stack: ExitStack, credentials: Sequence[DeviceCredential | None]) -> None:

@@ -16,6 +16,7 @@ from qflare.manager.message_keys import derive_message_keys, make_reply_keys, ro
 from qflare.manager.record import OpenedRecord
 from qflare.manager.sessions import Asked
 from qflare.manager.tenancy import by_tenant
+from qflare.model.observation import RECORD, Observation
 from qflare.model.refusal import Refusal
 from qflare.model.reply import ReplyKeyResult
 from qflare.model.session import Session, SessionState
@@ -117,6 +118,8 @@ class Incoming:
         except BaseException:
             _wipe_opened(verdicts)
             raise
+        if self._refusals.observations.is_observed:
+            self._refusals.observations.note([_observed(item) for _, item in _opened(verdicts)])
         return [
             self._refuse(item, headers[place]) if isinstance(item, Refusal) else item
             for place, item in enumerate(verdicts)
@@ -305,12 +308,21 @@ class Incoming:
     def _refuse(self, reason: Refusal, header: RecordHeader | Refusal) -> QflareError:
         if isinstance(header, Refusal):
             return self._refusals.refuse("record", reason)
+        tenant_id, ref = self._sessions.owner_of(header.sid) or (None, None)
         return self._refusals.refuse(
             "record",
             reason,
-            tenant_id=self._sessions.tenant_of(header.sid),
+            tenant_id=tenant_id,
+            ref=ref,
             evidence={"sid": header.sid.hex(), "bucket": header.bucket, "stream_id": header.stream_id.hex()},
         )
+
+
+def _observed(item: OpenedRecord) -> Observation:
+    session, header = item.session, item.header
+    # A late reply belongs to an older session by its nature (R6): it says nothing about their order.
+    number = 0 if header.kind == KIND_REPLY else session.log_index + 1
+    return Observation(RECORD, None, session.tenant_id, session.ref, header.stream_id, header.sid, number)
 
 
 def _opened(verdicts: Sequence[OpenedRecord | Refusal | QflareError]) -> Iterator[tuple[int, OpenedRecord]]:

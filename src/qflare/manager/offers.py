@@ -117,7 +117,10 @@ class Offers:
     def _target(self, request: OfferRequest, device: Device | None) -> OfferTarget | QflareError:
         if request.encapsulation_key is None:
             if device is None or device.state is not KeyState.ACTIVE:
-                self._refusals.refuse("offer", Refusal.UNKNOWN_DEVICE if device is None else Refusal.DEVICE_STATE)
+                if device is None:
+                    self._refusals.refuse("offer", Refusal.UNKNOWN_DEVICE)
+                else:
+                    self._refusals.refuse("offer", Refusal.DEVICE_STATE, tenant_id=request.tenant_id, ref=request.ref)
                 return OfferTarget(request.tenant_id, request.ref, 1, self._nobody)
             return OfferTarget(request.tenant_id, request.ref, device.key_version, device.encapsulation_key)
         # O1: the caller names device and key; both must be the roster's.

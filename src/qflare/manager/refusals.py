@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import RefusedError
+from qflare.manager.observations import Observations
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
-from qflare.model.ids import DEFAULT_TENANT, TenantId
+from qflare.model.ids import DEFAULT_TENANT, DeviceRef, TenantId
+from qflare.model.observation import Observation
 from qflare.model.refusal import Refusal
 from qflare.protocol.entry import new_event
 from qflare.protocol.leaf import JsonValue
@@ -63,8 +65,10 @@ class _Window:
 class Refusals:
     """Counts every refusal and hands those with value as evidence to the log, in the background."""
 
-    def __init__(self, *, clock: Clock, per_minute: int) -> None:
-        """Start with nothing refused."""
+    def __init__(self, *, clock: Clock, per_minute: int, observations: Observations | None = None) -> None:
+        """Start with nothing refused; *observations* hear of each refusal."""
+        self.observations = Observations() if observations is None else observations
+        """Also for those who take messages: what the detector hears goes through here."""
         self.counts: Counter[tuple[str, Refusal]] = Counter()
         self.events_left_out = 0
         """Events not written because of the bound or because the log did not take them."""
@@ -83,6 +87,7 @@ class Refusals:
         *,
         tenant_id: TenantId | None = None,
         evidence: dict[str, JsonValue] | None = None,
+        ref: DeviceRef | None = None,
     ) -> RefusedError:
         """
         Count a refusal, note its event if it has one, and return the error for the caller.
@@ -92,8 +97,11 @@ class Refusals:
             reason: The true reason.
             tenant_id: Where the event belongs; the default tenant if the message did not get as far as that.
             evidence: Public facts for the event, such as a sid in hex.
+            ref: In whose name the message came, if it names a device of the tenant.
         """
         self.counts[step, reason] += 1
+        if self.observations.is_observed:
+            self.observations.note([Observation(step, reason, tenant_id, ref)])
         kind = _TYPES.get((step, reason)) or _TYPES_OF_REASON.get(reason)
         if kind is not None and (left_out := self._admit(step, reason)) is not None:
             data: dict[str, JsonValue] = {"step": step, "reason": reason.value, **(evidence or {})}

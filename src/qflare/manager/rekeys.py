@@ -121,6 +121,7 @@ class Rekeys:
             reason,
             tenant_id=session.tenant_id,
             evidence={"sid": session.sid.hex(), "ref": session.ref.hex()},
+            ref=session.ref,
         )
 
 

@@ -133,4 +133,5 @@ class Rotations:
             reason,
             tenant_id=session.tenant_id,
             evidence={"sid": session.sid.hex(), "ref": session.ref.hex()},
+            ref=session.ref,
         )

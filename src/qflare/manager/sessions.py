@@ -135,6 +135,11 @@ class Sessions:
         held = self._held.get(sid)
         return None if held is None else held.tenant_id
 
+    def owner_of(self, sid: SessionId) -> tuple[TenantId, DeviceRef] | None:
+        """Return tenant and device of a session that is held, else None."""
+        held = self._held.get(sid)
+        return None if held is None else (held.tenant_id, held.session.ref)
+
     def forget(self, sid: SessionId) -> None:
         """Erase one session from this worker's memory."""
         held = self._held.pop(sid, None)

@@ -79,6 +79,8 @@ class ManagerSettings:
     """Time between two clean-ups, jittered."""
     refusal_events_per_minute: int = 60
     """Most audit events about refusals a minute and reason; beyond it they are only counted."""
+    detection: bool = True
+    """Whether this worker looks for attacks (docs/detection.md); refusals are counted and logged in any case."""
     certificate_years: int = 10
     """Life of a CERT, from its issue or request."""
     log_origin: str | None = None
@@ -125,6 +127,8 @@ class ManagerSettings:
             value: object = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise ConfigError(f"setting {name} must be a whole number from {low} to {high}, got {value!r}")
+        if not isinstance(self.detection, bool):
+            raise ConfigError(f"setting detection must be True or False, got {self.detection!r}")
         for name in ("store_timeout_s", "close_timeout_s", "change_poll_s", "tick_max_s", "cleanup_every_s"):
             seconds: object = getattr(self, name)
             if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds <= _SECONDS_MAX:
