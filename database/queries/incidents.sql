@@ -101,6 +101,13 @@ ON CONFLICT (tenant_id) DO UPDATE
  WHERE d.state_version = $3
 RETURNING d.state_version;
 
+-- name: count_out_of_service :one
+-- A tenant's devices that were taken out of service; inside a transaction that entered the tenant.
+-- $1 tenant_id uuid
+SELECT coalesce(sum(c.suspended + c.deactivated + c.compromised + c.destroyed), 0)::bigint AS devices
+  FROM qflare.device_count AS c
+ WHERE c.tenant_id = $1;
+
 -- name: database_time_ms :one
 -- The database's clock.
 SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms;

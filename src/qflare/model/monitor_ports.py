@@ -71,5 +71,8 @@ class IncidentStore(Protocol):
     async def save_detector_state(self, tenant_id: TenantId, state: bytes, *, after: int) -> bool:
         """Save what is to be remembered if version *after* (0: none) stands still; False, and nothing, if not."""
 
+    async def count_out_of_service(self, tenant_id: TenantId) -> int:
+        """Return how many of the tenant's devices are suspended, deactivated, compromised or destroyed."""
+
     async def database_time_ms(self) -> int:
         """Return the database's clock, which all workers share, in milliseconds since the Unix epoch."""

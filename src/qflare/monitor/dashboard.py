@@ -9,7 +9,29 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from qflare.model.event import SignedCheckpoint
+    from qflare.model.incident import Incident
     from qflare.model.statistics import KeyStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorFigures:
+    """The state of one worker's detector."""
+
+    taken: int
+    """Observations looked at since the worker opened."""
+    waiting: int
+    dropped: int
+    """Observations that were dropped because too many waited; exact."""
+    devices_evicted: int
+    """Devices forgotten because more were active than are remembered."""
+    folded: int
+    """Observations of devices that went into their fleet's incident: too many would have had one of their own."""
+    reported: int
+    """Sightings that stand in incidents."""
+    unreported: int
+    """Sightings that wait for the database."""
+    looks: int
+    """Looks at clocks, keys and the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +47,12 @@ class SecurityDashboard:
     """Refused messages by (step, reason), of this worker since it started, all tenants."""
     events_left_out: int
     """Refusals whose event was left out of the log to bound it."""
+    incidents: dict[tuple[str, str, str], int]
+    """Incidents that are not closed, by (signal, severity, state)."""
+    incidents_latest: tuple[Incident, ...]
+    """Those of them that were seen last, at most 20."""
+    detector: DetectorFigures | None
+    """Of this worker; None where detection is off, or where no manager runs beside this monitor."""
     statistics: KeyStatistics
     log_size: int
     checkpoint: SignedCheckpoint | None

@@ -49,6 +49,7 @@ from qflare.model.statistics import DetectorTally
 from qflare.primitives.engine import choose_engine
 from qflare.secret import SecretBytes
 from qflare.service.config import make_data_dir
+from qflare.service.detection import Detection
 from qflare.service.keepers import open_keeper
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
     from qflare.model.ports import Keeper, Store
 
 _KEEPER_NAME: Final = "keeper"
+_DETECTION_CLOSE_S: Final = 2.0
+"""Longest wait for what the detector has still to report and save: devices and callers come first."""
 LONG_STATEMENT_S: Final = 900.0
 """For an operator's statements over whole tables."""
 
@@ -123,6 +126,8 @@ class Engine:
     turns: Turns
     maintenance: Maintenance
     changes: Changes
+    detection: Detection | None
+    """None where the settings turn it off."""
 
     @property
     def queues(self) -> tuple[Batcher[Any, Any], ...]:  # each has its own items and results
@@ -328,6 +333,14 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
         for name, work in (("polling", changes.poll_on), ("listener", changes.listen), ("reserve", reserve.run)):
             task = foundation.background.start(work(foundation.background), name=name)
             stack.push_async_callback(_stop, task)
+        detection: Detection | None = None
+        if settings.detection:
+            detection = Detection(foundation, buckets)
+            await detection.open()
+            # Beneath what takes messages: it is told of the last of them.
+            task = foundation.background.start(detection.run(), name="detection")
+            stack.push_async_callback(_stop, task)
+            stack.push_async_callback(detection.close, min(settings.close_timeout_s, _DETECTION_CLOSE_S))
         # What was accepted is finished before anything under it goes.
         for part in (lookups, registrations, records, replies, offers, enrolments, handshakes):
             stack.push_async_callback(part.close, settings.close_timeout_s)
@@ -359,6 +372,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             turns=turns,
             maintenance=maintenance,
             changes=changes,
+            detection=detection,
         )
 
 

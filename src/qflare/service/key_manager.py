@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from qflare.errors import LengthError
 from qflare.manager.settings import ManagerSettings
 from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, TenantId
+from qflare.model.observation import ANNOUNCEMENT, Observation
 from qflare.service.assembly import Engine, Place, open_engine, open_foundation
 from qflare.service.exchanges import Exchanges
 from qflare.service.identity_calls import IdentityCalls
@@ -173,6 +174,7 @@ class QuantumKeyManager(
         """
         engine = await self._engine()
         await engine.buckets.refresh()
+        engine.foundation.refusals.observations.note([Observation(ANNOUNCEMENT, None)])
         return engine.buckets.announcement(which)
 
     async def current_bucket(self) -> int:

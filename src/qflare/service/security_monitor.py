@@ -10,22 +10,26 @@ from qflare.clock import Clock, utc
 from qflare.errors import LengthError, QflareError, UsageError
 from qflare.manager.settings import ManagerSettings
 from qflare.model.event import AuditEntry, EventSeverity, LoggedEvent, SecurityEventType, SignedCheckpoint
-from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, DeviceId, TenantId
+from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, DeviceId, IncidentId, TenantId
+from qflare.model.incident import NOTE_BYTES_MAX, Incident, IncidentState
+from qflare.model.observation import UPDATE, Observation
 from qflare.monitor.audit import LogReport, verify_log
-from qflare.monitor.dashboard import SecurityDashboard
+from qflare.monitor.dashboard import DetectorFigures, SecurityDashboard
 from qflare.monitor.disclosing import disclose
 from qflare.monitor.erasure import ErasurePlan, erase_device, plan_erasure
 from qflare.monitor.events import security_event
 from qflare.monitor.held import HeldReceipt
+from qflare.monitor.norms import is_norm
 from qflare.monitor.proof import EventProof, prove_event
 from qflare.protocol.entry import open_entry
+from qflare.protocol.identity import device_ref
 from qflare.protocol.log_key import LogKey
 from qflare.service.arguments import as_call_id
 from qflare.service.assembly import Engine, Foundation, Place, open_foundation
 from qflare.service.opening import Opening
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
     import asyncpg
 
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 LIST_MAX = 10_000
 WINDOW_S_MAX = 366 * 86_400
+_INCIDENTS_SHOWN = 20
+_STANDING = (IncidentState.OPEN, IncidentState.ACKNOWLEDGED)
 
 
 class SecurityMonitor:
@@ -312,6 +318,87 @@ class SecurityMonitor:
             is_deep=deep,
         )
 
+    # --- incidents --------------------------------------------------------------------------------
+
+    async def list_incidents(
+        self, *, states: Collection[IncidentState] | None = None, limit: int = 100, after: bytes | None = None
+    ) -> tuple[Incident, ...]:
+        """
+        Return the tenant's incidents, the last seen first.
+
+        Args:
+            states: Those wanted; all if not given.
+            limit: Most of them, 1 to 10,000.
+            after: Go on after the incident with this id.
+        """
+        if not 1 <= limit <= LIST_MAX:
+            raise UsageError(f"limit must be 1 to {LIST_MAX}, got {limit}")
+        foundation = await self._foundation()
+        return await foundation.deadline.of(
+            foundation.store.list_incidents(
+                self._tenant, states=states, limit=limit, after=None if after is None else IncidentId(after)
+            )
+        )
+
+    async def find_incident(self, incident_id: bytes) -> Incident | None:
+        """Return one incident of the tenant by its 16 bytes, or None."""
+        foundation = await self._foundation()
+        return await foundation.deadline.of(foundation.store.find_incident(self._tenant, IncidentId(incident_id)))
+
+    async def move_incident(self, incident_id: bytes, state: IncidentState, *, note: str = "") -> Incident:
+        """
+        Acknowledge, open again or close an incident, with an event in the log; return it as it stands.
+
+        Args:
+            incident_id: Its 16 bytes.
+            state: What it becomes; an incident that is closed stays so, and the same again opens another.
+            note: What is to be said about it, at most 1000 bytes; no secrets: the log is kept for ever.
+
+        Raises:
+            IllegalTransitionError: it is closed.
+            KeyNotFoundError: there is no such incident in this tenant.
+            UsageError: *note* is too long.
+        """
+        if not isinstance(state, IncidentState):
+            raise UsageError("state is an IncidentState")
+        if len(note.encode()) > NOTE_BYTES_MAX:
+            raise UsageError(f"the note has {len(note.encode())} bytes, at most {NOTE_BYTES_MAX}: log an event instead")
+        foundation = await self._foundation()
+        event = security_event(
+            SecurityEventType.OPERATOR_ACTION,
+            EventSeverity.INFO,
+            {"what": f"incident {state.value}", "incident_id": incident_id.hex(), "note": note},
+            tenant_id=self._tenant,
+            device_id=None,
+            clock=foundation.clock,
+        )
+        return await foundation.deadline.of(
+            foundation.store.move_incident(self._tenant, IncidentId(incident_id), state, note=note, event=event)
+        )
+
+    async def note_update_norms(self, norms: Mapping[str, float]) -> None:
+        """
+        Tell the detector the norms of devices' updates, which it compares with each device's own history.
+
+        What it finds is a hint of poisoning and no proof: docs/detection.md says what it misses.
+
+        Args:
+            norms: By device_id, each a finite number above 0, such as the L2 norm of an update before it is averaged.
+
+        Raises:
+            UsageError: a norm is no such number; the message names the device. Nothing was noted.
+        """
+        for device_id, norm in norms.items():
+            if not is_norm(norm):
+                raise UsageError(f"the norm of {device_id!r} must be a finite number above 0, got {norm!r}")
+        foundation = await self._foundation()
+        foundation.refusals.observations.note(
+            [
+                Observation(UPDATE, None, self._tenant, device_ref(self._tenant, DeviceId(device_id)), value=norm)
+                for device_id, norm in norms.items()
+            ]
+        )
+
     # --- figures ----------------------------------------------------------------------------------
 
     async def get_security_dashboard_data(self, *, window_s: int = 86_400) -> SecurityDashboard:
@@ -328,11 +415,20 @@ class SecurityMonitor:
             events=await wait(store.count_events(self._tenant, since_s=now_s - window_s)),
             refusals={(step, reason.value): count for (step, reason), count in foundation.refusals.counts.items()},
             events_left_out=foundation.refusals.events_left_out,
+            incidents=await wait(store.count_incidents(self._tenant)),
+            incidents_latest=await wait(store.list_incidents(self._tenant, states=_STANDING, limit=_INCIDENTS_SHOWN)),
+            detector=await self._detector_figures(),
             statistics=await wait(store.count_keys(self._tenant, bucket=bucket)),
             log_size=(await wait(store.log_head())).size,
             checkpoint=await wait(store.latest_checkpoint()),
             keeper_promise=await foundation.offload.run(foundation.keeper.promise),
         )
+
+    async def _detector_figures(self) -> DetectorFigures | None:
+        if self._engine is None:
+            return None
+        detection = (await self._engine()).detection
+        return None if detection is None else detection.figures
 
     async def _foundation(self) -> Foundation:
         if self._engine is not None:

@@ -148,6 +148,13 @@ class Incidents(Connected):
         async with self._connections.transaction(tenant_id) as transaction:
             return await transaction.fetch_row("save_detector_state", transaction.tenant_id, state, after) is not None
 
+    async def count_out_of_service(self, tenant_id: TenantId) -> int:
+        """Return how many of the tenant's devices are suspended, deactivated, compromised or destroyed."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            row = await transaction.fetch_row("count_out_of_service", transaction.tenant_id)
+        devices: int = 0 if row is None else row["devices"]
+        return devices
+
     async def database_time_ms(self) -> int:
         """Return the database's clock, which all workers share, in milliseconds since the Unix epoch."""
         row = await self._connections.get_row("database_time_ms")

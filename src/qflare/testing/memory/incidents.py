@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.clock import utc
 from qflare.errors import BatchError, KeyNotFoundError
+from qflare.model.device import KeyState
 from qflare.model.incident import (
     EVIDENCE_BYTES_MAX,
     NOTE_BYTES_MAX,
@@ -184,6 +185,12 @@ class Incidents(Logging):
             version = 1 if found is None else found.version + 1
             tables.detector_states.put(tenant_id, DetectorState(version=version, state=state, saved_at=self._now))
             return True
+
+    async def count_out_of_service(self, tenant_id: TenantId) -> int:
+        """Return how many of the tenant's devices are suspended, deactivated, compromised or destroyed."""
+        async with self._transaction(tenant_id) as tables:
+            rows = [row for row in tables.devices.values() if row.tenant_id == tenant_id]
+            return sum(row.state not in (KeyState.ACTIVE, KeyState.PRE_ACTIVE) for row in rows)
 
     async def database_time_ms(self) -> int:
         """Return the store's clock, in milliseconds since the Unix epoch."""

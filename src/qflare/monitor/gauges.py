@@ -1,0 +1,121 @@
+"""Signals that no message carries: clocks, keys and the log itself, judged from what a look has measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qflare.errors import EvidenceError
+from qflare.model.device import KeyState
+from qflare.model.event import EventSeverity
+from qflare.model.ids import DEFAULT_TENANT
+from qflare.model.signal import Signal
+from qflare.monitor.parameters import AUDIT_LAG_LADDER, CLOCK_SKEW_LADDER, KEY_AGE_LADDER
+from qflare.monitor.proof import check_entry
+from qflare.monitor.rates import severity_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.model.event import AuditEntry
+    from qflare.model.ids import TenantId
+    from qflare.model.key_record import KeyRecord
+    from qflare.monitor.detector import Detector
+
+
+def first_altered(entries: Sequence[AuditEntry]) -> EvidenceError | None:
+    """Return what is wrong with the first of *entries* whose columns, leaf and hash do not say the same."""
+    for entry in entries:
+        try:
+            check_entry(entry)
+        except EvidenceError as failure:
+            return failure
+    return None
+
+
+class Gauges:
+    """Judges what was measured; remembers the little that takes two looks."""
+
+    def __init__(self, detector: Detector) -> None:
+        """Tell *detector*'s suspicions."""
+        self._detector = detector
+        self._lagging = 0
+        self._revoked: dict[TenantId, int] = {}
+
+    def clocks(self, *, skew_s: float, at_s: int) -> None:
+        """Judge this worker's clock against the database's, which all workers share."""
+        severity = severity_of(CLOCK_SKEW_LADDER, abs(skew_s))
+        if severity is not None:
+            self._detector.suspicions.add(
+                DEFAULT_TENANT,
+                Signal.CLOCK_SKEW,
+                None,
+                severity,
+                at_s=at_s,
+                score=abs(skew_s),
+                what="worker ahead of the database" if skew_s > 0 else "worker behind the database",
+                facts={"skew_ms": int(skew_s * 1000)},
+            )
+
+    def log(self, *, size: int, signed: int, at_s: int) -> None:
+        """Judge how far signed heads are behind, after a look that asked for one."""
+        self._lagging = self._lagging + 1 if signed < size else 0
+        severity = severity_of(AUDIT_LAG_LADDER, self._lagging)
+        if severity is not None:
+            self._detector.suspicions.add(
+                DEFAULT_TENANT,
+                Signal.AUDIT_LAG,
+                None,
+                severity,
+                at_s=at_s,
+                score=self._lagging,
+                what="entries without a signed head",
+                facts={"entries": size, "signed": signed},
+            )
+
+    def altered(self, tenant_id: TenantId, failure: EvidenceError, *, at_s: int) -> None:
+        """Tell of a row of the log that is not what was hashed."""
+        self._detector.suspicions.add(
+            tenant_id,
+            Signal.LOG_ALTERED,
+            None,
+            EventSeverity.CRITICAL,
+            at_s=at_s,
+            score=1,
+            what="row of the log altered",
+            facts={"index": failure.index, "problem": str(failure)[:200]},
+        )
+
+    def keys(self, records: Sequence[KeyRecord], *, bucket: int, destroyed_before: int, at_s: int) -> None:
+        """
+        Judge the oldest key that is not destroyed (A4).
+
+        Args:
+            records: Keys of buckets as the database has them.
+            bucket: The server's.
+            destroyed_before: The keeper's: keys from it on may still be there; 0 where none was destroyed yet.
+            at_s: Now.
+        """
+        kept = [record.number for record in records if record.state is not KeyState.DESTROYED]
+        if destroyed_before:
+            kept.append(destroyed_before)
+        # All that is below bucket - 1 should be gone.
+        over = bucket - 1 - min(kept, default=bucket)
+        severity = severity_of(KEY_AGE_LADDER, over)
+        if severity is not None:
+            self._detector.suspicions.add(
+                DEFAULT_TENANT,
+                Signal.KEY_NOT_DESTROYED,
+                None,
+                severity,
+                at_s=at_s,
+                score=over,
+                what="bucket's key kept beyond its time",
+                facts={"oldest_bucket": min(kept), "bucket": bucket},
+            )
+
+    def out_of_service(self, tenant_id: TenantId, revoked: int, *, at_s: int) -> None:
+        """Judge how many devices were taken out of service since the last look, by whichever process."""
+        before = self._revoked.get(tenant_id)
+        self._revoked[tenant_id] = revoked
+        for _ in range(0 if before is None else revoked - before):
+            self._detector.suspect(Signal.OPERATOR_ACTS, tenant_id, None, at_s=at_s, what="device taken out of service")
