@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from qflare.model.ids import TenantId
     from qflare.model.key_record import KeyRecord
     from qflare.monitor.detector import Detector
+    from qflare.protocol.entry import EntryVault
 
 
-def first_altered(entries: Sequence[AuditEntry]) -> EvidenceError | None:
+def first_altered(entries: Sequence[AuditEntry], vault: EntryVault) -> EvidenceError | None:
     """Return what is wrong with the first of *entries* whose columns, leaf and hash do not say the same."""
     for entry in entries:
         try:
-            check_entry(entry)
+            check_entry(entry, vault)
         except EvidenceError as failure:
             return failure
     return None

@@ -10,7 +10,7 @@ from qflare.model.event import SecurityEventType
 from qflare.model.ids import ID_BYTES, IncidentId
 from qflare.model.incident import Sighting
 from qflare.model.signal import Signal
-from qflare.protocol.leaf import JsonValue, new_event
+from qflare.protocol.entry import new_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from qflare.model.event import NewEvent
     from qflare.model.ids import DeviceId, DeviceRef
     from qflare.monitor.suspicions import Suspicion
+    from qflare.protocol.entry import EntryVault
+    from qflare.protocol.leaf import JsonValue
 
 _TYPES: Final = {
     Signal.FORGED_MESSAGES: SecurityEventType.AUTHENTICATION_FAILURE,
@@ -35,7 +37,7 @@ _TYPES: Final = {
 
 
 def make_sightings(
-    suspicions: Sequence[Suspicion], names: Mapping[DeviceRef, DeviceId]
+    suspicions: Sequence[Suspicion], names: Mapping[DeviceRef, DeviceId], *, vault: EntryVault
 ) -> tuple[list[Sighting], list[NewEvent], list[NewEvent]]:
     """
     Return sightings, the events of incidents opened by them, and those of incidents raised.
@@ -43,6 +45,7 @@ def make_sightings(
     Args:
         suspicions: All of one tenant.
         names: Names of devices, as far as the roster has them.
+        vault: Seals what the events tell of devices.
     """
     sightings: list[Sighting] = []
     opened: list[NewEvent] = []
@@ -81,6 +84,7 @@ def make_sightings(
                     tenant_id=each.tenant_id,
                     occurred_at_ms=each.last_s * 1000,
                     device_id=device_id,
+                    vault=vault,
                 )
             )
     return sightings, opened, raised

@@ -180,7 +180,9 @@ class Detection:
         except QflareError as failure:
             # An incident is worth more than the name in it.
             _log.info("devices of incidents stay without names (%s)", type(failure).__name__)
-        sightings, opened, raised = make_sightings(suspicions, names)
+        sightings, opened, raised = await self._foundation.offload.run(
+            partial(make_sightings, suspicions, names, vault=self._foundation.entry_keys)
+        )
         return _Report(tenant_id, sightings, opened, raised, CallId(secrets.token_bytes(ID_BYTES)))
 
     # --- gauges -------------------------------------------------------------------------------------
@@ -231,7 +233,7 @@ class Detection:
         size = (await wait(store.log_head())).size
         first = max(0, size - ENTRIES_CHECKED)
         entries = await wait(store.list_entries(tenant_id, first=first, limit=ENTRIES_CHECKED))
-        failure = await self._foundation.offload.run(partial(first_altered, entries))
+        failure = await self._foundation.offload.run(partial(first_altered, entries, self._foundation.entry_keys))
         if failure is not None:
             self._gauges.altered(tenant_id, failure, at_s=at_s)
         self._gauges.out_of_service(tenant_id, await wait(store.count_out_of_service(tenant_id)), at_s=at_s)

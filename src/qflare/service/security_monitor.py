@@ -371,6 +371,7 @@ class SecurityMonitor:
             tenant_id=self._tenant,
             device_id=None,
             clock=foundation.clock,
+            vault=foundation.entry_keys,
         )
         return await foundation.deadline.of(
             foundation.store.move_incident(self._tenant, IncidentId(incident_id), state, note=note, event=event)
