@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import io
+import json
 import logging
 import os
 import re
@@ -18,6 +20,7 @@ from qflare.errors import QflareError
 from qflare.protocol.record import KIND_CONTROL, read_header
 from qflare.protocol.token import decode_token
 from qflare.secret import SecretBytes
+from qflare.service.logs import JsonFormatter
 from qflare.stores.embedded.folder import Folder
 
 OURS = str(Path(qflare.__file__).parent)
@@ -164,6 +167,17 @@ def plant_servers(canaries, engine):
         canaries.plant("KEK_L", kek)
 
 
+@pytest.fixture
+def json_log():
+    """Have everything that is logged written as `QFLARE_LOG_FORMAT=json` writes it, tracebacks included."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    logging.getLogger().addHandler(handler)
+    yield stream
+    logging.getLogger().removeHandler(handler)
+
+
 async def dump_of(folder):
     """Every row of every table as the database gives it out; what is not yet on the disk is written."""
     connection = await asyncpg.connect(folder.dsn(), timeout=30)
@@ -179,7 +193,7 @@ async def dump_of(folder):
     return "".join(rows).encode()
 
 
-async def test_known_secrets_are_found_nowhere(tmp_path, caplog):
+async def test_known_secrets_are_found_nowhere(tmp_path, caplog, json_log):
     """Keys, tokens, psks, KEKs and plaintexts stand in no log, traceback, dump, data file, WAL, environment or command."""
     caplog.set_level(logging.DEBUG)
     canaries = Canaries()
@@ -208,6 +222,7 @@ async def test_known_secrets_are_found_nowhere(tmp_path, caplog):
             # The caller's own arguments are the caller's; what the package's frames hold must not show.
             assert isinstance(failure, QflareError | TypeError), failure
             assert [] == canaries.found_in(frames_of_ours(failure)), repr(failure)
+            logging.getLogger("qflare.service").error("it failed on purpose", exc_info=failure)
         for shown in (session, done, pending, edge.pair, engine_of(manager), manager):
             assert [] == canaries.found_in(repr(shown).encode())
         processes = list(processes_of(tmp_path))
@@ -221,6 +236,10 @@ async def test_known_secrets_are_found_nowhere(tmp_path, caplog):
     logged = "\n".join(record.getMessage() + repr(record.args) + str(record.exc_text) for record in caplog.records)
     assert "the search begins" in logged
     assert [] == canaries.found_in(logged.encode(errors="replace"))
+    lines = [json.loads(line) for line in json_log.getvalue().splitlines()]
+    assert "the search begins" in {line["message"] for line in lines if line["level"] == "DEBUG"}
+    assert len(failures) == sum("in failing" in line.get("traceback", "") for line in lines)
+    assert [] == canaries.found_in(json_log.getvalue().encode())
 
 
 def check_files(root, canaries, volatile):

@@ -60,8 +60,9 @@ async def agreed(client, manager, edge):
 
 
 def shape(response):
-    """Return everything about an answer that a peer can see, but for the time."""
-    return response.status_code, {k: v for k, v in response.headers.items() if k != "date"}, response.content
+    """Return everything about an answer that a peer can see, but for the time and the request's id, which is random."""
+    seen = {name: value for name, value in response.headers.items() if name not in {"date", "x-request-id"}}
+    return response.status_code, seen, response.content
 
 
 REFUSAL = (
@@ -152,7 +153,9 @@ async def test_every_refusal_looks_the_same(database_dsn, tmp_path):
         }
         for (step, reason), (path, body) in cases.items():
             before = manager.refusals[step, reason]
-            assert shape(await post(client, path, body)) == REFUSAL, (step, reason)
+            answer = await post(client, path, body)
+            assert shape(answer) == REFUSAL, (step, reason)
+            assert re.fullmatch("[0-9a-f]{16}", answer.headers["x-request-id"])
             assert manager.refusals[step, reason] == before + 1, (step, reason, manager.refusals)
         for path, body in (("offer", b"short"), ("record", b"no envelope")):
             assert shape(await post(client, path, body)) == REFUSAL
@@ -227,7 +230,8 @@ async def test_an_application_that_fails_says_nothing_outside(database_dsn, tmp_
         sid = await agreed(client, manager, edge)
         body = encode_envelope(b"", edge.seal(sid, b"x"))
         answer = await post(client, "record", body)
-        assert (500, b"internal error\n") == (answer.status_code, answer.content)
+        its = answer.headers["x-request-id"]
+        assert (500, f"internal error (request {its})\n") == (answer.status_code, answer.text)
         assert "the application's secret" in caplog.text
         assert shape(await post(client, "record", body)) == REFUSAL
 

@@ -1,6 +1,7 @@
 """`/metrics`: figures of all workers together, on an address of their own."""
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -86,7 +87,7 @@ def established(figures):
 async def test_all_workers_count_together_and_nothing_goes_back(database_dsn, tmp_path):
     """What two workers did stands on one page, over the end of one of them, and names no device."""
     async with (
-        watched(tmp_path, database_dsn, "--workers", "2") as its,
+        watched(tmp_path, database_dsn, "--workers", "2", QFLARE_LOG_FORMAT="json") as its,
         make_manager(database_dsn, tmp_path, keeper_dir=str(tmp_path / "keys")) as manager,
     ):
         edges = [await Edge.provision(manager) for _ in range(3)]
@@ -123,6 +124,10 @@ async def test_all_workers_count_together_and_nothing_goes_back(database_dsn, tm
         for series, value in second.items():
             if series.partition("{")[0].endswith(("_total", "_count", "_sum", "_bucket")):
                 assert third[series] >= value, series
+    # Both the parent and its workers log as they were asked to.
+    lines = [json.loads(line) for line in (tmp_path / "serve.log").read_text().splitlines()]
+    said = {(line["logger"], line["message"].partition(" ")[0]) for line in lines}
+    assert {("qflare.service.serve", "worker"), ("qflare.service.aggregator", "record")} <= said
 
 
 async def test_the_page_stands_where_no_device_comes(database_dsn, tmp_path):

@@ -14,10 +14,11 @@ from qflare.errors import ConfigError
 from qflare.manager.settings import ManagerSettings
 from qflare.service.aggregator.settings import AggregatorSettings
 from qflare.service.config import read_settings
+from qflare.service.logs import LogSettings
 from qflare.service.metrics.settings import MetricsSettings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
-CLASSES = (ManagerSettings, AggregatorSettings, MetricsSettings)
+CLASSES = (ManagerSettings, AggregatorSettings, MetricsSettings, LogSettings)
 
 
 def meanings(kind):

@@ -33,10 +33,10 @@ def serve(
 
     try:
         from qflare.service.config import read_settings
+        from qflare.service.logs import set_up_logging
         from qflare.service.metrics.settings import MetricsSettings
         from qflare.service.serve import ServeOptions, Serving
         from qflare.service.serve import serve as run
-        from qflare.service.worker import set_up_logging
     except ModuleNotFoundError as missing:
         if missing.name not in {"uvicorn", "starlette"}:
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class Background:
 
     def start(self, work: Coroutine[object, object, None], *, name: str) -> asyncio.Task[None]:
         """Start *work*; a failure is logged by *name*, without the exception's text, which may quote input."""
-        task = asyncio.get_running_loop().create_task(work, name=f"qflare-{name}")
+        # In nobody's context: whoever opened the manager is not who the task works for.
+        task = asyncio.get_running_loop().create_task(work, name=f"qflare-{name}", context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task

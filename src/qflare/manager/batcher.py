@@ -11,6 +11,7 @@ it; and so it is between tenants (`waiting.py`).
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from qflare.errors import OverloadedError, QflareError, StoreUnavailableError
@@ -174,7 +175,8 @@ class Batcher(Generic[Item, Result]):
         if not self._is_flush_due:
             # In the next round of the loop: whoever calls in this round still gets on.
             self._is_flush_due = True
-            loop.call_soon(self._flush)
+            # In nobody's context: what a batch logs is no single caller's.
+            loop.call_soon(self._flush, context=Context())
         try:
             await call.future
         except asyncio.CancelledError:
@@ -203,7 +205,7 @@ class Batcher(Generic[Item, Result]):
             if parts:
                 # The set keeps the task alive; close() waits for it.
                 task = asyncio.get_running_loop().create_task(
-                    self._fly(items, parts), name=f"qflare-batch-{self._name}"
+                    self._fly(items, parts), name=f"qflare-batch-{self._name}", context=Context()
                 )
                 self._flights.add(task)
                 task.add_done_callback(self._land)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextvars import Context
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from qflare.errors import KeyStateError, UsageError
@@ -60,7 +61,8 @@ class Opening(Generic[T]):
         task = self._task
         if task is None:
             self._loop = loop
-            task = self._task = loop.create_task(self._open(), name=f"qflare-open-{self._name}")
+            # In nobody's context: what is opened outlives the request that needed it first.
+            task = self._task = loop.create_task(self._open(), name=f"qflare-open-{self._name}", context=Context())
             task.add_done_callback(_look_at)
         try:
             return await asyncio.shield(task)

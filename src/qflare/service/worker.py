@@ -31,6 +31,7 @@ from qflare.service.aggregator import Aggregator, AggregatorSettings
 from qflare.service.collector import settle_collector
 from qflare.service.config import is_debug, read_settings
 from qflare.service.key_manager import QuantumKeyManager
+from qflare.service.logs import set_up_logging
 from qflare.service.metrics.asking import answer
 from qflare.service.metrics.call_times import watch_calls
 from qflare.service.metrics.settings import MetricsSettings
@@ -87,14 +88,6 @@ class WorkerStatus:
     def decode(cls, line: bytes) -> Self:
         """Read what `encode` wrote."""
         return cls(**json.loads(line))
-
-
-def set_up_logging() -> None:
-    """Write what happens to stderr, one line each; QFLARE_DEBUG shows more."""
-    level = logging.DEBUG if is_debug() else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
-    # The address line comes from us; what uvicorn says about its own steps is of no use to an operator.
-    logging.getLogger("uvicorn").setLevel(level if is_debug() else logging.WARNING)
 
 
 async def build_aggregator(manager: QuantumKeyManager, app: str | None, settings: AggregatorSettings) -> Aggregator:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from qflare.protocol import wire
+from qflare.service import correlation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _OCTETS: Final = b"application/octet-stream"
 _TEXT: Final = b"text/plain; charset=utf-8"
 _JSON: Final = b"application/json"
+_REQUEST: Final = b"x-request-id"
 _NO_STORE: Final = (b"cache-control", b"no-store")
 
 
@@ -31,6 +33,10 @@ class Answer:
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes | bytearray | tuple[bytes, ...]
     """One buffer, or parts that follow each other."""
+    is_public: bool = False
+    """Whether others may keep it, and give it to whoever asks next: then it names no request."""
+    is_line: bool = False
+    """Whether it is one line for people, which then ends with the request's id."""
 
     async def send(self, send: Send, *, is_closing: bool = False) -> None:
         """
@@ -41,8 +47,13 @@ class Answer:
             is_closing: Whether the connection ends with it, since the request's body was not read to its end.
         """
         parts = self.body if isinstance(self.body, tuple) else (self.body,)
-        size = sum(len(part) for part in parts)
-        headers = [*self.headers, (b"content-length", b"%d" % size)]
+        headers = [*self.headers]
+        request = None if self.is_public else correlation.current()
+        if request is not None:
+            headers.append((_REQUEST, request.encode()))
+            if self.is_line:
+                parts = (bytes(parts[0]).rstrip() + b" (request %s)\n" % request.encode(),)
+        headers.append((b"content-length", b"%d" % sum(len(part) for part in parts)))
         if is_closing:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
@@ -59,12 +70,12 @@ def octets(*parts: bytes) -> Answer:
 def cacheable(body: bytes, *, max_age_s: int) -> Answer:
     """Return public bytes that are the same for everybody, for up to *max_age_s* seconds (A3)."""
     control = b"public, max-age=%d" % max_age_s if max_age_s > 0 else b"no-store"
-    return Answer(200, ((b"content-type", _OCTETS), (b"cache-control", control)), body)
+    return Answer(200, ((b"content-type", _OCTETS), (b"cache-control", control)), body, is_public=True)
 
 
 def message(status: int, text: str, *headers: tuple[bytes, bytes]) -> Answer:
     """Return one line for people: what went wrong with the request as HTTP."""
-    return Answer(status, ((b"content-type", _TEXT), _NO_STORE, *headers), f"{text}\n".encode())
+    return Answer(status, ((b"content-type", _TEXT), _NO_STORE, *headers), f"{text}\n".encode(), is_line=True)
 
 
 def report(status: int, facts: Mapping[str, object]) -> Answer:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, SystemClock
 from qflare.errors import ConfigError, MissingExtraError, QflareError
+from qflare.service import correlation
 from qflare.service.aggregator import answer
 from qflare.service.aggregator.body import Bodies
 from qflare.service.aggregator.endpoint import PublicEndpoint, StepEndpoint
@@ -140,8 +141,12 @@ class Aggregator:
         """Serve one request, or the server's lifespan."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        else:
+            return
+        request = correlation.begin()
+        try:
             await self._router(scope, receive, send)
+        finally:
+            correlation.end(request)
 
     async def drain(self) -> None:
         """Report as not ready, and wait for the requests under way, `drain_s` seconds at most."""
