@@ -10,9 +10,11 @@ import pytest
 from cli.test_cli import run
 from manager_world import Edge, managers
 from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.monitor.audit import verify_log
 from qflare.protocol.checkpoint import encode_note
 from qflare.protocol.identity import decode_identity, server_id_of
 from qflare.protocol.log_key import LogKey
+from qflare.service.auditing import open_audit
 
 
 class Filled:
@@ -135,3 +137,40 @@ async def test_with_a_pin_read_access_is_enough(filled, auditor_dsn):
     other = await filled.audit("verify", "--server-id", "00" * 32, **elsewhere)
     assert 1 == other.code
     assert "not the pinned one" in other.line
+
+
+async def test_a_check_goes_on_from_its_state_and_says_so(filled, auditor_dsn, monkeypatch):
+    """--state takes up what an interrupted run left, names it in the answer, and is gone when the check is done."""
+    monkeypatch.setattr("qflare.monitor.audit.PAGE", 3)
+    states = []
+    async with open_audit(auditor_dsn, None, server_id=filled.server_id) as audit:
+        whole = await verify_log(
+            store=audit.log, keys=audit.keys, runner=audit.offload, note_state=states.append, now_s=7
+        )
+    state = filled.folder / "check.state"
+    state.write_bytes(states[1].encode())
+    found = await filled.audit("verify", *filled.pin, "--deep", "--state", state, "--json")
+    assert (0, states[1].frontier.size) == (found.code, found.json["resumed_at"]), found.err
+    assert (whole.root.hex(), "1970-01-01T00:00:07+00:00") == (found.json["root"], found.json["checked_before"])
+    assert not state.exists()
+    state.write_bytes(states[1].encode())
+    anew = await filled.audit("verify", *filled.pin, "--state", state, "--json")
+    assert (None, True) == (anew.json["resumed_at"], anew.json["begun_anew"])
+    state.write_bytes(states[1].encode()[:-20])
+    damaged = await filled.audit("verify", *filled.pin, "--deep", "--state", state)
+    assert 2 == damaged.code
+    assert "damaged" in damaged.line
+
+
+async def test_since_a_kept_head_only_the_rest_is_read(filled):
+    """--since reads what came after the kept head; another log's head, and one of a longer log, are told apart."""
+    note = filled.folder / "kept.note"
+    note.write_text(filled.note(filled.signed))
+    latest = await filled.append(2)
+    for pin in ((), filled.pin):
+        more = ("--data-dir", filled.folder / "data") if not pin else ()
+        found = await filled.audit("verify", *pin, *more, "--since", note, "--json")
+        assert (0, filled.signed.size, latest.size) == (found.code, found.json["first"], found.json["size"]), found.err
+    note.write_text(filled.note(filled.signed).replace(filled.key.origin, "other.example/log"))
+    other = await filled.audit("verify", *filled.pin, "--since", note, "--json")
+    assert (2, "OtherLogError") == (other.code, json.loads(other.err)["error"])

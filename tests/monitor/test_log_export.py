@@ -1,5 +1,6 @@
 """An export is checked without the database, and whatever becomes of it is found at its place (D1)."""
 
+import dataclasses
 import hashlib
 import io
 import struct
@@ -10,6 +11,7 @@ import pytest
 from manager_world import Edge, managers
 from qflare.errors import ConfigError, DecodeError, EvidenceError, LogForkError, OtherLogError
 from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.monitor.audit_state import AuditState
 from qflare.monitor.export import export_log
 from qflare.monitor.export_check import ExportCheck
 from qflare.monitor.held import HeldReceipt
@@ -300,3 +302,38 @@ async def test_parts_go_on_from_each_other(database_dsn, tmp_path):
     if start.size.bit_count() > 1:
         with pytest.raises(LogForkError):
             check(joined(other), since=note, **pin)
+
+
+async def test_an_interrupted_check_of_an_export_goes_on_and_says_so(exported, monkeypatch):
+    """What an earlier run checked is passed over and named; what follows must go on from it; damage there is found."""
+    monkeypatch.setattr("qflare.monitor.export_check._REPORT_EVERY", 2)
+    pin = {"server_id": exported.server_id, "receipts": [HeldReceipt.of(each) for each in exported.evidence]}
+    states = []
+    whole = check(exported.data, note_state=states.append, now_s=7, **pin)
+    assert len(states) > 2
+    for state in states:
+        again = AuditState.decode(state.encode())
+        assert again == state
+        found = check(exported.data, resume=again, **pin)
+        assert (state.frontier.size, whole.root, whole.entries) == (found.resumed_at, found.root, found.entries)
+    assert check(exported.data, resume=states[0], server_id=exported.server_id).resumed_at is None
+    for index in range(exported.size):
+        records = list(exported.records)
+        edited(records, exported.entries, index=index)
+        done = ExportCheck(resume=states[1], **pin)
+        if index < states[1].frontier.size:
+            done.read(io.BytesIO(joined(records)))  # said to be passed over
+            assert states[1].frontier.size == done.finish().resumed_at
+        else:
+            with pytest.raises(EvidenceError) as caught:
+                done.read(io.BytesIO(joined(records)))
+            assert index == caught.value.index
+    forged = dataclasses.replace(
+        states[1], frontier=Frontier(states[1].frontier.size, (bytes(32),) * states[1].frontier.size.bit_count())
+    )
+    with pytest.raises(EvidenceError):
+        check(exported.data, resume=forged, **pin)
+    text = states[1].encode()
+    for at in range(0, len(text), 3):
+        with pytest.raises(DecodeError, match="damaged"):
+            AuditState.decode(text[:at] + bytes((text[at] ^ 1,)) + text[at + 1 :])

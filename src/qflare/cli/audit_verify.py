@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -11,14 +14,15 @@ from qflare.cli import options
 from qflare.cli.audit_files import parse_server_id, read_evidence, read_key, read_note
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+    from qflare.cli.progress import Progress
     from qflare.monitor.audit import LogReport
-    from qflare.monitor.export_check import ExportFindings
     from qflare.monitor.held import HeldReceipt
     from qflare.protocol.evidence import Evidence
     from qflare.protocol.identity import ServerIdentity
     from qflare.protocol.log_key import LogKey
+    from qflare.service.state_file import StateFile
 
 HOLDS_NOT: Final = 1
 UNCHECKED: Final = 2
@@ -45,6 +49,10 @@ def verify(
     key: Annotated[
         str | None, typer.Option("--key", metavar="VKEY", help="The log's verifier key you pinned, or its file.")
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="FILE", help="Note here how far it came, and go on from there next time."),
+    ] = None,
     progress: Annotated[
         bool, typer.Option("--progress", help="Show progress on stderr where that is no terminal, too.")
     ] = False,
@@ -55,8 +63,11 @@ def verify(
     """Check the whole log, and what devices hold.
 
     Reads every entry, rebuilds the tree, and checks the signed head and the devices' receipts against it. With a pinned
-    server_id or key it needs read access alone; an export needs one of them and no database.
+    server_id or key it needs read access alone; an export needs one of them and no database. What an interrupted run
+    checked is not read again with --state, and the answer says so.
     """
+    import asyncio
+
     from qflare.cli.output import aligned, emit, say_error
     from qflare.cli.progress import Progress
     from qflare.errors import AuthenticationError, ConfigError, EvidenceError, LogForkError, QflareError
@@ -66,13 +77,18 @@ def verify(
         if export is not None and deep:
             raise ConfigError("an export holds no nodes to compare: every entry of it is always checked")
         evidence = [(path, read_evidence(path)) for path in receipts or ()]
-        note = None if since is None else read_note(since)
-        pinned = parse_server_id(server_id)
-        pinned_key = None if key is None else read_key(key)
-        if export is not None:
-            facts = _verify_export(export, evidence, pinned, pinned_key, since=note, progress=shown)
-        else:
-            facts = _verify_database(dsn, data_dir, evidence, pinned, pinned_key, deep=deep)
+        asked = _Asked(
+            evidence=evidence,
+            server_id=parse_server_id(server_id),
+            key=None if key is None else read_key(key),
+            since=None if since is None else read_note(since),
+            progress=shown,
+        )
+        with _kept(state) as kept:
+            if export is not None:
+                facts = _verify_export(export, asked, kept)
+            else:
+                facts = asyncio.run(_verify_database(dsn, data_dir, asked, kept, deep=deep))
     except (EvidenceError, LogForkError, AuthenticationError) as failure:
         shown.end()
         index, last = (failure.index, failure.last) if isinstance(failure, EvidenceError) else (None, None)
@@ -89,29 +105,72 @@ def verify(
     emit({"holds": True, **facts}, as_json=as_json, text=f"the log holds\n{aligned({'holds': True, **facts})}")
 
 
-def _verify_export(
-    path: Path,
-    evidence: Sequence[tuple[Path, Evidence]],
-    server_id: bytes | None,
-    key: LogKey | None,
-    *,
-    since: str | None,
-    progress: Callable[[int], None],
-) -> dict[str, object]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What the caller pins, holds and keeps."""
+
+    evidence: Sequence[tuple[Path, Evidence]]
+    server_id: bytes | None
+    key: LogKey | None
+    since: str | None
+    progress: Progress
+
+
+class _Kept:
+    """The state of an earlier run, and where this one's goes; neither without --state."""
+
+    def __init__(self, file: StateFile | None) -> None:
+        from qflare.clock import SystemClock
+
+        self.earlier = None if file is None else file.load()
+        self.note = None if file is None else file.note
+        self.now_s = SystemClock().now_s()
+
+    def facts(self, resumed_at: int | None) -> dict[str, object]:
+        """Say what this run did not read again, or that it could not go on from where the earlier one was."""
+        if self.earlier is None:
+            return {}
+        if resumed_at is None:
+            return {"resumed_at": None, "begun_anew": True}
+        from qflare.clock import utc
+
+        return {"resumed_at": resumed_at, "checked_before": utc(self.earlier.checked_at_s).isoformat()}
+
+
+@contextmanager
+def _kept(path: Path | None) -> Iterator[_Kept]:
+    if path is None:
+        yield _Kept(None)
+        return
+    from qflare.service.state_file import StateFile
+
+    file = StateFile(path)
+    try:
+        yield _Kept(file)
+    except BaseException:
+        file.save()
+        raise
+    file.remove()
+
+
+def _verify_export(path: Path, asked: _Asked, kept: _Kept) -> dict[str, object]:
     from qflare.errors import ConfigError, EvidenceError
     from qflare.monitor.export_check import ExportCheck
     from qflare.monitor.held import HeldReceipt
     from qflare.service.exports import parts_of
 
-    for name, each in evidence:
-        if server_id is not None and each.server_id != server_id:
+    for name, each in asked.evidence:
+        if asked.server_id is not None and each.server_id != asked.server_id:
             raise EvidenceError(f"the evidence in {name} is not this server's, or altered")
     check = ExportCheck(
-        server_id=server_id,
-        key=key,
-        since=since,
-        receipts=[HeldReceipt.of(each) for _, each in evidence],
-        progress=progress,
+        server_id=asked.server_id,
+        key=asked.key,
+        since=asked.since,
+        receipts=[HeldReceipt.of(each) for _, each in asked.evidence],
+        progress=asked.progress,
+        resume=kept.earlier,
+        note_state=kept.note,
+        now_s=kept.now_s,
     )
     parts = parts_of(path)
     if not parts:
@@ -122,10 +181,7 @@ def _verify_export(
                 check.read(file)
         except OSError as failure:
             raise ConfigError(f"cannot read {part}: {failure.strerror}") from None
-    return _findings(check.finish(), parts=len(parts))
-
-
-def _findings(found: ExportFindings, *, parts: int) -> dict[str, object]:
+    found = check.finish()
     return {
         "first": found.first,
         "size": found.size,
@@ -133,57 +189,58 @@ def _findings(found: ExportFindings, *, parts: int) -> dict[str, object]:
         "signed_size": found.checkpoint.size,
         "signed_heads": found.heads,
         "heads_by_other_keys": found.heads_of_others,
-        "parts": parts,
+        "parts": len(parts),
         "receipts": found.receipts,
         "entries": found.entries,
+        **kept.facts(found.resumed_at),
     }
 
 
-def _verify_database(
-    dsn: str | None,
-    data_dir: Path | None,
-    evidence: Sequence[tuple[Path, Evidence]],
-    server_id: bytes | None,
-    key: LogKey | None,
-    *,
-    deep: bool,
+async def _verify_database(
+    dsn: str | None, data_dir: Path | None, asked: _Asked, kept: _Kept, *, deep: bool
 ) -> dict[str, object]:
-    import asyncio
-
     from qflare.cli.managing import choose_dsn, open_monitor, require_server
 
-    async def with_workers_keys() -> LogReport:
+    require_server()
+    from qflare.protocol.log_key import LogKey, open_note
+    from qflare.service.auditing import decode_identities, open_audit
+
+    async def check(
+        run: Callable[..., Awaitable[LogReport]], identities: Sequence[ServerIdentity], keys: Sequence[LogKey]
+    ) -> LogReport:
+        return await run(
+            receipts=[_held(path, each, identities) for path, each in asked.evidence],
+            since=None if asked.since is None else open_note(asked.since, keys),
+            resume=kept.earlier,
+            note_state=kept.note,
+            now_s=kept.now_s,
+            progress=asked.progress,
+        )
+
+    if asked.server_id is None and asked.key is None:
         # Without a pin the keeper vouches: the log key in the certificate is the one whose other half it sealed.
         async with open_monitor(dsn, data_dir) as monitor:
-            from qflare.service.auditing import decode_identities
-
             identities = decode_identities(await monitor.identities(), None)
-            held = [_held(path, each, identities) for path, each in evidence]
-            return await monitor.verify_log(deep=deep, receipts=held)
-
-    async def with_pin() -> LogReport:
+            keys = [LogKey.of(each.certificate) for each in identities]
+            report = await check(partial(monitor.verify_log, deep=deep), identities, keys)
+    else:
         from qflare.monitor.audit import verify_log
-        from qflare.service.auditing import open_audit
 
-        async with open_audit(choose_dsn(dsn), data_dir, server_id=server_id) as audit:
-            return await verify_log(
-                store=audit.log,
-                keys=audit.keys if key is None else (key,),
-                runner=audit.offload,
-                receipts=[_held(path, each, audit.identities) for path, each in evidence],
-                is_deep=deep,
-            )
-
-    require_server()
-    report = asyncio.run(with_workers_keys() if server_id is None and key is None else with_pin())
+        async with open_audit(choose_dsn(dsn), data_dir, server_id=asked.server_id) as audit:
+            keys = list(audit.keys) if asked.key is None else [asked.key]
+            run = partial(verify_log, store=audit.log, keys=keys, others=audit.keys, runner=audit.offload, is_deep=deep)
+            report = await check(run, audit.identities, keys)
     return {
+        "first": report.first,
         "size": report.size,
         "root": report.root,
         "signed_size": None if report.checkpoint is None else report.checkpoint.size,
+        "signed_heads": report.heads,
         "tenants": report.tenants,
         "erased": report.erased,
         "receipts": report.receipts,
         "entries": report.entries,
+        **kept.facts(report.resumed_at),
     }
 
 

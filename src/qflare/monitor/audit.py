@@ -2,37 +2,40 @@
 The check of the whole log: every row read again, every leaf, node, root and signature computed again.
 
 What it finds: an edit of any column that a leaf covers, a row deleted, swapped, doubled, inserted or cut off at either
-end, and, against receipts that devices hold, a whole older copy.  The first bad index is named.
+end, and, against receipts and heads that others hold, a whole older copy.  The first bad index is named.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import AuthenticationError, EvidenceError
-from qflare.monitor.erasure import erased_by
-from qflare.monitor.held import HeldReceipt, check_held, sizes_of
-from qflare.monitor.proof import check_entry
-from qflare.protocol.entry import is_erased
-from qflare.protocol.log import Frontier, Node
+from qflare.errors import AuthenticationError, EvidenceError, LogForkError, OtherLogError
+from qflare.monitor.audit_state import AuditState
+from qflare.monitor.held import HeldReceipt, check_held, known_leaves, sizes_of
+from qflare.monitor.pinpoint import first_bad_of_pair, node_problem
+from qflare.monitor.walk import Walk
+from qflare.protocol.log import Frontier, frontier_from_nodes, nodes_for_frontier
 from qflare.protocol.log_key import verify_under
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from qflare.model.audit_ports import AuditSource
     from qflare.model.event import AuditEntry, LogHead, SignedCheckpoint
-    from qflare.model.ids import TenantId
     from qflare.monitor.event_log import Runner
+    from qflare.monitor.walk import WalkedPage
     from qflare.protocol.entry import EntryVault
+    from qflare.protocol.log import Node
     from qflare.protocol.log_key import LogKey
 
 PAGE: Final = 1000
 """Rows read and hashed at a time."""
 _INDEX_MIN: Final = -(2**63)
+_LEVELS: Final = 62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,177 +53,323 @@ class LogReport:
     """Receipts from outside that hold."""
     erased: int
     """Entries whose subject was erased: they stand in the tree, what they said is gone."""
-
-
-class _Pass:
-    """One pass over the log in order; pure."""
-
-    def __init__(self, wanted_sizes: Iterable[int], vault: EntryVault | None) -> None:
-        self._vault = vault
-        self.erased = 0
-        self.unsaid: dict[int, TenantId] = {}
-        """Entries whose key is gone, of which no entry read so far says that they were erased."""
-        self.frontier = Frontier()
-        self.roots: dict[int, bytes] = {0: self.frontier.root()}
-        self.leaves: dict[int, bytes] = {}
-        self.kinds: Counter[str] = Counter()
-        self.tenants: set[bytes] = set()
-        self._wanted = set(wanted_sizes)
-
-    def read(self, page: Sequence[AuditEntry]) -> tuple[list[tuple[Node, bytes]], EvidenceError | None]:
-        """Take the next rows up to a bad one; return every node that became complete, and what is wrong with that."""
-        nodes: list[tuple[Node, bytes]] = []
-        for entry in page:
-            index = self.frontier.size
-            if entry.index != index:
-                gone = f"entry {index} is missing: the next one stored is {entry.index}"
-                return nodes, EvidenceError(gone, index=index)
-            try:
-                check_entry(entry, self._vault)
-            except EvidenceError as failure:
-                return nodes, failure
-            if is_erased(entry):
-                self.erased += 1
-                self.unsaid[index] = entry.tenant_id
-            self.hear(entry)
-            self.frontier, made = self.frontier.append([entry.leaf_hash])
-            nodes.extend(((level, position), node) for level, position, node in made)
-            self.kinds[entry.event_type.value] += 1
-            self.tenants.add(entry.tenant_id)
-            if self.frontier.size in self._wanted:
-                self.roots[self.frontier.size] = self.frontier.root()
-        return nodes, None
-
-    def hear(self, entry: AuditEntry) -> None:
-        """Take in what an entry says of erased ones before it, in its own tenant."""
-        if not self.unsaid:
-            return
-        for index in erased_by(entry):
-            if self.unsaid.get(index) == entry.tenant_id:
-                del self.unsaid[index]
+    first: int = 0
+    """Index of the first entry that was checked: those before are under the kept head that was given."""
+    resumed_at: int | None = None
+    """Where this run went on: entries from `first` to here were read by an earlier run, and not again."""
+    heads: int = 0
+    """Signed heads that were stored and hold; of a check that is not deep, the latest alone."""
 
 
 async def verify_log(
     *,
     store: AuditSource,
     keys: Sequence[LogKey],
+    others: Sequence[LogKey] = (),
     vault: EntryVault | None = None,
     runner: Runner,
     receipts: Sequence[HeldReceipt] = (),
     is_deep: bool = True,
+    since: SignedCheckpoint | None = None,
+    resume: AuditState | None = None,
+    note_state: Callable[[AuditState], None] | None = None,
+    now_s: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> LogReport:
     """
-    Check the whole log.
+    Check the whole log, or what came since a kept head.
 
     Args:
         store: Opened for an auditor: it reads all tenants.
         keys: Every log key that was in force: what was signed under an earlier one stays signed.
+        others: Keys that nobody vouches for, under which stored heads but the latest may be signed as well: where one
+            key is pinned, those that the database shows beside it.
         vault: Opens what is sealed; without it sealed entries are compared with the digests in their leaves alone.
         runner: Where the hashing runs.
         receipts: What devices hold; each must lead to the log as it is now.
-        is_deep: Also compare every stored node of the tree, from which receipts are put together.
+        is_deep: Also compare every stored node of the tree, from which receipts are put together, and check every
+            stored head.
+        since: A signed head that was kept: the log must go on from it, and only what came since is read.
+        resume: Where an earlier run was interrupted; of another scope it is not used (`LogReport.resumed_at`).
+        note_state: Told after each page how far the check has come; it decides what to keep.
+        now_s: When this check began, for what is noted.
+        progress: Told (entries done, entries in all).
 
     Raises:
         EvidenceError: the log does not hold; `index` is the first bad entry where one is known.
+        LogForkError: the log does not go on from *since*.
+        OtherLogError: *since* is another log's.
     """
-    # In this order: a log that grows meanwhile is never smaller than what was signed or held outside before.
-    checkpoint = await store.latest_checkpoint()
-    head = await store.log_head()
-    sizes = sizes_of(receipts) | ({checkpoint.size} if checkpoint is not None else set())
-    walk = _Pass(sizes | {head.size}, vault)
-    while walk.frontier.size < head.size:
-        first = walk.frontier.size
-        page, broken = await _read(store, first, min(PAGE, head.size - first))
-        nodes, failure = await runner.run(partial(walk.read, page))
-        # Nodes first: what stands before the bad row may be another entry's, and right by itself.
-        if is_deep:
-            await _compare_nodes(store, nodes, first)
-        for found in (failure, broken):
-            if found is not None:
-                raise found
-        if not page:
-            break
-    await _refuse_beyond(store, head)
-    await _refuse_unsaid(store, head, walk)
-    await runner.run(partial(_check_heads, walk, head, checkpoint, keys))
-    await runner.run(partial(check_held, receipts, walk.roots, keys=keys, size=walk.frontier.size))
-    return LogReport(
-        size=walk.frontier.size,
-        root=walk.frontier.root(),
-        checkpoint=checkpoint,
-        entries=dict(walk.kinds),
-        tenants=len(walk.tenants),
-        receipts=len(receipts),
-        erased=walk.erased,
+    audit = _Audit(
+        store=store, keys=keys, others=others, vault=vault, runner=runner, receipts=receipts, is_deep=is_deep
     )
-
-
-async def _read(store: AuditSource, first: int, limit: int) -> tuple[Sequence[AuditEntry], EvidenceError | None]:
-    """Return the next rows up to one that cannot even be read, and what is wrong with that one."""
-    # A row below 0 comes with the first page, where it is the wrong index.
-    start = first or _INDEX_MIN
     try:
-        return await store.list_entries(None, first=start, limit=limit), None
-    except EvidenceError as failure:
-        if failure.index is None or failure.index <= first:
-            return (), failure
-        return await store.list_entries(None, first=start, limit=failure.index - first), failure
+        return await audit.run(since=since, resume=resume, note_state=note_state, now_s=now_s, progress=progress)
+    except EvidenceError:
+        if is_deep:
+            raise
+        # Before this entry something may have been rewritten consistently: the stored nodes and heads say where.
+        deeper = _Audit(
+            store=store, keys=keys, others=others, vault=vault, runner=runner, receipts=receipts, is_deep=True
+        )
+        await deeper.run(since=since)
+        raise
 
 
-async def _refuse_beyond(store: AuditSource, head: LogHead) -> None:
-    """Refuse a row that no head covers: an append moves the head in the transaction that writes the row."""
-    beyond = await store.list_entries(None, first=head.size, limit=1)
-    if not beyond:
-        return
-    # What was appended meanwhile is covered by the head as it is now; the next check reads it.
-    now = await store.log_head()
-    if beyond[0].index >= now.size:
-        raise EvidenceError(
-            f"entry {beyond[0].index} stands behind the end of the log, which has {now.size} entries: it was put there",
-            index=beyond[0].index,
+class _Audit:
+    def __init__(
+        self,
+        *,
+        store: AuditSource,
+        keys: Sequence[LogKey],
+        others: Sequence[LogKey],
+        vault: EntryVault | None,
+        runner: Runner,
+        receipts: Sequence[HeldReceipt],
+        is_deep: bool,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._stored_under = (*keys, *others)
+        self._runner = runner
+        self._receipts = receipts
+        self._is_deep = is_deep
+        self._walk = Walk(vault=vault)
+        self._roots: dict[int, bytes] = {0: Frontier().root()}
+        self._first = self._signed_size = self._heads = 0
+
+    async def run(
+        self,
+        *,
+        since: SignedCheckpoint | None = None,
+        resume: AuditState | None = None,
+        note_state: Callable[[AuditState], None] | None = None,
+        now_s: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> LogReport:
+        # In this order: a log that grows meanwhile is never smaller than what was signed or held outside before.
+        checkpoint = await self._store.latest_checkpoint()
+        wanted = sizes_of(self._receipts)
+        head = await self._store.log_head()
+        if checkpoint is not None:
+            wanted.add(checkpoint.size)
+        if since is not None:
+            await self._begin_at(since, head)
+        scope = self._scope(since)
+        resumed_at = self._go_on(resume, scope, wanted)
+        wanted.add(head.size)
+        while (size := self._walk.frontier.size) < head.size:
+            await self._page(size, head, wanted)
+            if progress is not None:
+                progress(self._walk.frontier.size - self._first, head.size - self._first)
+            if note_state is not None:
+                note_state(self._state(scope, now_s))
+            if self._walk.frontier.size == size:
+                break
+        await self._check_heads(head, checkpoint)
+        size = self._walk.frontier.size
+        check = partial(check_held, self._receipts, self._roots, keys=self._keys, first=self._first, size=size)
+        await self._runner.run(check)
+        await self._refuse_unsaid(head)
+        await self._refuse_beyond(head)
+        return LogReport(
+            size=size,
+            root=self._walk.frontier.root(),
+            checkpoint=checkpoint,
+            entries=dict(self._walk.kinds),
+            tenants=len(self._walk.tenants),
+            receipts=len(self._receipts),
+            erased=self._walk.erased,
+            first=self._first,
+            resumed_at=resumed_at,
+            heads=self._heads,
         )
 
+    # --- where it begins ---------------------------------------------------------------------------------------------
 
-async def _refuse_unsaid(store: AuditSource, head: LogHead, walk: _Pass) -> None:
-    """Refuse an entry whose key is gone, unless a later entry says that it was erased."""
-    first = head.size
-    # An erasure during this check has its entry behind the head from which the check began.
-    while walk.unsaid and (page := await store.list_entries(None, first=first, limit=PAGE)):
-        for entry in page:
-            walk.hear(entry)
-        first = page[-1].index + 1
-    if walk.unsaid:
-        index = min(walk.unsaid)
-        raise EvidenceError(f"the key of entry {index} is gone, and no entry says that it was erased", index=index)
-
-
-async def _compare_nodes(store: AuditSource, nodes: Sequence[tuple[Node, bytes]], first: int) -> None:
-    stored = await store.find_nodes([node for node, _ in nodes])
-    for (level, position), node in nodes:
-        if stored.get((level, position)) != node:
-            # A node above the leaves covers several entries; the first of them in this page is named.
-            index = max(position << level, first if level else 0)
+    async def _begin_at(self, since: SignedCheckpoint, head: LogHead) -> None:
+        try:
+            verify_under(self._keys, since)
+        except AuthenticationError:
+            raise OtherLogError("the kept head is not signed by a key of this log: it is another log's") from None
+        if since.size > head.size:
             raise EvidenceError(
-                f"the stored hash at level {level}, index {position} is not that of the entries below it", index=index
+                f"the kept head has {since.size} entries, the log has {head.size}: it shrank, or is an older copy",
+                index=head.size,
             )
+        nodes = await self._store.find_nodes(nodes_for_frontier(since.size))
+        frontier = frontier_from_nodes(since.size, nodes)
+        if frontier.root() != since.root:
+            raise LogForkError(f"the first {since.size} entries are not those of the kept head: the log shows a fork")
+        self._walk.frontier = frontier
+        self._roots[since.size] = since.root
+        self._first = self._signed_size = since.size
 
+    def _scope(self, since: SignedCheckpoint | None) -> str:
+        """Return what another check must have in common to go on from this one."""
+        said = [
+            "deep" if self._is_deep else "plain",
+            "sealed" if self._walk.vault is None else "opened",
+            *(key.encode() for key in self._keys),
+            *(held.leaf_hash.hex() + held.receipt.hex() for held in self._receipts),
+            "" if since is None else f"{since.size} {since.root.hex()}",
+        ]
+        return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
-def _check_heads(walk: _Pass, head: LogHead, checkpoint: SignedCheckpoint | None, keys: Sequence[LogKey]) -> None:
-    size = walk.frontier.size
-    if size < head.size:
-        raise EvidenceError(f"the log says it has {head.size} entries, {size} are stored", index=size)
-    if Frontier(head.size, head.frontier).root() != walk.roots[head.size]:
-        raise EvidenceError("the stored head is not the root of the stored entries", index=None)
-    if checkpoint is None:
-        return
-    if checkpoint.size > size:
-        raise EvidenceError(f"a head of {checkpoint.size} entries was signed, {size} are stored", index=size)
-    try:
-        verify_under(keys, checkpoint)
-    except AuthenticationError:
-        raise EvidenceError("the signature of the latest checkpoint does not hold") from None
-    if walk.roots[checkpoint.size] != checkpoint.root:
-        raise EvidenceError(
+    def _go_on(self, resume: AuditState | None, scope: str, wanted: set[int]) -> int | None:
+        if resume is None or resume.scope != scope or resume.first != self._first:
+            return None
+        size = resume.frontier.size
+        known = {*resume.roots, size, *self._roots}
+        if any(each <= size and each not in known for each in wanted):
+            return None  # a head was signed within what was checked: only reading it again tells its root
+        self._walk.frontier = resume.frontier
+        self._walk.kinds = Counter(resume.kinds)
+        self._walk.tenants = set(resume.tenants)
+        self._walk.erased, self._walk.unsaid = resume.erased, dict(resume.unsaid)
+        self._roots |= resume.roots | {size: resume.frontier.root()}
+        self._signed_size, self._heads = resume.signed_size, resume.heads
+        return size
+
+    def _state(self, scope: str, now_s: int) -> AuditState:
+        return AuditState(
+            scope=scope,
+            first=self._first,
+            frontier=self._walk.frontier,
+            roots=dict(self._roots),
+            signed_size=self._signed_size,
+            heads=self._heads,
+            kinds=Counter(self._walk.kinds),
+            tenants=frozenset(self._walk.tenants),
+            erased=self._walk.erased,
+            unsaid=dict(self._walk.unsaid),
+            checked_at_s=now_s,
+        )
+
+    # --- one page ----------------------------------------------------------------------------------------------------
+
+    async def _page(self, first: int, head: LogHead, wanted: set[int]) -> None:
+        limit = min(PAGE, head.size - first)
+        signed = await self._store.list_checkpoints(first=first + 1, limit=limit) if self._is_deep else ()
+        signed = tuple(each for each in signed if each.size <= first + limit)
+        page, unreadable = await self._read(first, limit)
+        walked = await self._runner.run(partial(self._walk.take, page, wanted | {each.size for each in signed}))
+        if self._is_deep:
+            await self._compare_nodes(walked.nodes, head.size)
+        self._roots |= {size: root for size, root in walked.roots.items() if size in wanted}
+        await self._runner.run(partial(self._check_signed, signed, walked))
+        problem = walked.problem or unreadable
+        if problem is not None:
+            raise problem
+
+    async def _read(self, first: int, limit: int) -> tuple[Sequence[AuditEntry], EvidenceError | None]:
+        """Return the next rows up to one that cannot even be read, and what is wrong with that one."""
+        # A row below 0 comes with the first page, where it is the wrong index.
+        start = first or _INDEX_MIN
+        try:
+            return await self._store.list_entries(None, first=start, limit=limit), None
+        except EvidenceError as failure:
+            if failure.index is None or failure.index <= first:
+                return (), failure
+            return await self._store.list_entries(None, first=start, limit=failure.index - first), failure
+
+    async def _compare_nodes(self, nodes: Sequence[tuple[Node, bytes]], size: int) -> None:
+        # Leaves are the rows that were just read.
+        inner = [(node, wanted) for node, wanted in nodes if node[0]]
+        stored = await self._store.find_nodes([node for node, _ in inner])
+        for (level, position), node in inner:
+            found = stored.get((level, position))
+            if found == node:
+                continue
+            index = position << level
+            last = index + (1 << level) - 1
+            if level == 1 and found is not None:
+                known = await self._runner.run(partial(known_leaves, self._receipts, self._keys))
+                index, last = await first_bad_of_pair(
+                    self._store, index, found, known=known, size=size, runner=self._runner
+                )
+            raise node_problem(level, position, index=index, last=last)
+
+    def _check_signed(self, signed: Sequence[SignedCheckpoint], walked: WalkedPage) -> None:
+        for checkpoint in signed:
+            root = walked.roots.get(checkpoint.size)
+            if root is None:
+                return  # behind a row that is bad itself
+            self._verify(checkpoint, self._stored_under)
+            if root != checkpoint.root:
+                raise self._rewritten(checkpoint)
+            self._signed_size, self._heads = checkpoint.size, self._heads + 1
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    async def _refuse_beyond(self, head: LogHead) -> None:
+        """Refuse what no head covers: an append moves the head in the transaction that writes rows and nodes."""
+        beyond = await self._store.list_entries(None, first=head.size, limit=1)
+        ahead = [(level, head.size >> level) for level in range(1, _LEVELS)] if self._is_deep else []
+        nodes = await self._store.find_nodes(ahead) if ahead else {}
+        if not beyond and not nodes:
+            return
+        # What was appended meanwhile is covered by the head as it is now; the next check reads it.
+        now = await self._store.log_head()
+        if beyond and beyond[0].index >= now.size:
+            raise EvidenceError(
+                f"entry {beyond[0].index} stands behind the end of the log, which has {now.size} entries: it was put "
+                "there",
+                index=beyond[0].index,
+            )
+        for level, position in nodes:
+            if (position + 1) << level > now.size:
+                raise EvidenceError(
+                    f"a hash stands at level {level}, index {position}, where the tree of {now.size} entries has none "
+                    "yet: it was put there",
+                    index=now.size,
+                )
+
+    async def _refuse_unsaid(self, head: LogHead) -> None:
+        """Refuse an entry whose key is gone, unless a later entry says that it was erased."""
+        first, unsaid = head.size, self._walk.unsaid
+        # An erasure during this check has its entry behind the head from which the check began.
+        while unsaid and (page := await self._store.list_entries(None, first=first, limit=PAGE)):
+            for entry in page:
+                self._walk.hear(entry)
+            first = page[-1].index + 1
+        if unsaid:
+            index = min(unsaid)
+            raise EvidenceError(f"the key of entry {index} is gone, and no entry says that it was erased", index=index)
+
+    async def _check_heads(self, head: LogHead, checkpoint: SignedCheckpoint | None) -> None:
+        size = self._walk.frontier.size
+        if size < head.size:
+            raise EvidenceError(f"the log says it has {head.size} entries, {size} are stored", index=size)
+        if Frontier(head.size, head.frontier).root() != self._roots[head.size]:
+            raise EvidenceError("the stored head is not the root of the stored entries", index=None)
+        if checkpoint is None:
+            return
+        if checkpoint.size > size:
+            raise EvidenceError(f"a head of {checkpoint.size} entries was signed, {size} are stored", index=size)
+        await self._runner.run(partial(self._check_latest, checkpoint))
+
+    def _check_latest(self, checkpoint: SignedCheckpoint) -> None:
+        self._verify(checkpoint, self._keys)
+        root = self._roots.get(checkpoint.size)
+        if root is None:
+            # Only of a check that begins at a larger kept head, whose own signature covers more.
+            return
+        if root != checkpoint.root:
+            raise self._rewritten(checkpoint)
+        if not self._is_deep:
+            self._heads += 1
+
+    def _verify(self, checkpoint: SignedCheckpoint, keys: Sequence[LogKey]) -> None:
+        try:
+            verify_under(keys, checkpoint)
+        except AuthenticationError:
+            raise EvidenceError(f"the signature of the head of {checkpoint.size} entries does not hold") from None
+
+    def _rewritten(self, checkpoint: SignedCheckpoint) -> EvidenceError:
+        return EvidenceError(
             f"the entries are not those of the head of {checkpoint.size} entries that was signed: they were rewritten "
-            "together with their hashes"
+            "together with their hashes",
+            index=self._signed_size if self._is_deep else None,
+            last=checkpoint.size - 1 if self._is_deep else None,
         )

@@ -121,7 +121,8 @@ async def export_log(
     while (size := stream.frontier.size) < head.size:
         page = await source.list_entries(None, first=size, limit=min(PAGE, upcoming.size - size))
         if not page:
-            raise EvidenceError(f"a head of {head.size} entries was signed, {size} are stored", index=size)
+            message = f"a head of {head.size} entries was signed, {size} are stored"
+            raise EvidenceError(message, index=signed_before, last=size)
         await runner.run(partial(stream.entries, page))
         if progress is not None:
             progress(stream.frontier.size - before.size, head.size - before.size)

@@ -7,6 +7,7 @@ hashes anew is found at the next signed head, and the range between two heads is
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,7 @@ from qflare.errors import (
     ServerIdentityError,
 )
 from qflare.model.event import EVENT_ENTRY, FIELDS_ENTRY, SESSION_ENTRY, SecurityEventType
+from qflare.monitor.audit_state import AuditState
 from qflare.monitor.held import check_held, sizes_of
 from qflare.protocol import log_export
 from qflare.protocol.entry import decode_fields_leaf
@@ -61,6 +63,8 @@ class ExportFindings:
     """Signed heads by keys that were not given: none with a server_id, which vouches for them all."""
     entries: dict[str, int]
     receipts: int
+    resumed_at: int | None
+    """Where this run went on: entries from `first` to here were read by an earlier run, and not again."""
 
 
 class ExportCheck:
@@ -73,6 +77,9 @@ class ExportCheck:
         since: A signed head that was kept, already verified or about to be: see `note`.
         receipts: What devices hold.
         progress: Told how many entries are done.
+        resume: Where an earlier run was interrupted; of another scope it is not used (`ExportFindings.resumed_at`).
+        note_state: Told now and then how far the check has come; it decides what to keep.
+        now_s: When this check began, for what is noted.
     """
 
     def __init__(
@@ -83,6 +90,9 @@ class ExportCheck:
         since: str | None = None,
         receipts: Sequence[HeldReceipt] = (),
         progress: Callable[[int], None] | None = None,
+        resume: AuditState | None = None,
+        note_state: Callable[[AuditState], None] | None = None,
+        now_s: int = 0,
     ) -> None:
         if (server_id is None) == (key is None):
             raise ConfigError("pin the log by one of server_id and verifier key: an export vouches for nobody")
@@ -100,7 +110,11 @@ class ExportCheck:
         self._roots: dict[int, bytes] = {}
         self._kinds: Counter[str] = Counter()
         self._signed: SignedCheckpoint | None = None
-        self._heads = self._others = 0
+        self._heads = self._others = self._signed_size = self._position = 0
+        self._scope = _scope_of(server_id, key, since, receipts)
+        self._skips = resume if resume is not None and resume.scope == self._scope else None
+        self._resumed_at: int | None = None
+        self._note_state, self._now_s = note_state, now_s
 
     def read(self, file: BinaryIO) -> None:
         """
@@ -117,7 +131,11 @@ class ExportCheck:
         self._begin(records)
         try:
             for kind, body in records:
-                if kind is RecordKind.ENTRY:
+                if self._skips is not None and kind in {RecordKind.ENTRY, RecordKind.CHECKPOINT, RecordKind.END}:
+                    self._skip(kind, body, self._skips)
+                    if kind is RecordKind.END:
+                        break
+                elif kind is RecordKind.ENTRY:
                     self._entry(body)
                 elif kind is RecordKind.CHECKPOINT:
                     self._checkpoint(body)
@@ -143,6 +161,8 @@ class ExportCheck:
             EvidenceError: a receipt or kept head is of another history, or of a longer one.
         """
         signed = self._signed
+        if self._skips is not None:
+            raise self._bad(f"an earlier run checked {self._skips.frontier.size} entries, the export has fewer")
         if signed is None or self._first is None:
             raise EvidenceError("the export holds no entry under a signed head", index=self._frontier.size)
         if self._since is not None and self._since.size > self._frontier.size:
@@ -161,6 +181,7 @@ class ExportCheck:
             heads_of_others=self._others,
             entries=dict(self._kinds),
             receipts=len(self._receipts),
+            resumed_at=self._resumed_at,
         )
 
     def _begin(self, records: Iterable[tuple[RecordKind, bytes]]) -> None:
@@ -197,16 +218,20 @@ class ExportCheck:
         except DecodeError as failure:
             raise self._bad(str(failure)) from None
         if self._first is not None:
-            if start != self._frontier:
+            is_next = start.size == self._position if self._skips is not None else start == self._frontier
+            if not is_next:
                 raise self._bad(
-                    f"this part begins at entry {start.size}, the one before ended at {self._frontier.size}: a part is "
+                    f"this part begins at entry {start.size}, the one before ended at {self._position}: a part is "
                     "missing, or of another history"
                 )
         else:
             if start.size:
                 self._require_since(start)
             self._first, self._frontier = start.size, start
+            self._position = start.size
             self._mark_root()
+            if self._skips is not None and self._skips.first != start.size:
+                self._skips = None
         self._running = log_export.running_before(body)
 
     def _require_since(self, start: Frontier) -> None:
@@ -230,9 +255,45 @@ class ExportCheck:
         self._kinds[self._kind_of(record.leaf_data)] += 1
         self._running = running
         self._frontier, _ = self._frontier.append([leaf_hash])
+        self._position = self._frontier.size
         self._mark_root()
-        if self._progress is not None and self._frontier.size % _REPORT_EVERY == 0:
-            self._progress(self._frontier.size)
+        if self._position % _REPORT_EVERY == 0:
+            if self._progress is not None:
+                self._progress(self._position)
+            if self._note_state is not None:
+                self._note_state(self.state())
+
+    def _skip(self, kind: RecordKind, body: bytes, done: AuditState) -> None:
+        """Pass over what an earlier run checked; what follows must go on from the frontier that it reached."""
+        if kind is not RecordKind.ENTRY:
+            return
+        record = log_export.decode_entry(body)
+        if record.index != self._position:
+            raise self._bad(f"entry {self._position} is missing, entry {record.index} stands in its place")
+        self._position += 1
+        if self._position < done.frontier.size:
+            return
+        self._skips, self._resumed_at = None, self._position
+        self._frontier, self._running = done.frontier, record.running
+        self._roots |= done.roots
+        self._kinds = Counter(done.kinds)
+        self._heads, self._signed_size = done.heads, done.signed_size
+
+    def state(self) -> AuditState:
+        """Return how far the check has come."""
+        return AuditState(
+            scope=self._scope,
+            first=self._first or 0,
+            frontier=self._frontier,
+            roots=dict(self._roots),
+            signed_size=self._signed_size,
+            heads=self._heads,
+            kinds=Counter(self._kinds),
+            tenants=frozenset(),
+            erased=0,
+            unsaid={},
+            checked_at_s=self._now_s,
+        )
 
     def _kind_of(self, leaf_data: bytes) -> str:
         if leaf_data.startswith(_SESSION_HEAD) and len(leaf_data) == LEAF_BYTES:
@@ -263,20 +324,19 @@ class ExportCheck:
         if checkpoint.size != size:
             raise self._bad(f"a head of {checkpoint.size} entries stands behind {size} entries")
         if checkpoint.root != self._frontier.root():
-            first = self._signed.size if self._signed is not None else self._first
             raise EvidenceError(
                 f"the entries are not those of the head of {size} entries that was signed: they were rewritten "
                 "together with the running hashes",
-                index=first,
+                index=max(self._signed_size, self._first or 0),
                 last=size - 1,
             )
-        self._signed, self._heads = checkpoint, self._heads + 1
+        self._signed, self._signed_size, self._heads = checkpoint, size, self._heads + 1
 
     def _end(self, body: bytes) -> None:
         if log_export.decode_frontier(body) != self._frontier:
             raise self._bad("the end of the export is not that of its entries")
-        signed = 0 if self._signed is None else self._signed.size
-        if signed != self._frontier.size or self._signed is None:
+        signed = max(self._signed_size, self._first or 0)
+        if self._signed is None or self._signed_size != self._frontier.size:
             if self._others and not self._heads:
                 raise OtherLogError("no head in the export is by the key that was given: it is of another log")
             raise EvidenceError(f"the entries from {signed} on stand under no signed head", index=signed)
@@ -290,4 +350,16 @@ class ExportCheck:
             raise LogForkError(f"the first {size} entries are not those of the head that was kept: a fork")
 
     def _bad(self, message: str) -> EvidenceError:
-        return EvidenceError(message, index=self._frontier.size)
+        return EvidenceError(message, index=self._position)
+
+
+def _scope_of(server_id: bytes | None, key: LogKey | None, since: str | None, receipts: Sequence[HeldReceipt]) -> str:
+    """Return what another check must have in common to go on from this one."""
+    said = [
+        "export",
+        "" if server_id is None else server_id.hex(),
+        "" if key is None else key.encode(),
+        since or "",
+        *(held.leaf_hash.hex() + held.receipt.hex() for held in receipts),
+    ]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()

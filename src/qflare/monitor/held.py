@@ -76,6 +76,21 @@ def check_held(
             )
 
 
+def known_leaves(receipts: Sequence[HeldReceipt], keys: Sequence[LogKey]) -> dict[int, bytes]:
+    """Return the leaf hashes that receipts show under the log's signature, by index: the entry's and its sibling's."""
+    known: dict[int, bytes] = {}
+    for held in receipts:
+        receipt = _decode(held)
+        try:
+            _shown(receipt, held.leaf_hash, keys)
+        except EvidenceError:
+            continue
+        known[receipt.index] = held.leaf_hash
+        if receipt.index ^ 1 < receipt.size:
+            known[receipt.index ^ 1] = receipt.path[0]
+    return known
+
+
 def _shown(receipt: Receipt, leaf_hash: bytes, keys: Sequence[LogKey]) -> bytes:
     for key in keys:
         try:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from qflare.model.ports import Keeper
+    from qflare.monitor.audit_state import AuditState
     from qflare.protocol.disclosure import Disclosure
     from qflare.protocol.leaf import JsonValue
 
@@ -297,16 +298,32 @@ class SecurityMonitor:
         """Sign the log as it stands and return the signed head."""
         return await (await self._foundation()).log.checkpoint()
 
-    async def verify_log(self, *, deep: bool = True, receipts: Sequence[HeldReceipt] = ()) -> LogReport:
+    async def verify_log(
+        self,
+        *,
+        deep: bool = True,
+        receipts: Sequence[HeldReceipt] = (),
+        since: SignedCheckpoint | None = None,
+        resume: AuditState | None = None,
+        note_state: Callable[[AuditState], None] | None = None,
+        now_s: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> LogReport:
         """
         Check the whole log of all tenants; needs a login that may become the auditor.
 
         Args:
-            deep: Also compare every stored node of the tree.
+            deep: Also compare every stored node of the tree, and check every stored head.
             receipts: What devices hold; each must lead to the log as it is now.
+            since: A signed head that was kept: the log must go on from it, and only what came since is read.
+            resume: Where an earlier check was interrupted.
+            note_state: Told after each page how far the check has come.
+            now_s: When this check began, for what is noted.
+            progress: Told (entries done, entries in all).
 
         Raises:
             EvidenceError: the log does not hold; `index` is the first bad entry where one is known.
+            LogForkError: the log does not go on from *since*.
         """
         foundation = await self._foundation()
         return await verify_log(
@@ -316,6 +333,11 @@ class SecurityMonitor:
             runner=foundation.offload,
             receipts=receipts,
             is_deep=deep,
+            since=since,
+            resume=resume,
+            note_state=note_state,
+            now_s=now_s,
+            progress=progress,
         )
 
     # --- incidents --------------------------------------------------------------------------------

@@ -1,0 +1,100 @@
+"""
+Where a check of the log was interrupted: what it had checked, so that the next run says what it did not read again.
+
+A hash over the whole tells damage.  Who can write the file can make the next run skip entries, as who can write the
+auditor's notes can: keep it where those are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+from qflare.errors import DecodeError
+from qflare.model.ids import TenantId
+from qflare.protocol.log import SIZE_MAX, Frontier
+
+FORMAT: Final = "qflare-audit-state-1"
+BYTES_MAX: Final = 1 << 26
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditState:
+    """How far a check has come."""
+
+    scope: str
+    """What is checked, and how: another log, other receipts or another depth begin anew."""
+    first: int
+    """Index of the first entry that the check read."""
+    frontier: Frontier
+    """Of the entries that were checked."""
+    roots: dict[int, bytes]
+    """The root at every size that the check decides by and has reached."""
+    signed_size: int
+    """Entries under the last stored head that was checked."""
+    heads: int
+    kinds: Counter[str]
+    tenants: frozenset[bytes]
+    erased: int
+    unsaid: dict[int, TenantId]
+    """Entries whose key is gone, of which no entry that was read says that they were erased."""
+    checked_at_s: int
+    """When it was written, POSIX seconds."""
+
+    def encode(self) -> bytes:
+        """Return it as JSON, with a hash over everything in it."""
+        facts: dict[str, object] = {
+            "format": FORMAT,
+            "scope": self.scope,
+            "first": self.first,
+            "checked": self.frontier.size,
+            "frontier": [each.hex() for each in self.frontier.hashes],
+            "roots": {str(size): root.hex() for size, root in sorted(self.roots.items())},
+            "signed_size": self.signed_size,
+            "heads": self.heads,
+            "entries": dict(self.kinds),
+            "tenants": sorted(each.hex() for each in self.tenants),
+            "erased": self.erased,
+            "unsaid": {str(index): tenant.hex() for index, tenant in sorted(self.unsaid.items())},
+            "checked_at_s": self.checked_at_s,
+        }
+        return json.dumps(facts | {"sha256": _seal(facts)}, sort_keys=True, indent=1).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> AuditState:
+        """
+        Read it back.
+
+        Raises:
+            DecodeError: it is none, or damaged.
+        """
+        problem = DecodeError("the state of an interrupted check is damaged: remove the file and begin anew")
+        try:
+            facts = json.loads(encoded)
+            if facts.pop("format") != FORMAT or facts.pop("sha256") != _seal({"format": FORMAT, **facts}):
+                raise problem
+            size = facts["checked"]
+            if not 0 <= facts["first"] <= size <= SIZE_MAX:
+                raise problem
+            return cls(
+                scope=facts["scope"],
+                first=facts["first"],
+                frontier=Frontier(size, tuple(bytes.fromhex(each) for each in facts["frontier"])),
+                roots={int(at): bytes.fromhex(root) for at, root in facts["roots"].items()},
+                signed_size=facts["signed_size"],
+                heads=facts["heads"],
+                kinds=Counter(facts["entries"]),
+                tenants=frozenset(bytes.fromhex(each) for each in facts["tenants"]),
+                erased=facts["erased"],
+                unsaid={int(index): TenantId(bytes.fromhex(tenant)) for index, tenant in facts["unsaid"].items()},
+                checked_at_s=facts["checked_at_s"],
+            )
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise problem from None
+
+
+def _seal(facts: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

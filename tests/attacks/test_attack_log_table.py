@@ -1,0 +1,368 @@
+"""Every way to change the stored log, one after the other, over the database and over its export (D1)."""
+
+import io
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+
+from attacks.test_attack_log import unlock
+from manager_world import Edge, managers
+from qflare.errors import EvidenceError, LogForkError, OtherLogError
+from qflare.model.event import EventSeverity, SecurityEventType, SignedCheckpoint
+from qflare.monitor.audit import verify_log
+from qflare.monitor.export import export_log
+from qflare.monitor.export_check import ExportCheck
+from qflare.monitor.held import HeldReceipt
+from qflare.protocol.checkpoint import encode_note, sign_checkpoint
+from qflare.protocol.identity import server_id_of
+from qflare.protocol.log import Frontier
+from qflare.protocol.log_key import LogKey
+
+TABLES = ("audit_entry", "log_node", "log_head", "checkpoint")
+COLUMNS = "tenant_id, entry_type, event_type, severity, device_id, leaf_hash, leaf_data, data, recorded_at"
+
+
+class World:
+    """A log that can be damaged and put back, and what is kept of it outside."""
+
+    def __init__(self, manager, admin, served, held):
+        self.foundation = manager._opening.value.foundation
+        self.admin = admin
+        self.served = served
+        self.held = held
+        self.keys = [LogKey.of(each) for each in self.foundation.identity.certificates]
+
+    async def keep(self):
+        self.size = await self.admin.fetchval("SELECT size FROM qflare.log_head")
+        self.signed = [
+            row["size"] for row in await self.admin.fetch("SELECT size FROM qflare.checkpoint ORDER BY size")
+        ]
+        for table in TABLES:
+            await self.admin.execute(f"CREATE TEMPORARY TABLE kept_{table} AS SELECT * FROM qflare.{table}")  # noqa: S608
+
+    async def restore(self):
+        async with self.admin.transaction():
+            for table in TABLES:
+                await self.admin.execute(f"DELETE FROM qflare.{table}")  # noqa: S608
+                await self.admin.execute(f"INSERT INTO qflare.{table} SELECT * FROM kept_{table}")  # noqa: S608
+
+    async def verify(self, **named):
+        return await verify_log(
+            store=self.foundation.store, keys=self.keys, runner=self.foundation.offload, **{"is_deep": True} | named
+        )
+
+    async def export(self, **named):
+        """Export the log as it is and check that, as somebody without the database does."""
+        out = io.BytesIO()
+        await export_log(
+            source=self.foundation.store,
+            identities=self.served,
+            keys=self.keys,
+            runner=self.foundation.offload,
+            write=out.write,
+        )
+        check = ExportCheck(server_id=server_id_of(self.served[0][:2592]), **named)
+        check.read(io.BytesIO(out.getvalue()))
+        return check.finish()
+
+    async def rebuild(self, *, keeps_signed=True):
+        """Make every node and the head anew over the rows as they are."""
+        rows = await self.admin.fetch("SELECT leaf_hash FROM qflare.audit_entry ORDER BY log_index")
+        frontier, made = Frontier().append([row["leaf_hash"] for row in rows])
+        await self.admin.execute("DELETE FROM qflare.log_node")
+        await self.admin.executemany("INSERT INTO qflare.log_node VALUES ($1, $2, $3)", [one for one in made if one[0]])
+        await self.admin.execute(
+            "UPDATE qflare.log_head SET size = $1, frontier = $2", frontier.size, b"".join(frontier.hashes)
+        )
+        if not keeps_signed:
+            await self.admin.execute("DELETE FROM qflare.checkpoint WHERE size > $1", frontier.size)
+
+
+@asynccontextmanager
+async def worlds(database, folder, admin):
+    async with managers(database, folder) as (manager,):
+        edge = await Edge.provision(manager)
+        evidence = [(await edge.connect(manager)).evidence]
+        for number in range(9):
+            await manager.monitor.log_security_event(
+                SecurityEventType.SYSTEM, EventSeverity.INFO, {"n": number}, device_id=edge.name
+            )
+            if number % 4 == 0:
+                await manager.monitor.checkpoint()
+        evidence.append((await edge.connect(manager)).evidence)
+        await manager.monitor.checkpoint()
+        await unlock(admin)
+        held = [HeldReceipt.of(each) for each in evidence]
+        world = World(manager, admin, await manager.monitor.identities(), held)
+        await world.keep()
+        yield world
+
+
+# --- the ways; each returns (first bad index, last that may be the first bad) ------------------------------------------
+
+
+async def move(world, one, other):
+    await world.admin.execute("UPDATE qflare.audit_entry SET log_index = $2 WHERE log_index = $1", one, other)
+
+
+async def shift(world, first, by):
+    """Renumber entries from *first* on."""
+    await world.admin.execute(
+        "UPDATE qflare.audit_entry SET log_index = log_index + 1000000 WHERE log_index >= $1", first
+    )
+    await world.admin.execute(
+        "UPDATE qflare.audit_entry SET log_index = log_index - 1000000 + $1 WHERE log_index >= 1000000", by
+    )
+
+
+async def forge(world, index):
+    """Exchange an entry for another, and its hash with it; return whether its row still fits itself."""
+    await world.admin.execute(
+        "UPDATE qflare.audit_entry SET leaf_data = set_byte(leaf_data, octet_length(leaf_data) - 1, "
+        "get_byte(leaf_data, octet_length(leaf_data) - 1) # 1) WHERE log_index = $1",
+        index,
+    )
+    await world.admin.execute(
+        "UPDATE qflare.audit_entry SET leaf_hash = sha256('\\x00'::bytea || leaf_data) WHERE log_index = $1", index
+    )
+    # Of an event about no device the commitments in its leaf can be opened by anybody.
+    return await world.admin.fetchval(
+        "SELECT entry_type = 1 OR get_byte(data, 0) = 1 FROM qflare.audit_entry WHERE log_index = $1", index
+    )
+
+
+async def deleted(world, index):
+    await world.admin.execute("DELETE FROM qflare.audit_entry WHERE log_index = $1", index)
+    return index, index
+
+
+async def swapped(world, one, other):
+    for source, target in ((one, 999), (other, one), (999, other)):
+        await move(world, source, target)
+    return min(one, other), min(one, other)
+
+
+async def copied_over(world, index, source):
+    await deleted(world, index)
+    await insert_copy(world, index, source)
+    # Two equal leaves beside each other: nothing says which of them is the copy.
+    return (index & ~1, index | 1) if index ^ 1 == source else (index, index)
+
+
+async def insert_copy(world, index, source):
+    await world.admin.execute(
+        f"INSERT INTO qflare.audit_entry (log_index, {COLUMNS}) SELECT $1, {COLUMNS} FROM qflare.audit_entry "  # noqa: S608
+        "WHERE log_index = $2",
+        index,
+        source,
+    )
+
+
+async def inserted(world, index, source):
+    await shift(world, index, 1)
+    await insert_copy(world, index, source if source < index else source + 1)
+    return index, index
+
+
+async def removed(world, index):
+    """Delete an entry and close the gap: the tree alone cannot tell which of a pair is gone."""
+    await deleted(world, index)
+    await shift(world, index + 1, -1)
+    return index & ~1, index | 1
+
+
+async def exchanged(world, index):
+    """The same pair, with nothing to compare either with."""
+    return (index & ~1, index | 1) if await forge(world, index) else (index, index)
+
+
+async def cut_in_front(world, count, *, renumbers):
+    await world.admin.execute("DELETE FROM qflare.audit_entry WHERE log_index < $1", count)
+    if renumbers:
+        await shift(world, count, -count)
+    return 0, 1 if renumbers else 0
+
+
+async def cut_behind(world, count):
+    await world.admin.execute("DELETE FROM qflare.audit_entry WHERE log_index >= $1", world.size - count)
+    return world.size - count, world.size - count
+
+
+async def cut_with_its_tree(world, count):
+    """The heads that were signed are larger."""
+    found = await cut_behind(world, count)
+    await world.rebuild()
+    return found
+
+
+async def rebuilt(world, index):
+    """The tree made anew: only the signed heads tell, and name what lies between two of them."""
+    fits = await forge(world, index)
+    await world.rebuild()
+    if not fits:
+        return index, index
+    before = max((size for size in world.signed if size <= index), default=0)
+    return before, min(size for size in world.signed if size > index) - 1
+
+
+EVEN_AND_ODD = (2, 3, 6, 7)
+WAYS = [
+    *(partial(deleted, index=index) for index in (0, *EVEN_AND_ODD)),
+    *(partial(swapped, one=one, other=other) for one, other in ((2, 3), (3, 4), (4, 7), (5, 9), (8, 1), (6, 8))),
+    *(
+        partial(copied_over, index=index, source=source)
+        for index, source in ((2, 7), (3, 7), (7, 2), (8, 3), (3, 2), (2, 3))
+    ),
+    *(partial(inserted, index=index, source=2) for index in (3, 4, 7)),
+    *(partial(removed, index=index) for index in EVEN_AND_ODD),
+    *(partial(exchanged, index=index) for index in EVEN_AND_ODD),
+    *(partial(cut_in_front, count=count, renumbers=renumbers) for count in (1, 2, 3) for renumbers in (True, False)),
+    *(partial(cut_behind, count=count) for count in (1, 2, 5)),
+    *(partial(cut_with_its_tree, count=count) for count in (1, 4)),
+    *(partial(rebuilt, index=index) for index in (1, *EVEN_AND_ODD)),
+]
+
+
+async def test_every_way_to_change_entries_is_found_at_the_first_bad_one(database_dsn, tmp_path, admin):
+    """Deletion, swap, copy, insertion, cut at either end and rewriting: deep, plain and over the export."""
+    async with worlds(database_dsn, tmp_path, admin) as world:
+        assert world.size == (await world.verify(receipts=world.held)).size == (await world.export()).size
+        for way in WAYS:
+            wanted = await way(world)
+            with pytest.raises(EvidenceError) as deep:
+                await world.verify()
+            assert wanted == (deep.value.index, deep.value.last), way
+            for found in (partial(world.verify, is_deep=False), world.export):
+                with pytest.raises(EvidenceError) as caught:
+                    await found()
+                # What is known is never wrong: the first bad entry lies in the range that is named, if one is.
+                assert caught.value.index is None or caught.value.index <= wanted[1] <= max(
+                    caught.value.last, wanted[1] if caught.value.index == wanted[0] else 0
+                ), (way, found)
+            await world.restore()
+        assert world.size == (await world.verify(receipts=world.held)).size
+
+
+async def test_receipts_tell_which_of_a_pair_is_bad(database_dsn, tmp_path, admin):
+    """Where the tree can only name two entries, a device's receipt for one of them decides."""
+    async with worlds(database_dsn, tmp_path, admin) as world:
+        mine = await admin.fetchval("SELECT max(log_index) FROM qflare.audit_entry WHERE entry_type = 1")
+        for index in (mine, mine ^ 1):
+            if index | 1 < world.size:
+                await forge(world, index)
+                with pytest.raises(EvidenceError) as caught:
+                    await world.verify(receipts=world.held)
+                assert (index, index) == (caught.value.index, caught.value.last)
+                await world.restore()
+
+
+OTHERS = {
+    "log_node": {"level": "level + 9", "node_index": "node_index + 1000", "hash": "sha256(hash)"},
+    "log_head": {"only_row": None, "size": "size + 1", "frontier": "sha256(frontier) || substr(frontier, 33)"},
+    "checkpoint": {
+        "size": "size + 1000",
+        "root": "sha256(root)",
+        "time_s": "time_s + 1",
+        "signature": "set_byte(signature, 7, get_byte(signature, 7) # 1)",
+        "created_at": None,
+    },
+}
+"""Another value for every column of the tables beside the entries; None for what says nothing about the log."""
+
+
+async def test_every_edit_of_nodes_heads_and_signatures_is_found(database_dsn, tmp_path, admin):
+    """Each column of each row of the tree, its head and the signed heads, edited or deleted: a deep check finds it."""
+    async with worlds(database_dsn, tmp_path, admin) as world:
+        for table, edits in OTHERS.items():
+            columns = await admin.fetch(
+                "SELECT attname FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0", f"qflare.{table}"
+            )
+            assert {row["attname"] for row in columns} == set(edits)
+            rows = await admin.fetchval(f"SELECT count(*) FROM qflare.{table}")  # noqa: S608
+            picked = f"ctid = (SELECT t.ctid FROM qflare.{table} AS t ORDER BY t::text OFFSET $1 LIMIT 1)"  # noqa: S608
+            for number in range(rows):
+                ways = [f"UPDATE qflare.{table} SET {name} = {value}" for name, value in edits.items() if value]  # noqa: S608
+                if table == "log_node":
+                    ways.append(f"DELETE FROM qflare.{table}")  # noqa: S608
+                for way in ways:
+                    assert (await admin.execute(f"{way} WHERE {picked}", number)).endswith(" 1")
+                    with pytest.raises(EvidenceError):
+                        await world.verify()
+                    await world.restore()
+        nodes = "INSERT INTO qflare.log_node VALUES ($1, $2, sha256('x'))"
+        for level in (1, 2, 5):
+            await admin.execute(nodes, level, world.size >> level)
+            with pytest.raises(EvidenceError) as caught:
+                await world.verify()
+            assert world.size == caught.value.index
+            await world.restore()
+        assert world.size == (await world.verify()).size
+
+
+async def test_a_whole_older_copy_is_found_by_what_others_keep(database_dsn, tmp_path, admin):
+    """Everything put back to an earlier day verifies by itself; a kept head and a receipt show it, with the first gap."""
+    async with worlds(database_dsn, tmp_path, admin) as world:
+        latest = await world.foundation.store.latest_checkpoint()
+        older = world.signed[1]
+        await cut_behind(world, world.size - older)
+        await world.rebuild(keeps_signed=False)
+        assert older == (await world.verify()).size == (await world.export()).size
+        note = encode_note(world.keys[0].origin, world.keys[0].key, latest)
+        for found in (
+            partial(world.verify, receipts=world.held),
+            partial(world.verify, since=latest),
+            partial(world.export, receipts=world.held),
+            partial(world.export, since=note),
+        ):
+            with pytest.raises(EvidenceError) as caught:
+                await found()
+            assert older == caught.value.index, found
+
+
+async def test_only_what_came_since_a_kept_head_is_read(database_dsn, tmp_path, admin):
+    """From a kept head on a log is checked without what came before; a fork before it shows, another log's head is told."""
+    async with worlds(database_dsn, tmp_path, admin) as world:
+        kept = (await world.foundation.store.list_checkpoints(first=world.signed[1], limit=1))[0]
+        for is_deep in (True, False):
+            found = await world.verify(since=kept, is_deep=is_deep)
+            assert (kept.size, world.size) == (found.first, found.size)
+            assert world.size - kept.size == sum(found.entries.values())
+        await forge(world, kept.size)
+        with pytest.raises(EvidenceError) as caught:
+            await world.verify(since=kept)
+        assert caught.value.index <= kept.size <= caught.value.last
+        await world.restore()
+        await forge(world, 1)
+        await world.rebuild()
+        with pytest.raises(LogForkError, match="fork"):
+            await world.verify(since=kept)
+        await world.restore()
+        with world.foundation.identity.lend() as keys:
+            other = sign_checkpoint(keys.log, "other.example/log", kept.size, kept.root, kept.time_s)
+        for head in (other, SignedCheckpoint(size=kept.size, root=bytes(32), time_s=1, signature=kept.signature)):
+            with pytest.raises(OtherLogError):
+                await world.verify(since=head)
+
+
+async def test_an_interrupted_check_goes_on_and_says_so(database_dsn, tmp_path, admin, monkeypatch):
+    """What an earlier run checked is not read again, the report says from where on, and later damage is found."""
+    monkeypatch.setattr("qflare.monitor.audit.PAGE", 3)
+    async with worlds(database_dsn, tmp_path, admin) as world:
+        states = []
+        whole = await world.verify(receipts=world.held, note_state=states.append, now_s=7)
+        assert len(states) > 3
+        for state in states:
+            again = type(state).decode(state.encode())
+            assert again == state
+            found = await world.verify(receipts=world.held, resume=again)
+            assert (state.frontier.size, whole.root) == (found.resumed_at, found.root)
+            assert (whole.entries, whole.tenants, whole.heads) == (found.entries, found.tenants, found.heads)
+        for other in ({}, {"receipts": world.held, "is_deep": False}):
+            assert (await world.verify(resume=states[1], **other)).resumed_at is None
+        await world.admin.execute(
+            "UPDATE qflare.audit_entry SET severity = 'debug' WHERE log_index = $1", world.size - 2
+        )
+        with pytest.raises(EvidenceError) as caught:
+            await world.verify(receipts=world.held, resume=states[1])
+        assert world.size - 2 == caught.value.index
