@@ -6,14 +6,14 @@
 -- transaction.  An older schema is refused here: `qflare migrate` brings it up to date.
 --
 -- Order of locks, everywhere:
--- rotation_policy  ->  bucket turn (advisory)  ->  bucket_key  ->  rekeys (advisory)  ->  bucket_mark  ->
+-- responses (advisory)  ->  response  ->  rotation_policy  ->  bucket turn (advisory)  ->  bucket_key  ->  rekeys (advisory)  ->  bucket_mark  ->
 -- bucket_record  ->  bucket slot (advisory)  ->  device  ->  session  ->  device_use  ->  reply_key  ->  audit_key  ->  incident  ->  operator  ->  log_head  ->  session_count  ->
 -- device_count.
 
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 19;
+SET LOCAL qflare.installs_version = 20;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -757,6 +757,81 @@ CREATE TABLE IF NOT EXISTS qflare.operator (
     CONSTRAINT operator_state_reason_size CHECK (octet_length(state_reason) <= 1000)
 );
 
+-- What is done about an incident: proposed, wanted by operators, carried out in the transaction that notes it, undone.
+-- Written by operators and by the workers' playbooks, read by both and, of limits, by every worker.
+CREATE TABLE IF NOT EXISTS qflare.response (
+    tenant_id     uuid        NOT NULL,
+    response_id   uuid        NOT NULL,
+    incident_id   uuid,
+    action        text        NOT NULL,
+    ref           bytea,
+    device_id     text,
+    source        text,
+    rule          text,
+    is_automatic  boolean     NOT NULL,
+    proven        bigint      NOT NULL,
+    needs_two     boolean     NOT NULL,
+    first_by      text        COLLATE "C",
+    second_by     text        COLLATE "C",
+    reason        text        NOT NULL,
+    state         text        NOT NULL DEFAULT 'proposed',
+    before        text        NOT NULL DEFAULT '',
+    changed       bigint      NOT NULL DEFAULT 0,
+    per_minute    bigint,
+    lasts_s       bigint,
+    until_at      timestamptz,
+    asked_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    changed_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    applied_at    timestamptz,          -- stays when it is undone
+    expires_at    timestamptz NOT NULL DEFAULT clock_timestamp() + interval '1 day',
+    ended_by      text        COLLATE "C",
+    ended_because text        NOT NULL DEFAULT '',
+    CONSTRAINT response_pkey PRIMARY KEY (response_id, tenant_id),
+    CONSTRAINT response_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
+    CONSTRAINT response_of_incident FOREIGN KEY (incident_id, tenant_id)
+        REFERENCES qflare.incident (incident_id, tenant_id),
+    CONSTRAINT response_first_by_operator FOREIGN KEY (first_by, tenant_id)
+        REFERENCES qflare.operator (name, tenant_id),
+    CONSTRAINT response_second_by_operator FOREIGN KEY (second_by, tenant_id)
+        REFERENCES qflare.operator (name, tenant_id),
+    CONSTRAINT response_ended_by_operator FOREIGN KEY (ended_by, tenant_id)
+        REFERENCES qflare.operator (name, tenant_id),
+    CONSTRAINT response_action_known CHECK (action IN (
+        'quarantine', 'lift', 'rekey', 'rotate-device', 'revoke', 'turn', 'rotate-identity', 'limit-device',
+        'limit-tenant', 'limit-source', 'notify')),
+    CONSTRAINT response_target_of_action CHECK (
+        (action IN ('quarantine', 'lift', 'rekey', 'rotate-device', 'revoke', 'limit-device'))
+            = (ref IS NOT NULL AND device_id IS NOT NULL)
+        AND (ref IS NULL) = (device_id IS NULL)
+        AND (action = 'limit-source') = (source IS NOT NULL)),
+    CONSTRAINT response_ref_size CHECK (octet_length(ref) = 32),
+    CONSTRAINT response_device_id_size CHECK (octet_length(device_id) BETWEEN 1 AND 255),
+    CONSTRAINT response_source_size CHECK (octet_length(source) BETWEEN 1 AND 64),
+    CONSTRAINT response_rule_size CHECK (octet_length(rule) BETWEEN 1 AND 64),
+    CONSTRAINT response_reason_size CHECK (octet_length(reason) BETWEEN 1 AND 500),
+    CONSTRAINT response_ended_because_size CHECK (octet_length(ended_because) <= 500),
+    CONSTRAINT response_before_size CHECK (octet_length(before) <= 100),
+    CONSTRAINT response_changed_range CHECK (changed >= 0),
+    CONSTRAINT response_limit_of_action CHECK ((action LIKE 'limit-%') = (per_minute IS NOT NULL)),
+    CONSTRAINT response_per_minute_range CHECK (per_minute BETWEEN 0 AND 1000000),
+    CONSTRAINT response_lasts_range CHECK (lasts_s BETWEEN 60 AND 31622400),
+    CONSTRAINT response_state_known CHECK (state IN ('proposed', 'begun', 'applied', 'undone', 'dismissed')),
+    -- One person is never two.
+    CONSTRAINT response_two_persons CHECK (second_by IS NULL OR (first_by IS NOT NULL AND first_by <> second_by)),
+    -- What nothing takes back.
+    CONSTRAINT response_destructive_needs_two CHECK (
+        needs_two OR action NOT IN ('revoke', 'turn', 'rotate-identity')),
+    -- Nothing is done that nobody wanted.
+    CONSTRAINT response_wanted CHECK (
+        state IN ('proposed', 'dismissed')
+        OR (is_automatic AND NOT needs_two)
+        OR (first_by IS NOT NULL AND (second_by IS NOT NULL OR NOT needs_two))),
+    CONSTRAINT response_automatic_of_rule CHECK (NOT is_automatic OR rule IS NOT NULL),
+    -- A rule names no device by itself on the word of whoever sent something in its name.
+    CONSTRAINT response_automatic_proven CHECK (NOT is_automatic OR ref IS NULL OR proven >= 1),
+    CONSTRAINT response_proven_range CHECK (proven >= 0)
+);
+
 -- Devices and sessions that a worker must not remember as they were; no secret.  Written by triggers in the
 -- transaction of the change, read by every worker's polling through list_changes, and deleted after a day.
 CREATE TABLE IF NOT EXISTS qflare.change (
@@ -806,6 +881,15 @@ CREATE UNIQUE INDEX IF NOT EXISTS incident_not_closed_once ON qflare.incident (s
 -- Read by a tenant's listing of its incidents, the last seen first.
 CREATE INDEX IF NOT EXISTS incident_by_time ON qflare.incident (tenant_id, last_seen_at);
 
+-- Read by a tenant's listing of its responses, the last asked for first.
+CREATE INDEX IF NOT EXISTS response_by_time ON qflare.response (tenant_id, asked_at);
+-- Read with an incident.
+CREATE INDEX IF NOT EXISTS response_by_incident ON qflare.response (incident_id, tenant_id);
+-- Read when a device is to be shut out: how many were within the hour, and how many stand.
+CREATE INDEX IF NOT EXISTS response_shuts_out ON qflare.response (tenant_id, applied_at) WHERE action IN ('quarantine', 'revoke');
+-- Read by every worker: the limits that stand.
+CREATE INDEX IF NOT EXISTS response_limits ON qflare.response (action) WHERE state = 'applied' AND per_minute IS NOT NULL;
+
 -- Partitions: fixed rings, so that nothing at run time creates or drops a table ------------------------------------------
 DO $$
 DECLARE
@@ -837,7 +921,7 @@ BEGIN
                                    'enrolment_token', 'audit_entry', 'rotation_policy', 'rotation_mark',
                                    'device_use', 'call', 'device_count', 'device_key_move', 'device_psk',
                                    'device_psk_move', 'change', 'incident', 'detector_state', 'operator',
-                                   'audit_key'] LOOP
+                                   'audit_key', 'response'] LOOP
         EXECUTE format('ALTER TABLE qflare.%I ENABLE ROW LEVEL SECURITY', v_table);
         EXECUTE format('ALTER TABLE qflare.%I FORCE ROW LEVEL SECURITY', v_table);
         -- An unset tenant is NULL and equals nothing; the sub-select is evaluated once a statement.
@@ -852,7 +936,7 @@ BEGIN
                        v_table || '_for_auditor', v_table);
     END LOOP;
     FOREACH v_table IN ARRAY ARRAY['tenant', 'session', 'session_route', 'session_state', 'session_page',
-                                   'reply_key', 'session_count', 'audit_entry', 'rotation_policy'] LOOP
+                                   'reply_key', 'session_count', 'audit_entry', 'rotation_policy', 'response'] LOOP
         EXECUTE format('DROP POLICY IF EXISTS %I ON qflare.%I', v_table || '_for_maintenance', v_table);
         EXECUTE format('CREATE POLICY %I ON qflare.%I FOR SELECT TO qflare_maintenance USING (true)',
                        v_table || '_for_maintenance', v_table);
@@ -886,7 +970,8 @@ GRANT SELECT, INSERT, UPDATE ON qflare.device, qflare.device_key, qflare.session
 GRANT SELECT, INSERT, UPDATE, DELETE ON qflare.rotation_policy TO qflare_app;
 GRANT SELECT, UPDATE ON qflare.bucket_mark, qflare.log_head, qflare.store_pulse TO qflare_app;
 GRANT SELECT ON qflare.tenant, qflare.session, qflare.session_route, qflare.session_state, qflare.session_count,
-      qflare.audit_entry, qflare.bucket_key, qflare.bucket_mark, qflare.rotation_policy TO qflare_maintenance;
+      qflare.audit_entry, qflare.bucket_key, qflare.bucket_mark, qflare.rotation_policy, qflare.response
+      TO qflare_maintenance;
 GRANT INSERT ON qflare.session_state TO qflare_maintenance;
 GRANT SELECT, DELETE ON qflare.bucket_turn TO qflare_app;
 GRANT SELECT ON qflare.session_page TO qflare_app;
@@ -899,6 +984,10 @@ GRANT SELECT, INSERT, UPDATE ON qflare.device_psk TO qflare_app;
 GRANT SELECT, INSERT, UPDATE ON qflare.device_count TO qflare_app;
 GRANT SELECT, DELETE ON qflare.change TO qflare_maintenance;
 GRANT SELECT, INSERT, UPDATE ON qflare.incident, qflare.detector_state, qflare.operator TO qflare_app;
+-- What was asked for stays as it was asked; what became of it is added.
+GRANT SELECT, INSERT ON qflare.response TO qflare_app;
+GRANT UPDATE (needs_two, first_by, second_by, state, before, changed, until_at, changed_at, applied_at, ended_by,
+              ended_because) ON qflare.response TO qflare_app;
 
 -- Rows that always exist -----------------------------------------------------------------------------------------------
 INSERT INTO qflare.bucket_mark DEFAULT VALUES ON CONFLICT DO NOTHING;
@@ -922,7 +1011,7 @@ $$;
 
 -- Refuse a first state or a move that a table's states do not allow; the table has a column state.
 -- The trigger's arguments: the table's name, for the constraint's (a partition has another), and which states it has:
--- 'key' those of NIST SP 800-57, 'session' and 'token' ours.
+-- 'key' those of NIST SP 800-57, 'session', 'token' and 'response' ours.
 CREATE OR REPLACE FUNCTION qflare.refuse_illegal_move() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -930,7 +1019,8 @@ DECLARE
     v_first CONSTANT text[] := CASE coalesce(TG_ARGV[1], 'key')
         WHEN 'key'     THEN ARRAY['pre-active', 'active']
         WHEN 'session' THEN ARRAY['live']
-        WHEN 'token'   THEN ARRAY['active'] END;
+        WHEN 'token'   THEN ARRAY['active']
+        WHEN 'response' THEN ARRAY['proposed'] END;
     v_moves CONSTANT text[] := CASE coalesce(TG_ARGV[1], 'key')
         WHEN 'key' THEN ARRAY[
             'pre-active>active', 'pre-active>suspended', 'pre-active>deactivated', 'pre-active>compromised',
@@ -938,7 +1028,10 @@ DECLARE
             'suspended>active', 'suspended>deactivated', 'suspended>compromised',
             'deactivated>compromised', 'deactivated>destroyed', 'compromised>destroyed']
         WHEN 'session' THEN ARRAY['live>ended', 'live>revoked', 'live>superseded']
-        WHEN 'token'   THEN ARRAY['active>used', 'active>revoked'] END;
+        WHEN 'token'   THEN ARRAY['active>used', 'active>revoked']
+        WHEN 'response' THEN ARRAY[
+            'proposed>begun', 'proposed>applied', 'proposed>dismissed', 'begun>applied', 'begun>dismissed',
+            'applied>undone'] END;
 BEGIN
     IF TG_OP = 'INSERT' AND NOT NEW.state = ANY (v_first) THEN
         RAISE EXCEPTION 'the % cannot begin as %', replace(v_table, '_', ' '), NEW.state
@@ -963,7 +1056,8 @@ BEGIN
         ('bucket_record', 'key', $w$NEW.state NOT IN ('pre-active', 'active')$w$),
         ('session', 'session', $w$NEW.state <> 'live'$w$),
         ('enrolment_token', 'token', $w$NEW.state <> 'active'$w$),
-        ('operator', 'token', $w$NEW.state <> 'active'$w$))
+        ('operator', 'token', $w$NEW.state <> 'active'$w$),
+        ('response', 'response', $w$NEW.state <> 'proposed'$w$))
         AS g (name, states, bad)
     LOOP
         -- What stands behind WHEN costs no call: a row that begins as it should passes at once.
@@ -2929,6 +3023,21 @@ BEGIN
     RETURN QUERY
     SELECT p.tenant_id, p.max_age_s, p.max_records, p.max_bytes, p.jitter_percent, p.minute_ppm, p.grace_s
       FROM qflare.rotation_policy AS p ORDER BY p.tenant_id;
+END
+$$;
+
+-- list_limits: the limits of every tenant that stand and have not ended, for the workers that keep them.
+CREATE OR REPLACE FUNCTION qflare.list_limits()
+RETURNS TABLE (tenant_id uuid, response_id uuid, action text, ref bytea, source text, per_minute bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    RETURN QUERY
+    SELECT r.tenant_id, r.response_id, r.action, r.ref, r.source, r.per_minute
+      FROM qflare.response AS r
+     WHERE r.state = 'applied' AND r.per_minute IS NOT NULL
+       AND (r.until_at IS NULL OR r.until_at > clock_timestamp())
+     ORDER BY r.applied_at DESC LIMIT 10000;
 END
 $$;
 

@@ -11,6 +11,7 @@ from qflare.model.ids import DEFAULT_TENANT
 from qflare.model.incident import Sighting
 from qflare.model.operator import NewOperator, Verifier
 from qflare.model.reply import SealedReplyKey
+from qflare.model.response import NewResponse, ResponseAction, ResponseTarget
 from qflare.model.session import RekeyClaim, SealedChain, SessionClaim, StreamClaim
 from qflare.model.signal import Signal
 from qflare.model.turn import SealedPage, TurnedRange, TurnStage
@@ -219,3 +220,19 @@ async def step_turn(store, bucket=BUCKET + 1, *, is_late=False, range_size=1 << 
 
 def _chain(tenant_id, sid, epoch, bucket):
     return SealedChain(tenant_id=tenant_id, sid=sid, bucket=bucket, epoch=epoch, sealed_chain_key=os.urandom(93))
+
+
+def new_response(action=ResponseAction.QUARANTINE, *, device=None, by="ann", **changes):
+    target = ResponseTarget() if device is None else ResponseTarget(ref=device.ref, device_id=device.device_id)
+    values = {
+        "response_id": os.urandom(16),
+        "action": action,
+        "target": target,
+        "incident_id": None,
+        "rule": None,
+        "is_automatic": False,
+        "proven": 0,
+        "asked_by": by,
+        "reason": "it behaves oddly",
+    }
+    return NewResponse(**(values | changes))

@@ -41,6 +41,7 @@ RULES = {
     "log_node": KEPT,
     "operator": KEPT,
     "reply_key": EMPTIED,
+    "response": KEPT,
     "rotation_mark": KEPT,
     "rotation_policy": KEPT,
     "schema_version": KEPT,

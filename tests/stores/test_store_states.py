@@ -22,6 +22,7 @@ from store_records import (
     new_event,
     new_identity,
     new_operator,
+    new_response,
     publish,
     register,
 )
@@ -62,6 +63,17 @@ TABLES = {
         ),
     ),
     "operator": ({"active": {"revoked"}, "revoked": set()}, {"active"}, ""),
+    "response": (
+        {
+            "proposed": {"begun", "applied", "dismissed"},
+            "begun": {"applied", "dismissed"},
+            "applied": {"undone"},
+            "undone": set(),
+            "dismissed": set(),
+        },
+        {"proposed"},
+        "",
+    ),
 }
 ROLES = ("qflare_app", None)
 """The application's role inside the tenant, and whoever owns the database: no row-level security holds him."""
@@ -82,6 +94,7 @@ async def filled(store, admin):
         urandom(64),
     )
     await store.add_operator(new_operator(), event=new_event())
+    await store.ask_response(DEFAULT_TENANT, new_response(device=device), needs_two=False, event=new_event())
     return device
 
 

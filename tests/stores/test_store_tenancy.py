@@ -19,6 +19,7 @@ from store_records import (
     new_event,
     new_operator,
     new_reply_key,
+    new_response,
     new_sealed_event,
     new_sighting,
     new_stream,
@@ -72,6 +73,9 @@ async def filled(store, admin):
         )
         assert await store.save_detector_state(tenant_id, b"state", after=0)
         await store.add_operator(new_operator(tenant_id), event=new_event())
+        await store.ask_response(
+            tenant_id, new_response(device=device, by=None, rule="r"), needs_two=False, event=new_event()
+        )
     stage, _ = await step_turn(store, in_pages=True)
     assert "led" == stage
     return store
@@ -226,7 +230,7 @@ async def test_functions_that_cross_tenants_are_few_and_narrow(admin):
     crossing |= {"list_rotation_policies"}
     crossing |= {"list_reply_keys", "reseal_reply_keys", "drop_reply_keys"}
     crossing |= {"lead_turn", "list_turn_chains", "list_turn_pages", "list_turned", "list_late_chains", "save_turn"}
-    crossing |= {"list_changes", "drop_changes"}
+    crossing |= {"list_changes", "drop_changes", "list_limits"}
     keeping = {
         "begin_bucket_key",
         "turn_bucket_keys",

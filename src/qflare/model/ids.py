@@ -34,6 +34,9 @@ CallId = NewType("CallId", bytes)
 IncidentId = NewType("IncidentId", bytes)
 """16 bytes, random; names an incident of the detector."""
 
+ResponseId = NewType("ResponseId", bytes)
+"""16 bytes, random, made by whoever asks; names a response to an incident, so that it is carried out once."""
+
 ID_BYTES: Final = 16
 REF_BYTES: Final = 32
 NAME_BYTES_MAX: Final = 255

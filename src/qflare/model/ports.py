@@ -25,6 +25,7 @@ from qflare.model.mark import HighWaterMark
 from qflare.model.monitor_ports import IncidentStore
 from qflare.model.operator_ports import OperatorStore
 from qflare.model.reply import ReplyKeyResult, SealedReplyKey
+from qflare.model.response_ports import ResponseStore
 from qflare.model.rotation import (
     DueKey,
     RotatableKeys,
@@ -523,6 +524,7 @@ class Store(
     IncidentStore,
     OperatorStore,
     ErasureStore,
+    ResponseStore,
     Protocol,
 ):
     """All of it; `stores.postgres` does it."""

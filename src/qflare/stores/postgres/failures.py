@@ -44,6 +44,11 @@ _ABSENT: Final = {
     "operator_of_tenant": "no such tenant; create it first",
     "incident_of_tenant": "no such tenant; create it first",
     "detector_state_of_tenant": "no such tenant; create it first",
+    "response_of_tenant": "no such tenant; create it first",
+    "response_of_incident": "no such incident in this tenant",
+    "response_first_by_operator": "no such operator in this tenant: add one with  qflare operator add",
+    "response_second_by_operator": "no such operator in this tenant: add one with  qflare operator add",
+    "response_ended_by_operator": "no such operator in this tenant: add one with  qflare operator add",
     "device_key_of_device": "no such device; register it first",
 }
 _MOVES: Final = ("_state_move", "_state_first")

@@ -23,6 +23,7 @@ from qflare.stores.postgres.log import Log
 from qflare.stores.postgres.operators import Operators
 from qflare.stores.postgres.pool import PoolSettings, has_pooler, open_pool
 from qflare.stores.postgres.reply_keys import ReplyKeys
+from qflare.stores.postgres.responses import Responses
 from qflare.stores.postgres.restores import Restores
 from qflare.stores.postgres.rotations import Rotations
 from qflare.stores.postgres.schema import check_schema
@@ -58,6 +59,7 @@ class PostgresStore(
     Restores,
     Incidents,
     Operators,
+    Responses,
 ):
     """
     `model.ports.Store` on a pool of asyncpg.

@@ -106,21 +106,11 @@ class Devices(Sessions):
     ) -> Device:
         """Change a device's state and end its sessions unless it becomes active; once for one change."""
         change = call_about(call_id, b"device-state", ref, state.value.encode())
-        async with self._transaction(tenant_id) as tables:
+        async with self._transaction(tenant_id):
             row = self._get(tenant_id, ref)
             if self._carried_out(tenant_id, change) is not None:
                 return self._device(row)
-            if row.state is state:
-                raise no_move("device", state.value, state.value)
-            require_move("device", row.state, state)
-            require_text(reason, "device_state_reason_size", 0, REASON_BYTES_MAX)
-            row = replace(row, state=state)
-            tables.devices.put((tenant_id, ref), row)
-            self._move_keys(row, reason)
-            self._move_psks(row, reason)
-            if state is not KeyState.ACTIVE:
-                self._stop_sessions_of(tenant_id, ref, reason)
-            self._note_change(tenant_id, ref=ref)
+            row = self._move_device(row, state, reason)
             self._write_events(tenant_id, [event])
             self._note_call(tenant_id, change)
             return self._device(row)
@@ -257,6 +247,21 @@ class Devices(Sessions):
             )
             row = DeviceKeyRow(public_key=public_key, record=record)
             self._tables.device_keys.put((tenant_id, device.ref, key_version, kind), row)
+
+    def _move_device(self, row: DeviceRow, state: KeyState, reason: str) -> DeviceRow:
+        """Move a device in the caller's transaction, and end its sessions unless it becomes active."""
+        if row.state is state:
+            raise no_move("device", state.value, state.value)
+        require_move("device", row.state, state)
+        require_text(reason, "device_state_reason_size", 0, REASON_BYTES_MAX)
+        row = replace(row, state=state, state_reason=reason)
+        self._tables.devices.put((row.tenant_id, row.ref), row)
+        self._move_keys(row, reason)
+        self._move_psks(row, reason)
+        if state is not KeyState.ACTIVE:
+            self._stop_sessions_of(row.tenant_id, row.ref, reason)
+        self._note_change(row.tenant_id, ref=row.ref)
+        return row
 
     def _move_keys(self, device: DeviceRow, reason: str) -> None:
         """Have a device's keys follow it: into the states that are final, and proven ones into suspension and back."""

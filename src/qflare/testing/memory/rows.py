@@ -9,6 +9,7 @@ from qflare.model.change import Change
 from qflare.model.device import KeyState
 from qflare.model.ids import DeviceId, DeviceRef, SessionId, TenantId, TokenId
 from qflare.model.key_record import KeyRecord
+from qflare.model.response import Response
 from qflare.model.rotation import RotationReason
 from qflare.model.server_key import ServerKeyKind
 from qflare.model.session import SessionState
@@ -27,6 +28,7 @@ class DeviceRow:
     registered_at: datetime
     sealed_psk: bytes | None = None
     psk_version: int = 0
+    state_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,3 +135,13 @@ class ChangeRow:
 
     change: Change
     at_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseRow:
+    """A response, and what a listing does not tell of it."""
+
+    response: Response
+    lasts_s: int | None
+    applied_at: datetime | None = None
+    """Stays when it is undone."""

@@ -16,6 +16,7 @@ from qflare.testing.memory.key_records import KeyRecords
 from qflare.testing.memory.log import Log
 from qflare.testing.memory.operators import Operators
 from qflare.testing.memory.reply_keys import ReplyKeys
+from qflare.testing.memory.responses import Responses
 from qflare.testing.memory.restores import Restores
 from qflare.testing.memory.rotations import Rotations
 from qflare.testing.memory.statistics import Statistics
@@ -34,6 +35,7 @@ class TestingOnlyWarning(UserWarning):
 
 
 class MemoryStore(
+    Responses,
     Identities,
     Tenants,
     Tokens,

@@ -22,6 +22,7 @@ from qflare.testing.memory.rows import (
     DeviceKeyRow,
     DeviceRow,
     MarkRow,
+    ResponseRow,
     ServerKeyRow,
     SessionCount,
     SessionRow,
@@ -34,7 +35,17 @@ if TYPE_CHECKING:
 
     from qflare.model.bucket import SealedBucket, SealedIdentity
     from qflare.model.event import AuditEntry, SignedCheckpoint
-    from qflare.model.ids import CallId, DeviceRef, IncidentId, RequestId, SessionId, StreamId, TenantId, TokenId
+    from qflare.model.ids import (
+        CallId,
+        DeviceRef,
+        IncidentId,
+        RequestId,
+        ResponseId,
+        SessionId,
+        StreamId,
+        TenantId,
+        TokenId,
+    )
     from qflare.model.incident import DetectorState, Incident
     from qflare.model.key_record import KeyRecord
     from qflare.model.operator import Operator, Verifier
@@ -90,6 +101,7 @@ class Tables:
         self.detector_states: Table[TenantId, DetectorState] = Table(journal)
         self.operators: Table[tuple[TenantId, str], Operator] = Table(journal)
         self.verifiers: Table[tuple[TenantId, str], Verifier] = Table(journal)
+        self.responses: Table[tuple[TenantId, ResponseId], ResponseRow] = Table(journal)
         self.next_change = Cell(journal, 1)
         self.untold: list[Change] = []
         """Of the present transaction, told when it is committed."""

@@ -1,0 +1,332 @@
+"""Responses: asked for once, wanted by different operators, done with their event, undone exactly, bounded."""
+
+from os import urandom
+
+import asyncpg
+import pytest
+
+from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundError
+from qflare.model.device import KeyState
+from qflare.model.event import SecurityEventType
+from qflare.model.ids import DEFAULT_TENANT, TenantId
+from qflare.model.response import ResponseAction, ResponseBounds, ResponseState, ResponseTarget
+from qflare.model.rotation import RotationReason
+from qflare.model.session import SessionState
+from store_records import begin_session, new_event, new_operator, new_response, new_sighting, publish, register
+
+pytestmark = pytest.mark.contract
+
+T = DEFAULT_TENANT
+OTHER = TenantId(bytes(range(16)))
+BOUNDS = ResponseBounds()
+ASKED, DONE, HELD = (
+    SecurityEventType.POLICY_VIOLATION,
+    SecurityEventType.OPERATOR_ACTION,
+    SecurityEventType.TENANT_CREATED,
+)
+
+
+async def operators(store, *names, tenant_id=T):
+    for name in names:
+        await store.add_operator(new_operator(tenant_id, name), event=new_event())
+
+
+async def ask(store, response, *, needs_two=False, tenant_id=T):
+    return await store.ask_response(tenant_id, response, needs_two=needs_two, event=new_event(ASKED))
+
+
+async def carry_out(store, response, *, bounds=BOUNDS, **more):
+    return await store.carry_out_response(
+        T, response.response_id, bounds=bounds, event=new_event(DONE), held=new_event(HELD), **more
+    )
+
+
+async def state_of(store, device):
+    return (await store.find_devices(T, [device.ref]))[device.ref].state
+
+
+async def logged(store, kind):
+    return sum(entry.event_type is kind for entry in await store.list_entries(T, first=0, limit=1000))
+
+
+async def test_a_response_is_asked_for_once(store):
+    """The same id again is the same response, with one event; another response under it is refused."""
+    await operators(store, "ann")
+    (device,) = await register(store)
+    response = new_response(device=device)
+    first = await ask(store, response)
+    assert (ResponseState.PROPOSED, "ann", None, 0) == (first.state, first.first_by, first.second_by, first.lacks)
+    assert first == await ask(store, response)
+    assert 1 == await logged(store, ASKED)
+    other = new_response(ResponseAction.REKEY, device=device, response_id=response.response_id)
+    with pytest.raises(ConflictError, match="another response"):
+        await ask(store, other)
+    assert (first,) == await store.list_responses(T, limit=10)
+    assert first == await store.find_response(T, response.response_id)
+    assert KeyState.ACTIVE is await state_of(store, device)
+
+
+async def test_a_quarantine_is_done_with_its_event_and_undone_exactly(store):
+    """The device is suspended, its session ends, and undoing leaves state, keys and counts as they were; each once."""
+    await operators(store, "ann", "bob")
+    await publish(store)
+    (device,) = await register(store)
+    claim = await begin_session(store, device)
+    before = (await store.find_devices(T, [device.ref]), await store.count_keys(T, bucket=claim.start))
+    response = new_response(device=device)
+    await ask(store, response)
+    done = await carry_out(store, response)
+    assert (ResponseState.APPLIED, "active", 1) == (done.state, done.before, done.changed)
+    assert done == await carry_out(store, response)
+    assert KeyState.SUSPENDED is await state_of(store, device)
+    assert SessionState.REVOKED is (await store.find_sessions(T, [claim.sid]))[claim.sid].state
+    assert 1 == await logged(store, DONE)
+    undo = {"by": "bob", "because": "it was us", "event": new_event(HELD)}
+    undone = await store.undo_response(T, response.response_id, **undo)
+    assert (ResponseState.UNDONE, "bob", "it was us") == (undone.state, undone.ended_by, undone.ended_because)
+    assert undone == await store.undo_response(T, response.response_id, **undo)
+    assert 1 == await logged(store, HELD)
+    after = (await store.find_devices(T, [device.ref]), await store.count_keys(T, bucket=claim.start))
+    assert before[0] == after[0]
+    assert before[1].devices_active == after[1].devices_active
+    with pytest.raises(IllegalTransitionError, match="undone cannot become applied"):
+        await carry_out(store, response)
+
+
+async def test_undoing_leaves_alone_what_somebody_has_changed_since(store):
+    """A device that an operator resumed, or suspended for another reason, is not moved by an old response's end."""
+    await operators(store, "ann")
+    (device,) = await register(store)
+    response = new_response(device=device)
+    await ask(store, response)
+    await carry_out(store, response)
+    undo = {"by": "ann", "because": "over", "event": new_event()}
+    for state in (KeyState.ACTIVE, KeyState.SUSPENDED):
+        await store.set_device_state(T, device.ref, state, reason="by hand", event=new_event())
+        with pytest.raises(ConflictError, match="somebody else") as refused:
+            await store.undo_response(T, response.response_id, **undo)
+        assert "response_stands" == refused.value.constraint
+        assert state is await state_of(store, device)
+    assert ResponseState.APPLIED is (await store.find_response(T, response.response_id)).state
+
+
+async def test_two_different_operators_must_want_what_nothing_takes_back(store):
+    """Neither one operator alone, nor one of them twice, nor a revoked one, revokes a device; two do, for good."""
+    await operators(store, "ann", "bob", "cid")
+    (device,) = await register(store)
+    response = new_response(ResponseAction.REVOKE, device=device)
+    asked = await ask(store, response, needs_two=True)
+    assert 1 == asked.lacks
+    with pytest.raises(IllegalTransitionError, match="another operator"):
+        await carry_out(store, response)
+    with pytest.raises(ConflictError) as refused:
+        await store.confirm_response(T, response.response_id, by="ann", event=new_event())
+    assert "response_two_persons" == refused.value.constraint
+    with pytest.raises(KeyNotFoundError, match="no such operator"):
+        await store.confirm_response(T, response.response_id, by="eve", event=new_event())
+    assert KeyState.ACTIVE is await state_of(store, device)
+    wanted = await store.confirm_response(T, response.response_id, by="bob", event=new_event(HELD))
+    assert ("ann", "bob", 0) == (wanted.first_by, wanted.second_by, wanted.lacks)
+    assert wanted == await store.confirm_response(T, response.response_id, by="bob", event=new_event(HELD))
+    assert 1 == await logged(store, HELD)
+    await store.revoke_operator(T, "bob", reason="left", event=new_event())
+    with pytest.raises(IllegalTransitionError, match="revoked since"):
+        await carry_out(store, response)
+    again = new_response(ResponseAction.REVOKE, device=device)
+    await ask(store, again, needs_two=True)
+    await store.confirm_response(T, again.response_id, by="cid", event=new_event())
+    assert ResponseState.APPLIED is (await carry_out(store, again)).state
+    assert KeyState.DEACTIVATED is await state_of(store, device)
+    with pytest.raises(IllegalTransitionError, match="nothing takes revoke back"):
+        await store.undo_response(T, again.response_id, by="ann", because="", event=new_event())
+
+
+PAST_THE_CODE = {
+    "UPDATE qflare.response SET second_by = 'ann' WHERE action = 'revoke'": "response_two_persons",
+    "UPDATE qflare.response SET first_by = NULL, second_by = 'bob' WHERE action = 'revoke'": "response_two_persons",
+    "UPDATE qflare.response SET state = 'applied' WHERE action = 'revoke'": "response_wanted",
+    "UPDATE qflare.response SET needs_two = false WHERE action = 'revoke'": "response_destructive_needs_two",
+    "UPDATE qflare.response SET state = 'applied' WHERE action = 'quarantine'": "response_wanted",
+    "UPDATE qflare.response SET second_by = 'nobody' WHERE action = 'revoke'": "response_second_by_operator",
+    """
+    INSERT INTO qflare.response (tenant_id, response_id, action, ref, device_id, rule, is_automatic, proven, needs_two,
+                                 reason)
+    SELECT tenant_id, gen_random_uuid(), 'quarantine', ref, device_id, 'r', true, 0, false, 'x' FROM qflare.response
+     WHERE action = 'revoke'
+    """: "response_automatic_proven",
+}
+
+
+@pytest.mark.parametrize("role", ["qflare_app", None])
+async def test_the_database_itself_refuses_one_person_twice(store, admin, role):
+    """Whoever writes past the code: one name twice, a destructive act of one, an accusation without proof, a change."""
+    await operators(store, "ann", "bob")
+    (device,) = await register(store)
+    response = new_response(ResponseAction.REVOKE, device=device)
+    await ask(store, response, needs_two=True)
+    await ask(store, new_response(device=device, by=None, rule="r"))
+    for change, constraint in PAST_THE_CODE.items():
+        transaction = admin.transaction()
+        await transaction.start()
+        await admin.execute("SELECT set_config('qflare.tenant', $1, true)", T.hex())
+        if role:
+            await admin.execute(f"SET LOCAL ROLE {role}")
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
+            await admin.execute(change)
+        assert constraint == refused.value.constraint_name
+        await transaction.rollback()
+    if role:
+        async with admin.transaction():
+            await admin.execute(f"SET LOCAL ROLE {role}")
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                async with admin.transaction():
+                    await admin.execute("UPDATE qflare.response SET action = 'lift'")
+
+
+async def test_rules_shut_out_no_more_devices_than_they_may(store):
+    """Beyond the share that stands, or the number an hour, a rule's quarantine is not done; undoing gives room again."""
+    await operators(store, "ann")
+    devices = await register(store, count=4)
+    bounds = ResponseBounds(automatic_hour_max=2, automatic_ppm=200_000)
+
+    async def accuse(device):
+        response = new_response(device=device, by=None, rule="r", is_automatic=True, proven=3)
+        await ask(store, response)
+        await carry_out(store, response, bounds=bounds)
+        return response
+
+    first = await accuse(devices[0])
+    with pytest.raises(ConflictError, match="1 of 4 devices") as refused:
+        await accuse(devices[1])
+    assert "response_bounds" == refused.value.constraint
+    assert KeyState.ACTIVE is await state_of(store, devices[1])
+    await store.undo_response(T, first.response_id, by="ann", because="no", event=new_event())
+    await store.undo_response(T, (await accuse(devices[2])).response_id, by="ann", because="no", event=new_event())
+    with pytest.raises(ConflictError, match="2 devices within the hour"):
+        await accuse(devices[3])
+    use = await store.count_response_use(T)
+    assert (4, 2, 0, 0) == (use.devices, use.automatic_last_hour, use.automatic_standing, use.single_last_hour)
+
+
+async def test_a_single_operator_beyond_the_bound_needs_another(store):
+    """One stolen login shuts out only so many devices an hour: the next waits for a second operator."""
+    await operators(store, "ann", "bob")
+    devices = await register(store, count=2)
+    bounds = ResponseBounds(single_hour_max=1)
+    first, second = (new_response(device=device) for device in devices)
+    await ask(store, first)
+    assert ResponseState.APPLIED is (await carry_out(store, first, bounds=bounds)).state
+    await ask(store, second)
+    held = await carry_out(store, second, bounds=bounds)
+    assert (ResponseState.PROPOSED, True, 1) == (held.state, held.needs_two, held.lacks)
+    assert KeyState.ACTIVE is await state_of(store, devices[1])
+    assert (1, 1) == (await logged(store, DONE), await logged(store, HELD))
+    await store.confirm_response(T, second.response_id, by="bob", event=new_event())
+    assert ResponseState.APPLIED is (await carry_out(store, second, bounds=bounds)).state
+
+
+async def test_rekeys_rotations_turns_and_limits_are_done(store):
+    """Sessions end, keys are marked, the bucket's mark rises, a limit is listed until it is undone."""
+    await operators(store, "ann", "bob")
+    await publish(store)
+    (device,) = await register(store)
+    claim = await begin_session(store, device)
+
+    async def do(response, *, needs_two=False, **more):
+        await ask(store, response, needs_two=needs_two)
+        if needs_two:
+            await store.confirm_response(T, response.response_id, by="bob", event=new_event())
+        return await carry_out(store, response, **more)
+
+    assert 1 == (await do(new_response(ResponseAction.REKEY, device=device))).changed
+    assert SessionState.ENDED is (await store.find_sessions(T, [claim.sid]))[claim.sid].state
+    assert 0 == (await do(new_response(ResponseAction.REKEY, device=device))).changed
+    assert 1 == (await do(new_response(ResponseAction.ROTATE_DEVICE, device=device))).changed
+    assert RotationReason.OPERATOR is (await store.find_rotation_marks(T, [device.ref]))[device.ref].reason
+    assert 0 == (await do(new_response(ResponseAction.ROTATE_DEVICE, device=device))).changed
+    mark = await store.bucket_mark()
+    turned = await do(new_response(ResponseAction.TURN), needs_two=True, turn_to=mark + 1)
+    assert (str(mark), mark + 1) == (turned.before, await store.bucket_mark())
+    assert 5 == await logged(store, DONE)
+    limit = new_response(
+        ResponseAction.LIMIT_SOURCE, target=ResponseTarget(source="192.0.2.7"), per_minute=5, lasts_s=3600
+    )
+    assert 3600 == round(((done := await do(limit)).until_at - done.changed_at).total_seconds())
+    (listed,) = await store.list_limits()
+    assert (T, "192.0.2.7", 5) == (listed.tenant_id, listed.source, listed.per_minute)
+    await store.undo_response(T, limit.response_id, by="ann", because="over", event=new_event())
+    assert () == await store.list_limits()
+
+
+async def test_what_is_done_elsewhere_is_begun_and_ended(store):
+    """A rotation of the identity notes what was before, and ends once; a dismissed proposal is over."""
+    await operators(store, "ann", "bob")
+    response = new_response(ResponseAction.ROTATE_IDENTITY)
+    await ask(store, response, needs_two=True)
+    await store.confirm_response(T, response.response_id, by="bob", event=new_event())
+    begun = await carry_out(store, response, before="1")
+    assert (ResponseState.BEGUN, "1") == (begun.state, begun.before)
+    assert begun == await carry_out(store, response, before="2")
+    ending = {"by": None, "because": "", "event": new_event(HELD)}
+    ended = await store.end_response(T, response.response_id, ResponseState.APPLIED, **ending)
+    assert (ResponseState.APPLIED, 1) == (ended.state, ended.changed)
+    assert ended == await store.end_response(T, response.response_id, ResponseState.APPLIED, **ending)
+    assert 1 == await logged(store, HELD)
+    other = new_response(ResponseAction.TURN)
+    await ask(store, other, needs_two=True)
+    dismissed = await store.end_response(
+        T, other.response_id, ResponseState.DISMISSED, by="bob", because="no", event=new_event()
+    )
+    assert (ResponseState.DISMISSED, "bob") == (dismissed.state, dismissed.ended_by)
+    with pytest.raises(IllegalTransitionError, match="dismissed cannot become applied"):
+        await store.confirm_response(T, other.response_id, by="ann", event=new_event())
+
+
+async def test_responses_are_listed_by_incident_and_tenant(store):
+    """Pages follow one another, the last asked for first; another tenant's responses are not seen or moved."""
+    await operators(store, "ann")
+    sighting = new_sighting()
+    await store.report_incidents(T, [sighting], opened=[new_event()], raised=[new_event()], call_id=urandom(16))
+    devices = await register(store, count=3)
+    asked = [
+        await ask(store, new_response(device=device, incident_id=sighting.incident_id if place else None))
+        for place, device in enumerate(devices)
+    ]
+    asked.sort(key=lambda each: (each.asked_at, each.response_id))
+    assert tuple(reversed(asked)) == await store.list_responses(T, limit=10)
+    assert (asked[1], asked[0]) == await store.list_responses(T, limit=2, after=asked[2].response_id)
+    of_incident = [each for each in reversed(asked) if each.incident_id]
+    assert tuple(of_incident) == await store.list_responses(T, incident_id=sighting.incident_id, limit=10)
+    assert 2 == len(of_incident)
+    assert () == await store.list_responses(T, states=[ResponseState.UNDONE], limit=10)
+    await store.save_tenant(OTHER, "other", event=new_event())
+    assert () == await store.list_responses(OTHER, limit=10)
+    assert None is await store.find_response(OTHER, asked[0].response_id)
+    with pytest.raises(KeyNotFoundError, match="no such response"):
+        await store.confirm_response(OTHER, asked[0].response_id, by="ann", event=new_event())
+
+
+async def test_what_cannot_stand_is_refused(store):
+    """Targets that do not fit, bad limits, unknown operators and incidents leave nothing behind."""
+    await operators(store, "ann")
+    (device,) = await register(store)
+    for wrong, constraint in (
+        (new_response(), "response_target_of_action"),
+        (new_response(ResponseAction.LIMIT_TENANT, device=device, per_minute=1), "response_target_of_action"),
+        (new_response(device=device, reason=""), "response_reason_size"),
+        (new_response(device=device, per_minute=5), "response_limit_of_action"),
+        (new_response(ResponseAction.LIMIT_DEVICE, device=device), "response_limit_of_action"),
+        (new_response(ResponseAction.LIMIT_TENANT, per_minute=-1), "response_per_minute_range"),
+        (new_response(ResponseAction.TURN), "response_destructive_needs_two"),
+        (new_response(device=device, is_automatic=True), "response_automatic_of_rule"),
+        (new_response(device=device, by=None, rule="r", is_automatic=True), "response_automatic_proven"),
+    ):
+        with pytest.raises(ConflictError) as refused:
+            await ask(store, wrong)
+        assert constraint == refused.value.constraint
+    with pytest.raises(KeyNotFoundError, match="no such operator"):
+        await ask(store, new_response(device=device, by="eve"))
+    with pytest.raises(KeyNotFoundError, match="no such incident"):
+        await ask(store, new_response(device=device, incident_id=urandom(16)))
+    assert () == await store.list_responses(T, limit=10)
+    assert 0 == await logged(store, ASKED)
