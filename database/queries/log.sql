@@ -129,3 +129,17 @@ SELECT e.event_type, e.severity, count(*) AS events
  WHERE e.tenant_id = $1
    AND e.recorded_at >= $2
  GROUP BY e.event_type, e.severity;
+
+-- name: latest_events :many
+-- Where a tenant's newest entries stand that are no sessions', newest first; inside a tenant's transaction.
+-- Among the last $3 of its entries, so that the look costs the same however many sessions lie between.
+-- $1 tenant_id uuid, $2 limit bigint, $3 bigint
+SELECT e.log_index
+  FROM (SELECT a.log_index, a.entry_type
+          FROM qflare.audit_entry AS a
+         WHERE a.tenant_id = $1
+         ORDER BY a.log_index DESC
+         LIMIT $3) AS e
+ WHERE e.entry_type <> 1
+ ORDER BY e.log_index DESC
+ LIMIT $2;

@@ -20,6 +20,15 @@ SELECT d.devices_total, d.devices_active, d.devices_revoked, d.device_keys_total
  CROSS JOIN (SELECT coalesce(min(bucket), 0) AS oldest_live_bucket FROM qflare.bucket_key) AS b
  CROSS JOIN (SELECT size FROM qflare.log_head) AS l;
 
+-- name: count_sessions :many
+-- How many sessions of a tenant, over or not, end with each of these buckets; inside its transaction.
+-- $1 tenant_id uuid, $2 first bigint, $3 last bigint
+SELECT c.last_bucket, c.total
+  FROM qflare.session_count AS c
+ WHERE c.tenant_id = $1
+   AND c.last_bucket BETWEEN $2 AND $3
+ ORDER BY c.last_bucket;
+
 -- name: schema_version :one
 -- The newest version that was installed.
 SELECT max(v.version) AS version

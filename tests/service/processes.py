@@ -26,6 +26,7 @@ class Served:
         self.said = said
         self.url = said["url"]
         self.workers = said["workers"]
+        self.page = said.get("page")
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)

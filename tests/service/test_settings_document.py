@@ -16,9 +16,10 @@ from qflare.service.aggregator.settings import AggregatorSettings
 from qflare.service.config import read_settings
 from qflare.service.logs import LogSettings
 from qflare.service.metrics.settings import MetricsSettings
+from qflare.service.page.settings import PageSettings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
-CLASSES = (ManagerSettings, AggregatorSettings, MetricsSettings, LogSettings)
+CLASSES = (ManagerSettings, AggregatorSettings, MetricsSettings, LogSettings, PageSettings)
 
 
 def meanings(kind):

@@ -35,6 +35,7 @@ def serve(
         from qflare.service.config import read_settings
         from qflare.service.logs import set_up_logging
         from qflare.service.metrics.settings import MetricsSettings
+        from qflare.service.page.settings import PageSettings
         from qflare.service.serve import ServeOptions, Serving
         from qflare.service.serve import serve as run
     except ModuleNotFoundError as missing:
@@ -43,11 +44,18 @@ def serve(
         raise MissingExtraError(feature="qflare serve", extra="server", package=missing.name or "") from None
 
     def announce(serving: Serving) -> None:
-        facts: dict[str, object] = {"url": serving.url, "workers": list(serving.workers), "metrics": serving.metrics}
+        facts: dict[str, object] = {
+            "url": serving.url,
+            "workers": list(serving.workers),
+            "metrics": serving.metrics,
+            "page": serving.page,
+        }
         count = len(serving.workers)
         text = f"QFLARE serves on {serving.url} with {count} worker{'s' if count != 1 else ''}"
         if serving.metrics is not None:
             text += f"\nmetrics at {serving.metrics}"
+        if serving.page is not None:
+            text += f"\nlive page at {serving.page}; qflare operator add lets somebody log in"
         emit(facts, as_json=as_json, text=text)
 
     set_up_logging()
@@ -59,5 +67,6 @@ def serve(
         dsn=choose_dsn(dsn),
         data_dir=data_dir,
         metrics=read_settings(MetricsSettings),
+        page=read_settings(PageSettings),
     )
     asyncio.run(run(settings, announce=announce))

@@ -389,6 +389,9 @@ class SessionStore(Protocol):
     async def count_keys(self, tenant_id: TenantId, *, bucket: int) -> KeyStatistics:
         """Return the figures of `get_key_statistics` for one tenant."""
 
+    async def count_sessions(self, tenant_id: TenantId, *, first: int, last: int) -> dict[int, int]:
+        """Return how many sessions, over or not, end with each of the buckets *first* to *last*; none, no key."""
+
 
 class ReplyStore(Protocol):
     """Keys of replies that may come late (PROTOCOL R6)."""
@@ -471,6 +474,9 @@ class LogStore(Protocol):
 
     async def count_events(self, tenant_id: TenantId, *, since_s: int) -> dict[tuple[str, str], int]:
         """Return counts by (event type, severity) since a time."""
+
+    async def latest_events(self, tenant_id: TenantId, *, limit: int, among: int) -> tuple[int, ...]:
+        """Return where the newest entries that are no sessions' stand, newest first, *among* the last so many."""
 
 
 class KeyRecordStore(Protocol):

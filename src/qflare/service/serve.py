@@ -23,6 +23,7 @@ from qflare.errors import ConfigError, QflareError, StoreUnavailableError
 from qflare.service.metrics.asking import Questions
 from qflare.service.metrics.settings import MetricsSettings
 from qflare.service.metrics.tally import Tally
+from qflare.service.page.settings import PageSettings, host_and_port
 from qflare.service.worker import WorkerOptions, WorkerStatus
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class ServeOptions:
     """Folder of the embedded PostgreSQL and of the keeper."""
     app: str | None = None
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    page: PageSettings = field(default_factory=PageSettings)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -87,6 +89,8 @@ class Serving:
     """Process ids."""
     metrics: str | None
     """Where `/metrics` is, None if nowhere."""
+    page: str | None
+    """Where the live page is, None if nowhere."""
 
 
 def listen(host: str, port: int, *, name: str = "--host") -> socket.socket:
@@ -133,7 +137,12 @@ async def serve(options: ServeOptions, *, announce: Callable[[Serving], None]) -
     """
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(contextlib.closing(listen(options.host, options.port)))
-        crew = _Crew(options, listener)
+        page: socket.socket | None = None
+        if options.page.page_address is not None:
+            host, port = host_and_port(options.page.page_address)
+            page = stack.enter_context(contextlib.closing(listen(host, port, name="page_address")))
+        crew = _Crew(options, listener, page)
+        page_url = None if page is None else url_of(page)
         metrics_url: str | None = None
         if options.metrics.metrics_address is not None:
             from qflare.service.metrics.endpoint import showing
@@ -147,7 +156,8 @@ async def serve(options: ServeOptions, *, announce: Callable[[Serving], None]) -
             from qflare.stores.embedded import open_embedded
 
             await stack.enter_async_context(await open_embedded(_data_dir(options)))
-        await crew.run(lambda workers: announce(Serving(url=url_of(listener), workers=workers, metrics=metrics_url)))
+        url = url_of(listener)
+        await crew.run(lambda pids: announce(Serving(url=url, workers=pids, metrics=metrics_url, page=page_url)))
 
 
 def _data_dir(options: ServeOptions) -> Path:
@@ -163,15 +173,17 @@ class _KilledError(StoreUnavailableError):
 class _Worker:
     """One worker process and the parent's end of its control socket."""
 
-    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket, *, has_page: bool) -> None:
         self.process = process
+        self.has_page = has_page
         self._control = control
         self.questions = Questions(control)
         self.is_ready = False
 
     @classmethod
-    async def start(cls, options: ServeOptions, listener: socket.socket) -> _Worker:
-        """Start a worker and tell it what to do; it is not ready yet."""
+    async def start(cls, options: ServeOptions, listener: socket.socket, page: socket.socket | None) -> _Worker:
+        """Start a worker and tell it what to do, with *page* to serve the live page there; it is not ready yet."""
+        listeners = [each.fileno() for each in (listener, page) if each is not None]
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -180,7 +192,7 @@ class _Worker:
                 "qflare.service.worker",
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), listener.fileno()),
+                pass_fds=(theirs.fileno(), *listeners),
             )
         ours.setblocking(False)
         told = WorkerOptions(
@@ -189,11 +201,12 @@ class _Worker:
             data_dir=None if options.data_dir is None else str(options.data_dir),
             app=options.app,
             is_watched=options.metrics.metrics_address is not None,
+            page=None if page is None else page.fileno(),
         )
         # One that was killed already is told by `ready`, as one that is killed later.
         with contextlib.suppress(ConnectionError):
             await asyncio.get_running_loop().sock_sendall(ours, told.encode())
-        return cls(process, ours)
+        return cls(process, ours, has_page=page is not None)
 
     async def ready(self) -> None:
         """
@@ -252,9 +265,10 @@ class _Worker:
 class _Crew:
     """The workers of one parent."""
 
-    def __init__(self, options: ServeOptions, listener: socket.socket) -> None:
+    def __init__(self, options: ServeOptions, listener: socket.socket, page: socket.socket | None) -> None:
         self._options = options
         self._listener = listener
+        self._page = page
         self._stop = asyncio.Event()
         self._workers: dict[int, _Worker] = {}
         """Living workers by process id."""
@@ -301,7 +315,10 @@ class _Crew:
 
     async def _start(self) -> _Worker | None:
         """Start one worker and wait until it is ready; None if the parent is told to stop meanwhile."""
-        worker = await _Worker.start(self._options, self._listener)
+        # WHY: one worker serves the page, since who is logged in is known in its memory alone; the one that takes its
+        # place takes the page over, whose visitors log in again.
+        is_taken = any(other.has_page for other in self._workers.values())
+        worker = await _Worker.start(self._options, self._listener, None if is_taken else self._page)
         self._workers[worker.process.pid] = worker
         ready, stopped = asyncio.ensure_future(worker.ready()), asyncio.ensure_future(self._stop.wait())
         try:

@@ -35,6 +35,7 @@ from qflare.service.logs import set_up_logging
 from qflare.service.metrics.asking import answer
 from qflare.service.metrics.call_times import watch_calls
 from qflare.service.metrics.settings import MetricsSettings
+from qflare.service.page.server import serving_page
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -61,6 +62,8 @@ class WorkerOptions:
     """`module:factory` of the application, None for none."""
     is_watched: bool = False
     """Whether the parent shows metrics."""
+    page: int | None = None
+    """File descriptor of the live page's listening socket; None: another worker serves it, or nobody."""
 
     def encode(self) -> bytes:
         """Write the options as one line."""
@@ -189,7 +192,7 @@ async def work(options: WorkerOptions, control: socket.socket) -> None:
             control,
         )
         give = partial(aggregator.figures, timeout_s=read_settings(MetricsSettings).metrics_timeout_s)
-        async with _parent_watched(control, server, give):
+        async with _parent_watched(control, server, give), serving_page(manager, options.page):
             await server.serve(sockets=[listener])
         await aggregator.drain()
 

@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from qflare.service.demo.markup import Markup, element
 from qflare.service.demo.wording import milliseconds, percent
+from qflare.service.markup import Markup, element
 
 if TYPE_CHECKING:
     from qflare.service.demo.result import DemoResult, DeviceRecord, RoundRecord, Timing, Training

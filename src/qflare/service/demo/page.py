@@ -10,9 +10,9 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from qflare.service.demo import sections
-from qflare.service.demo.markup import Markup, element, joined
 from qflare.service.demo.result import TURNS_MIN
 from qflare.service.demo.wording import count, percent, seconds
+from qflare.service.markup import Markup, element, joined
 
 if TYPE_CHECKING:
     from qflare.service.demo.result import DemoResult

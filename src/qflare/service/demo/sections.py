@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import Final
 
 from qflare.service.demo import charts
-from qflare.service.demo.markup import Markup, element, joined
 from qflare.service.demo.result import AttackRecord, DemoResult, EventKind, Form, TimelineEvent
 from qflare.service.demo.table import Column, table
 from qflare.service.demo.wording import SPACE, count, milliseconds, percent, ratio, runs, seconds, size
+from qflare.service.markup import Markup, element, joined
 
 _WIDE: Final = 880
 _NARROW: Final = 350

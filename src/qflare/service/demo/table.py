@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qflare.service.demo.markup import Markup, element
+from qflare.service.markup import Markup, element
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

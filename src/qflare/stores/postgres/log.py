@@ -123,6 +123,12 @@ class Log(Connected):
             rows = await transaction.fetch("count_events", transaction.tenant_id, as_time(since_s))
         return {(row["event_type"], row["severity"]): row["events"] for row in rows}
 
+    async def latest_events(self, tenant_id: TenantId, *, limit: int, among: int) -> tuple[int, ...]:
+        """Return where the newest entries that are no sessions' stand, newest first, *among* the last so many."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            rows = await transaction.fetch("latest_events", transaction.tenant_id, limit, among)
+        return tuple(row["log_index"] for row in rows)
+
 
 class _Entries:
     """One append on its way, over all its attempts."""

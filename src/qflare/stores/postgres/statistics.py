@@ -22,3 +22,9 @@ class Statistics(Connected):
         if row is None:
             raise SchemaMismatchError("the rows of bucket_mark and log_head are missing; run database/schema.sql again")
         return KeyStatistics(**dict(row.items()))
+
+    async def count_sessions(self, tenant_id: TenantId, *, first: int, last: int) -> dict[int, int]:
+        """Return how many sessions, over or not, end with each of the buckets *first* to *last*; none, no key."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            rows = await transaction.fetch("count_sessions", transaction.tenant_id, first, last)
+        return {row["last_bucket"]: row["total"] for row in rows}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.clock import utc
 from qflare.errors import BatchError, ConflictError
-from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
+from qflare.model.event import SESSION_ENTRY, AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
 from qflare.model.ids import CallId, DeviceId, TenantId
 from qflare.protocol.log import HASH_BYTES
 from qflare.testing.memory.constraints import require, require_numbers, require_size
@@ -141,3 +141,10 @@ class Log(Logging):
                     if row.tenant_id == tenant_id and row.recorded_at >= since
                 )
             )
+
+    async def latest_events(self, tenant_id: TenantId, *, limit: int, among: int) -> tuple[int, ...]:
+        """Return where the newest entries that are no sessions' stand, newest first, *among* the last so many."""
+        require_numbers(limit, among)
+        async with self._transaction(tenant_id) as tables:
+            mine = [row for row in tables.entries.values() if row.tenant_id == tenant_id][::-1][:among]
+            return tuple([row.index for row in mine if row.entry_type != SESSION_ENTRY][:limit])

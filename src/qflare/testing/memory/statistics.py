@@ -33,3 +33,12 @@ class Statistics(Held):
                 oldest_live_bucket=min(tables.buckets, default=0),
                 log_size=tables.head.value.size,
             )
+
+    async def count_sessions(self, tenant_id: TenantId, *, first: int, last: int) -> dict[int, int]:
+        """Return how many sessions, over or not, end with each of the buckets *first* to *last*; none, no key."""
+        async with self._transaction(tenant_id) as tables:
+            return {
+                bucket: count.total
+                for (owner, bucket), count in sorted(tables.session_counts.items())
+                if owner == tenant_id and first <= bucket <= last
+            }

@@ -7,7 +7,7 @@ from __future__ import annotations
 import html
 from typing import Final
 
-_VOID: Final = frozenset({"meta", "br", "line", "circle", "rect", "path", "polyline"})
+_VOID: Final = frozenset({"meta", "link", "input", "br", "line", "circle", "rect", "path", "polyline"})
 
 
 class Markup(str):

@@ -1,0 +1,124 @@
+"""Logging in and out: each is in the audit log of the operator's tenant before it counts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from qflare.errors import DecodeError, QflareError
+from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.service.operator_secret import decode_secret
+from qflare.service.page.exchange import RequestError
+from qflare.service.page.guesses import Guesses
+from qflare.service.page.visits import Visits
+
+if TYPE_CHECKING:
+    from qflare.clock import Clock
+    from qflare.model.ids import TenantId
+    from qflare.service.key_manager import QuantumKeyManager
+    from qflare.service.page.settings import PageSettings
+    from qflare.service.page.visits import Visit
+
+CHECKING_MAX: Final = 8
+"""Logins that wait for the one that is checked; a check is 0.1 s and 32 MiB."""
+WRONG: Final = "Name or secret is wrong."
+_log = logging.getLogger("qflare.service.page")
+
+
+class WaitError(RequestError):
+    """Too many guesses; `wait_s` says how long none is taken."""
+
+    def __init__(self, wait_s: int) -> None:
+        """Ask to wait."""
+        super().__init__(429, f"Too many wrong logins. Try again in {wait_s} s.")
+        self.wait_s = wait_s
+
+
+class Logins:
+    """The door of the page."""
+
+    def __init__(self, manager: QuantumKeyManager, settings: PageSettings, clock: Clock) -> None:
+        """Let in operators of any tenant of *manager*'s database."""
+        self._manager = manager
+        self.visits = Visits(
+            clock,
+            visit_s=settings.page_visit_s,
+            idle_s=settings.page_idle_s,
+            visits_max=settings.page_visits_max,
+        )
+        self._guesses = Guesses(clock, name_max=settings.page_guesses_max, all_max=settings.page_guesses_all_max)
+        self._checking = asyncio.Lock()
+        self._waiting = 0
+
+    async def log_in(self, name: str, text: str) -> str:
+        """
+        Begin a visit of operator *name* with the secret in *text* and return the key for its cookie.
+
+        Raises:
+            QflareError: the database did not answer or the log did not take the entry: nobody is let in.
+            RequestError: name or secret is wrong, or too many were.
+        """
+        name = name.strip()
+        wait_s = self._guesses.begin(name)
+        if wait_s:
+            raise WaitError(wait_s)
+        if self._waiting >= CHECKING_MAX:
+            raise WaitError(1)
+        self._waiting += 1
+        try:
+            async with self._checking:
+                return await self._check(name, text)
+        finally:
+            self._waiting -= 1
+
+    async def log_out(self, visit: Visit) -> None:
+        """End a visit, whatever the log says to it."""
+        self.visits.end(visit)
+        await self._note(visit.name, visit.tenant_id, "logged out")
+
+    async def look_after(self) -> None:
+        """End visits that are over and those of operators whose access was taken."""
+        self.visits.end_over()
+        for visit in self.visits.all:
+            if not await self.is_valid(visit):
+                self.visits.end(visit)
+
+    async def is_valid(self, visit: Visit) -> bool:
+        """Tell whether the visit's operator still has access."""
+        return await self._manager.for_tenant(visit.tenant_id).is_operator(visit.name)
+
+    async def _check(self, name: str, text: str) -> str:
+        try:
+            given = decode_secret(text)
+        except DecodeError:
+            await self._note_wrong()
+            raise RequestError(403, WRONG) from None
+        del text
+        tenant = self._manager.for_tenant(given.tenant_id)
+        with given.secret as secret:
+            is_right = bool(name) and "\0" not in name and await tenant.check_operator(name, secret)
+        if not is_right:
+            await self._note_wrong()
+            raise RequestError(403, WRONG)
+        # Before anybody is let in: what is not in the log did not happen.
+        await self._note(name, given.tenant_id, "logged in")
+        self._guesses.was_right(name)
+        key, _ = self.visits.begin(given.tenant_id, name)
+        return key
+
+    async def _note(self, name: str, tenant_id: TenantId, what: str) -> None:
+        await self._manager.for_tenant(tenant_id).monitor.log_security_event(
+            SecurityEventType.OPERATOR_ACTION, EventSeverity.INFO, {"what": f"operator {what}", "operator": name}
+        )
+
+    async def _note_wrong(self) -> None:
+        """Log a wrong login in the manager's own tenant, as often as guesses are taken at all."""
+        # Not the name: somebody may have typed the secret there. Not the tenant: whoever guesses chooses it.
+        try:
+            await self._manager.monitor.log_security_event(
+                SecurityEventType.AUTHENTICATION_FAILURE, EventSeverity.WARNING, {"what": "operator login refused"}
+            )
+        except QflareError as failure:
+            # It is refused whatever the log says.
+            _log.warning("a refused login was not logged: %s", type(failure).__name__)

@@ -1,0 +1,172 @@
+"""One look at all that an operator's page shows: one tenant's own, and what belongs to the whole cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from qflare.clock import utc
+from qflare.errors import KeyNotFoundError, UsageError
+from qflare.model.incident import IncidentState
+from qflare.protocol.log import (
+    consistency_path,
+    inclusion_path,
+    nodes_for_consistency,
+    nodes_for_path,
+)
+from qflare.service.tenant_view import TenantView
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from qflare.model.device import Device
+    from qflare.model.event import AuditEntry, SignedCheckpoint
+    from qflare.model.ids import TenantId
+    from qflare.model.incident import Incident
+    from qflare.model.key_record import KeyRecord
+    from qflare.model.statistics import KeyStatistics
+    from qflare.service.assembly import Engine
+    from qflare.service.exchange import Readiness
+    from qflare.service.key_manager import QuantumKeyManager
+
+DEVICES: Final = 20
+BUCKETS: Final = 6
+INCIDENTS: Final = 20
+EVENTS: Final = 15
+AMONG: Final = 5000
+"""Entries looked back for events: behind so many handshakes an event is no news any more."""
+BARS: Final = 48
+READY_S: Final = 2.0
+_NOT_CLOSED: Final = frozenset({IncidentState.OPEN, IncidentState.ACKNOWLEDGED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What one look saw."""
+
+    at: datetime
+    readiness: Readiness
+    statistics: KeyStatistics
+    devices: tuple[Device, ...]
+    """The first ones in order of name."""
+    width_s: int
+    buckets: tuple[KeyRecord, ...]
+    """Keys of the newest buckets, destroyed ones too, newest first."""
+    is_destruction_promised: bool
+    """Whether the keeper's medium forgets what is destroyed (PROTOCOL R8)."""
+    begun: dict[int, int]
+    """Sessions that began in each of the last buckets; the last is the present one."""
+    incidents: tuple[Incident, ...]
+    """Those not closed, the last seen first."""
+    incident_count: int
+    """How many there are that are not closed."""
+    events: tuple[AuditEntry, ...]
+    """The newest that are no sessions', newest first."""
+    log_size: int
+    head: SignedCheckpoint | None
+    """The largest signed head."""
+    origin: str
+    """The log's name in its heads."""
+
+
+class Look(TenantView):
+    """One tenant, seen through the manager of the worker that serves the page."""
+
+    def __init__(self, manager: QuantumKeyManager, tenant_id: TenantId) -> None:
+        """Look at *tenant_id* alone."""
+        self.manager = manager.for_tenant(tenant_id)
+        self._events: dict[int, AuditEntry] = {}
+
+    @property
+    def tenant(self) -> TenantId:
+        """Whose page it is, 16 bytes."""
+        return self.manager.tenant
+
+    async def _engine(self) -> Engine:
+        return await self.manager._engine()  # noqa: SLF001 - a view of it, as those that are mixed into it
+
+    async def name(self) -> str:
+        """Return the tenant's name; `KeyNotFoundError` if it is gone."""
+        for tenant_id, name in await self.manager.list_tenants():
+            if tenant_id == self.tenant:
+                return name
+        raise KeyNotFoundError("there is no such tenant any more")
+
+    async def see(self) -> Seen:
+        """Look once; every wait is bounded by the manager's `store_timeout_s`."""
+        engine = await self._engine()
+        foundation = engine.foundation
+        store, wait, settings = foundation.store, foundation.deadline.of, foundation.settings
+        readiness = await self.manager.readiness(timeout_s=READY_S)
+        statistics = await self.manager.get_key_statistics()
+        bars = min(BARS, settings.lifetime)
+        last = statistics.bucket + settings.lifetime - 1
+        ended = await wait(store.count_sessions(self.tenant, first=last - bars + 1, last=last))
+        counts = await wait(store.count_incidents(self.tenant))
+        return Seen(
+            at=utc(foundation.clock.now_s()),
+            readiness=readiness,
+            statistics=statistics,
+            devices=await wait(store.list_devices(self.tenant, limit=DEVICES)),
+            width_s=settings.bucket_width_s,
+            buckets=await wait(store.list_bucket_records(limit=BUCKETS)),
+            is_destruction_promised=await foundation.offload.run(foundation.keeper.promise) is None,
+            begun={
+                bucket: ended.get(bucket + settings.lifetime - 1, 0)
+                for bucket in range(statistics.bucket - bars + 1, statistics.bucket + 1)
+            },
+            incidents=await wait(store.list_incidents(self.tenant, states=_NOT_CLOSED, limit=INCIDENTS)),
+            incident_count=sum(counts.values()),
+            events=await self._latest(),
+            log_size=statistics.log_size,
+            head=await wait(store.latest_checkpoint()),
+            origin=foundation.identity.certificate.log_origin,
+        )
+
+    async def _latest(self) -> tuple[AuditEntry, ...]:
+        """Return the newest events; entries never change, so that only new ones are read."""
+        foundation = (await self._engine()).foundation
+        indexes = await foundation.deadline.of(foundation.store.latest_events(self.tenant, limit=EVENTS, among=AMONG))
+        for index in indexes:
+            if index not in self._events:
+                (self._events[index],) = await self.manager.monitor.list_events(first=index, limit=1)
+        self._events = {index: self._events[index] for index in indexes}
+        return tuple(self._events.values())
+
+    # --- proofs -----------------------------------------------------------------------------------
+
+    async def head(self) -> tuple[str, SignedCheckpoint | None]:
+        """Return the log's name and its largest signed head."""
+        foundation = (await self._engine()).foundation
+        head = await foundation.deadline.of(foundation.store.latest_checkpoint())
+        return foundation.identity.certificate.log_origin, head
+
+    async def prove_events(self, size: int) -> tuple[tuple[AuditEntry, tuple[bytes, ...]], ...]:
+        """Return the newest events that stand below *size*, each with its inclusion path in the tree of that size."""
+        foundation = (await self._engine()).foundation
+        await self._require_size(size)
+        events = [entry for entry in await self._latest() if entry.index < size]
+        wanted = list({node for entry in events for node in nodes_for_path(entry.index, size)})
+        nodes = await foundation.deadline.of(foundation.store.find_nodes(wanted)) if wanted else {}
+        return tuple((entry, inclusion_path(entry.index, size, nodes)) for entry in events)
+
+    async def prove_consistency(self, old_size: int, new_size: int) -> tuple[bytes, ...]:
+        """
+        Return the proof that the log of *new_size* entries begins with that of *old_size*.
+
+        Raises:
+            UsageError: there are no such sizes.
+        """
+        foundation = (await self._engine()).foundation
+        await self._require_size(new_size)
+        if not 0 <= old_size <= new_size:
+            raise UsageError("the older log is no larger than the newer one")
+        wanted = nodes_for_consistency(old_size, new_size)
+        nodes = await foundation.deadline.of(foundation.store.find_nodes(wanted)) if wanted else {}
+        return consistency_path(old_size, new_size, nodes)
+
+    async def _require_size(self, size: int) -> None:
+        foundation = (await self._engine()).foundation
+        present = (await foundation.deadline.of(foundation.store.log_head())).size
+        if not 1 <= size <= present:
+            raise UsageError(f"the log has {present} entries")

@@ -1,0 +1,41 @@
+"""What the page looks up: the newest events and the sessions by bucket, of one tenant, at a bounded cost."""
+
+from os import urandom
+
+import pytest
+
+from qflare.model.ids import DEFAULT_TENANT, TenantId
+from store_records import begin_session, new_event, publish, register
+
+pytestmark = pytest.mark.contract
+T = DEFAULT_TENANT
+
+
+async def test_the_newest_events_are_found_among_the_last_entries(store):
+    """Newest first, without the entries of sessions, without other tenants', and only so far back."""
+    other = TenantId(urandom(16))
+    await store.save_tenant(other, "other", event=new_event())
+    await publish(store)
+    (device,) = await register(store)
+    first = (await store.append_events(T, [new_event() for _ in range(3)])).first_index
+    await begin_session(store, device)
+    await store.append_events(other, [new_event()])
+    last = (await store.append_events(T, [new_event()])).first_index
+    assert (last, first + 2, first + 1, first) == await store.latest_events(T, limit=4, among=100)
+    assert (last, first + 2) == await store.latest_events(T, limit=2, among=100)
+    # The last two entries of the tenant are the event and the session.
+    assert (last,) == await store.latest_events(T, limit=9, among=2)
+    assert 2 == len(await store.latest_events(other, limit=9, among=100))
+
+
+async def test_sessions_are_counted_by_their_last_bucket(store):
+    """Each tenant's own, within the buckets asked for; a bucket without any is not named."""
+    other = TenantId(urandom(16))
+    await store.save_tenant(other, "other", event=new_event())
+    await publish(store)
+    (device,) = await register(store)
+    claims = [await begin_session(store, device) for _ in range(2)]
+    last = claims[0].start + claims[0].lifetime - 1
+    assert {last: 2} == await store.count_sessions(T, first=last - 5, last=last + 5)
+    assert {} == await store.count_sessions(T, first=last + 1, last=last + 5)
+    assert {} == await store.count_sessions(other, first=0, last=last)
