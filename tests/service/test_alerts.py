@@ -254,4 +254,9 @@ async def test_an_attack_reaches_the_webhook(database_dsn, tmp_path):
                 firing = {
                     series["metric"]["alertname"] for series in await scraping.query('ALERTS{alertstate="firing"}')
                 }
-                assert firing <= {"QflareHandshakesRefused", "QflareForgeries", "QflareEvidenceLeftOut"}
+                assert firing <= {
+                    "QflareHandshakesRefused",
+                    "QflareForgeries",
+                    "QflareEvidenceLeftOut",
+                    "QflareDetectorAlarm",
+                }

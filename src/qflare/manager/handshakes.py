@@ -217,11 +217,15 @@ class Handshakes:
             for finish in batch:
                 self.outcomes.fails(finish.message, failure)
             raise
+        firsts: list[bytes] = []
+        repeated: list[bytes] = []
         for finish, result in zip(batch, results, strict=True):
             if isinstance(result, QflareError):
                 self.outcomes.fails(finish.message, result)
             else:
-                self.outcomes.stands(finish.message, is_repeated=result.is_repeated)
+                (repeated if result.is_repeated else firsts).append(finish.message)
+        self.outcomes.stand(firsts, is_repeated=False)
+        self.outcomes.stand(repeated, is_repeated=True)
         return results
 
     async def _finish_batch(self, batch: Sequence[Finish]) -> list[Confirmed | QflareError]:

@@ -9,6 +9,8 @@ from qflare.errors import RefusedError
 from qflare.protocol import wire
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qflare.errors import QflareError
 
 _FORMS: Final = {wire.TYPE_M3: "hello", wire.TYPE_ANSWER: "offer"}
@@ -24,9 +26,13 @@ class Outcomes:
         self.counts: Counter[tuple[str, str, str]] = Counter()
         """By form (hello, offer, unknown), result (established, repeated, refused, failed) and reason."""
 
-    def stands(self, message: bytes, *, is_repeated: bool) -> None:
-        """Count a session that stands by *message*, M3 or ANSWER."""
-        self.counts[_FORMS[message[0]], "repeated" if is_repeated else "established", NO_REASON] += 1
+    def stand(self, messages: Sequence[bytes], *, is_repeated: bool) -> None:
+        """Count the sessions that stand by *messages*, each M3 or ANSWER: a batch at a time, since they are many."""
+        result = "repeated" if is_repeated else "established"
+        for kind, form in _FORMS.items():
+            count = sum([message[0] == kind for message in messages])
+            if count:
+                self.counts[form, result, NO_REASON] += count
 
     def fails(self, message: bytes, failure: QflareError) -> None:
         """Count *failure* of *message*, which may be anything: by its reason if refused, else by its class."""

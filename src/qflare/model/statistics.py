@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +55,3 @@ class PoolStatistics:
     idle: int
     size_max: int
     """Most there may be."""
-
-
-@dataclass(slots=True)
-class DetectorTally:
-    """What the detector saw in this worker since the manager was opened; it counts here, and `/metrics` reads it."""
-
-    observed: int = 0
-    """Observations taken."""
-    dropped: int = 0
-    """Observations left out since it could not keep up."""
-    alarms: Counter[str] = field(default_factory=Counter)
-    """Alarms raised, by signal: names that the detector gives, never those of devices or tenants."""

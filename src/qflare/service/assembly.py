@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -45,7 +45,6 @@ from qflare.manager.rotations import Rotations
 from qflare.manager.sessions import Sessions
 from qflare.manager.turns import Turns
 from qflare.manager.uses import Uses
-from qflare.model.statistics import DetectorTally
 from qflare.primitives.engine import choose_engine
 from qflare.secret import SecretBytes
 from qflare.service.config import make_data_dir
@@ -99,8 +98,6 @@ class Foundation:
     """Bounds the waits of callers that ask the store themselves."""
     clock: Clock
     settings: ManagerSettings
-    detected: DetectorTally = field(default_factory=DetectorTally)
-    """Where the detector counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

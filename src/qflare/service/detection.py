@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from qflare.model.event import NewEvent
     from qflare.model.ids import DeviceId, DeviceRef, TenantId
     from qflare.model.incident import Sighting
+    from qflare.model.signal import Signal
     from qflare.monitor.suspicions import Suspicion
     from qflare.service.assembly import Foundation
 
@@ -74,6 +76,8 @@ class Detection:
         self._unreported: list[_Report] = []
         self._reporting = asyncio.Lock()
         self._reported = 0
+        self.alarms: Counter[Signal] = Counter()
+        """Sightings that incidents were made of, by signal."""
         self._looks = 0
         self._next_tenant = 0
 
@@ -172,6 +176,7 @@ class Detection:
                 self._unreported.pop(0)
 
     async def _prepare(self, tenant_id: TenantId, suspicions: Sequence[Suspicion]) -> _Report:
+        self.alarms.update(each.signal for each in suspicions)
         refs = [each.ref for each in suspicions if each.ref is not None]
         names: dict[DeviceRef, DeviceId] = {}
         try:

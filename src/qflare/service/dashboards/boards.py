@@ -335,10 +335,14 @@ _WORKERS: Final = Board(
                     ),
                 ),
                 Chart(
-                    title="Observations of the detector",
-                    about="A second.",
-                    unit="ops",
-                    queries=(Query(_rate("qflare_detector_observations_total", "job"), "observations"),),
+                    title="The detector",
+                    about="Observations a second, those that wait, and sightings that wait for the database.",
+                    unit="short",
+                    queries=(
+                        Query(_rate("qflare_detector_observations_total", "job"), "observations a second"),
+                        Query(_plain("qflare_detector_waiting"), "waiting"),
+                        Query(_plain("qflare_detector_unreported"), "unreported"),
+                    ),
                 ),
                 Chart(
                     title="Buckets",

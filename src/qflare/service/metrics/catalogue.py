@@ -99,9 +99,11 @@ CATALOGUE: Final = (
         "qflare_audit_lag_seconds", "Age of the newest stored signed head where entries wait for one.", join=Join.MIN
     ),
     # --- the detector ---
-    _counter("qflare_detector_observations_total", "Observations that the detector took."),
-    _counter("qflare_detector_dropped_total", "Observations that it left out since it could not keep up."),
-    _counter("qflare_detector_alarms_total", "Alarms that it raised.", "signal"),
+    _counter("qflare_detector_observations_total", "Observations that the detector looked at."),
+    _counter("qflare_detector_dropped_total", "Observations that it left out since too many waited."),
+    _gauge("qflare_detector_waiting", "Observations that wait for it."),
+    _counter("qflare_detector_alarms_total", "Sightings that incidents were made of.", "signal"),
+    _gauge("qflare_detector_unreported", "Sightings that wait for the database."),
 )
 
 BY_NAME: Final = {metric.name: metric for metric in CATALOGUE}

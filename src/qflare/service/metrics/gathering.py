@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import QflareError
+from qflare.model.signal import Signal
 from qflare.service.metrics.call_times import tell_calls
 from qflare.service.metrics.facts import Facts
 from qflare.service.readiness import look_ready
@@ -29,6 +30,7 @@ async def gather(engine: Engine, *, timeout_s: float) -> Facts:
     running = about()
     facts.add("qflare_build_info", 1, running.version, running.liboqs_version, running.engine)
     _add_handshakes(facts, engine)
+    _add_detection(facts, engine)
     _add_queues(facts, engine)
     _add_buckets(facts, engine)
     _add_care(facts, engine)
@@ -47,11 +49,18 @@ def _add_handshakes(facts: Facts, engine: Engine) -> None:
     for (step, refusal), count in refusals.counts.items():
         facts.add("qflare_refusals_total", count, step, refusal.value)
     facts.add("qflare_refusal_events_left_out_total", refusals.events_left_out)
-    detected = engine.foundation.detected
-    facts.add("qflare_detector_observations_total", detected.observed)
-    facts.add("qflare_detector_dropped_total", detected.dropped)
-    for signal, count in detected.alarms.items():
-        facts.add("qflare_detector_alarms_total", count, signal)
+
+
+def _add_detection(facts: Facts, engine: Engine) -> None:
+    if engine.detection is None:
+        return
+    its = engine.detection.figures
+    facts.add("qflare_detector_observations_total", its.taken)
+    facts.add("qflare_detector_dropped_total", its.dropped)
+    facts.add("qflare_detector_waiting", its.waiting)
+    facts.add("qflare_detector_unreported", its.unreported)
+    for signal in Signal:
+        facts.add("qflare_detector_alarms_total", engine.detection.alarms[signal], signal.value)
 
 
 def _add_queues(facts: Facts, engine: Engine) -> None:
