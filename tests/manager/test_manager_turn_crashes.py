@@ -1,12 +1,14 @@
 """A worker killed or stopped at each step of a turn, in a process of its own: nothing is lost, nothing doubled."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
 
 import pytest
 
 import turning
+from dying import ended, start
 from manager_turns import all_carry, sessions_of, stand
 from manager_world import TurnedClock, engine_of, managers
 from qflare.manager import pages, turns
@@ -20,11 +22,6 @@ def _short_ranges(monkeypatch):
     monkeypatch.setattr(pages, "PAGE_MIN", PAGE_MIN)
 
 
-async def ended(process):
-    await asyncio.to_thread(process.join, 60)
-    return process.exitcode
-
-
 async def test_killed_at_each_step(database_dsn, tmp_path, admin):
     """Whatever step a worker is killed at, the next one goes on from there: every session once, old keys destroyed."""
     clock = TurnedClock(5_900_000 * WIDTH_S + 10)
@@ -34,7 +31,7 @@ async def test_killed_at_each_step(database_dsn, tmp_path, admin):
     once = {(session.sid, 0): 1 for _, session in sessions}
     for point in POINTS:
         clock.turn(WIDTH_S)
-        process = turning.start(turning.turn_and_die, database_dsn, tmp_path, clock.now_s(), point)
+        process = start(turning.turn_and_die, database_dsn, tmp_path, clock.now_s(), point)
         assert -signal.SIGKILL == await ended(process), point
         async with managers(database_dsn, tmp_path, clock=clock, turn_page=TURN_PAGE) as (two,):
             bucket = await two.turn()
@@ -62,9 +59,9 @@ async def test_another_leads_on(database_dsn, tmp_path, admin, sign):
     async with managers(database_dsn, tmp_path, clock=clock, turn_page=TURN_PAGE) as (one,):
         sessions = await sessions_of(one, 40)
         once = {(session.sid, 0): 1 for _, session in sessions}
-        context = turning.multiprocessing.get_context("forkserver")
+        context = multiprocessing.get_context("forkserver")
         leads, goes_on = context.Event(), context.Event()
-        process = turning.start(turning.lead, database_dsn, tmp_path, clock.now_s() + WIDTH_S, leads, goes_on)
+        process = start(turning.lead, database_dsn, tmp_path, clock.now_s() + WIDTH_S, leads, goes_on)
         assert await asyncio.to_thread(leads.wait, 60)
         clock.turn(WIDTH_S)
         if sign is signal.SIGSTOP:
