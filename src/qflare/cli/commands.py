@@ -77,8 +77,11 @@ app.command("restore")(backup.restore)
 app.command("doctor")(doctor.doctor)
 try:
     from qflare.cli import audit
-except ModuleNotFoundError:
+except ImportError as missing:
     # The wheel for devices leaves the auditor's tools out, and says so.
+    if missing.name not in {"qflare.cli", "qflare.cli.audit"}:
+        raise
+
     @app.command("audit", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
     def _audit() -> None:
         """Check and read the audit log (the whole wheel has it)."""
