@@ -197,7 +197,7 @@ async def step_turn(store, bucket=BUCKET + 1, *, is_late=False, range_size=1 << 
 
     async def work(found):
         seen.append(found)
-        owners = {(chain.tenant_id, chain.sid, chain.epoch) for chain in found.chains}
+        owners = {owner for owner, _ in found.chains}
         for page, places in found.pages:
             owners |= {(page.tenant_id, page.sids[place], page.epochs[place]) for place in places}
         owners -= found.turned

@@ -10,11 +10,11 @@ SELECT p.bucket, p.sids, p.epochs, p.sealed_chain_keys
 SELECT l.stage, l.done, l.ranges
   FROM qflare.lead_turn($1, $2, $3) AS l;
 
--- name: list_turn_chains :many
--- Live sessions' single chain keys of the bucket before, inside a range of ids.
+-- name: gather_turn_chains :many
+-- Live sessions' single chain keys of the bucket before, inside a range of ids; a row a tenant.
 -- $1 bucket bigint, $2 first uuid, $3 last uuid
-SELECT c.tenant_id, c.sid, c.epoch, c.sealed_chain_key
-  FROM qflare.list_turn_chains($1, $2, $3) AS c;
+SELECT c.tenant_id, c.sids, c.epochs, c.sealed_chain_keys
+  FROM qflare.gather_turn_chains($1, $2, $3) AS c;
 
 -- name: list_turn_pages :many
 -- Pages of the bucket before that reach into a range of ids, and the places to carry on.

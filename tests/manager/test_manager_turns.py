@@ -322,7 +322,7 @@ def sealed_range(ring, count, *, bucket=7, epochs=(0,), page_max=64):
 
 def found_in(sealed, **more):
     values = {
-        "chains": sealed.chains,
+        "chains": tuple(((row.tenant_id, row.sid, row.epoch), row.sealed_chain_key) for row in sealed.chains),
         "pages": tuple((page, tuple(range(len(page.sids)))) for page in sealed.pages),
         "turned": frozenset(),
     }

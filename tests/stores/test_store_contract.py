@@ -76,6 +76,13 @@ def test_every_method_of_the_port_is_asked_by_the_contract():
     assert set() == methods - asked
 
 
+async def test_a_store_that_keeps_connections_counts_them(store):
+    """In use or idle, and never more than there may be; a store without any says so."""
+    await store.check()
+    pool = store.pool_statistics()
+    assert pool is None or 1 <= pool.used + pool.idle <= pool.size_max
+
+
 async def test_tokens_are_listed_in_pages_and_told_with_their_states(store):
     """An operator sees each token's state, reason and times, page by page, and no other tenant's."""
     other = TenantId(urandom(16))
@@ -421,7 +428,9 @@ async def test_a_turn_carries_each_live_session_once(store, in_pages):
     assert (TurnStage.EARLY, None) == await step_turn(store, is_late=True)
     stage, found = await step_turn(store, in_pages=in_pages)
     assert TurnStage.LED is stage
-    assert {lives.sid, touched.sid} == {row.sid for row in found.chains}
+    resting = await store.find_chains(T, [lives.sid, touched.sid], first=BUCKET, last=BUCKET)
+    assert {((T, row.sid, 0), row.sealed_chain_key) for row in resting} == set(found.chains)
+    assert 2 == len(found.chains)
     assert {(T, touched.sid, 0)} == found.turned
     assert (TurnStage.DONE, None) == await step_turn(store)
     progress = await store.find_turn()
@@ -437,7 +446,7 @@ async def test_a_turn_carries_each_live_session_once(store, in_pages):
     late = await begin_session(store, devices[0])
     await store.await_writers(BUCKET + 1)
     stage, found = await step_turn(store, is_late=True)
-    assert (TurnStage.LED, {late.sid}) == (stage, {row.sid for row in found.chains})
+    assert (TurnStage.LED, {late.sid}) == (stage, {sid for (_, sid, _), _ in found.chains})
     assert (await store.find_turn()).settled_at is not None
     sids = [lives.sid, ends.sid, short.sid, touched.sid, late.sid]
     rows = await store.find_chains(T, sids, first=BUCKET + 1, last=BUCKET + 1)
@@ -478,7 +487,7 @@ async def test_a_step_is_whole_or_nothing_and_led_by_one(store):
         raise ZeroDivisionError
 
     async def overlap(found):
-        page = new_page([found.chains[0].sid], bucket=BUCKET + 1)
+        page = new_page([found.chains[0][0][1]], bucket=BUCKET + 1)
         return TurnedRange(pages=(page, page))
 
     async def follow(_found):

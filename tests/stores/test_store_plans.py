@@ -38,6 +38,7 @@ CALLS = {
     "list_reply_keys": "qflare.list_reply_keys(1000, 10, NULL)",
     "find_pages": f"qflare.find_pages({T}, {SIDS}, 999, 1001)",
     "list_turn_chains": f"qflare.list_turn_chains(1001, {FIRST}, {LAST})",
+    "gather_turn_chains": f"qflare.gather_turn_chains(1001, {FIRST}, {LAST})",
     "list_turn_pages": f"qflare.list_turn_pages(1002, {FIRST}, {LAST})",
     "list_turned": f"qflare.list_turned(1000, {FIRST}, {LAST})",
     "list_late_chains": f"qflare.list_late_chains(1001, {FIRST}, {LAST})",

@@ -229,7 +229,15 @@ async def test_functions_that_cross_tenants_are_few_and_narrow(admin):
     crossing = {"find_session_tenants", "list_chains", "save_chains", "list_tenants", "find_leaves", "count_expired"}
     crossing |= {"list_rotation_policies"}
     crossing |= {"list_reply_keys", "reseal_reply_keys", "drop_reply_keys"}
-    crossing |= {"lead_turn", "list_turn_chains", "list_turn_pages", "list_turned", "list_late_chains", "save_turn"}
+    crossing |= {
+        "lead_turn",
+        "gather_turn_chains",
+        "list_turn_chains",
+        "list_turn_pages",
+        "list_turned",
+        "list_late_chains",
+        "save_turn",
+    }
     crossing |= {"list_changes", "drop_changes", "list_limits"}
     keeping = {
         "begin_bucket_key",

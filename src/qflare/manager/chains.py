@@ -34,6 +34,11 @@ def chain_place(tenant_id: TenantId, sid: SessionId, bucket: int, epoch: int) ->
     return Place(CHAIN_COLUMN, _row_of(sid, epoch), bucket, tenant_id)
 
 
+def chain_places(bucket: int, owners: Sequence[tuple[TenantId, SessionId, int]]) -> list[bytes]:
+    """Say where chain keys of one *bucket* rest, encoded; one a (tenant, sid, epoch)."""
+    return [encode_place(CHAIN_COLUMN, _row_of(sid, epoch), bucket, tenant_id) for tenant_id, sid, epoch in owners]
+
+
 def _row_of(sid: SessionId, epoch: int) -> bytes:
     # A session that was never rekeyed (R7) has its sid alone in the row's id.
     return sid + u32(epoch) if epoch else sid
@@ -62,8 +67,7 @@ def seal_chain_keys(
     ring: Ring, bucket: int, owners: Sequence[tuple[TenantId, SessionId, int]], chain_keys: SecretBytes
 ) -> list[bytes]:
     """Seal as `seal_chains` does, and return the sealed values alone, one an owner."""
-    places = [encode_place(CHAIN_COLUMN, _row_of(sid, epoch), bucket, tenant_id) for tenant_id, sid, epoch in owners]
-    return seal_encoded(ring.kek(bucket), chain_keys, CHAIN_KEY_BYTES, places)
+    return seal_encoded(ring.kek(bucket), chain_keys, CHAIN_KEY_BYTES, chain_places(bucket, owners))
 
 
 def unseal_chains(ring: Ring, chains: Sequence[SealedChain]) -> list[SecretBytes | None]:

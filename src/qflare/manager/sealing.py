@@ -119,10 +119,12 @@ def unseal_rows(key: SecretBytes, sealed: Sequence[bytes], places: Sequence[Plac
 
 
 def unseal_block(
-    key: SecretBytes, sealed: Sequence[bytes], places: Sequence[Place], size: int
+    key: SecretBytes, sealed: Sequence[bytes], places: Sequence[bytes], size: int
 ) -> tuple[SecretBytes, list[bool]]:
     """
     Open ``sealed[i]`` of ``places[i]`` into row i of one secret: for thousands of values of one *size*.
+
+    Places are as `encode_place` gives them.
 
     Returns:
         ``n × size`` bytes, owned by the caller, and which rows opened; the others are zero.
@@ -136,7 +138,7 @@ def unseal_block(
             is_good = len(body) == size + aead.TAG_BYTES
             if is_good:
                 try:
-                    cipher.open_into(nonce, body, place.encode(), rows[at * size : (at + 1) * size])
+                    cipher.open_into(nonce, body, place, rows[at * size : (at + 1) * size])
                 except AuthenticationError:
                     is_good = False
             has_opened.append(is_good)

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qflare.manager.chains import CHAIN_KEY_BYTES, chain_place
+from qflare.manager.chains import CHAIN_KEY_BYTES, chain_places
 from qflare.manager.deadline import Deadline
 from qflare.manager.pages import seal_owners, unseal_page
 from qflare.manager.sealing import unseal_block
@@ -132,17 +132,16 @@ def _open_range(ring: Ring, bucket: int, found: TurnRange, opened: ExitStack) ->
     if found.chains:
         keys, has_opened = unseal_block(
             ring.kek(bucket - 1),
-            [chain.sealed_chain_key for chain in found.chains],
-            [chain_place(chain.tenant_id, chain.sid, bucket - 1, chain.epoch) for chain in found.chains],
+            [sealed for _, sealed in found.chains],
+            chain_places(bucket - 1, [owner for owner, _ in found.chains]),
             CHAIN_KEY_BYTES,
         )
         opened.callback(keys.wipe)
         view = keys.view()
         lost += has_opened.count(False)
-        for place, chain in enumerate(found.chains):
+        for place, (owner, _) in enumerate(found.chains):
             if has_opened[place]:
-                row = view[place * CHAIN_KEY_BYTES : (place + 1) * CHAIN_KEY_BYTES]
-                rows[chain.tenant_id, chain.sid, chain.epoch] = row
+                rows[owner] = view[place * CHAIN_KEY_BYTES : (place + 1) * CHAIN_KEY_BYTES]
     for page, places in found.pages:
         page_keys = unseal_page(ring, page)
         if page_keys is None:

@@ -11,6 +11,8 @@ from qflare.model.session import SealedChain
 
 ChainOwner = tuple[TenantId, SessionId, int]
 """Whose chain key: tenant, session, epoch."""
+RestingChain = tuple[ChainOwner, bytes]
+"""Whose chain key, and the key as it is sealed: of a turn's millions, a record each would cost more than its key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class SealedPage:
 class TurnRange:
     """What one step of a turn reads: chain keys of the bucket before, of live sessions in a range of ids."""
 
-    chains: tuple[SealedChain, ...]
+    chains: tuple[RestingChain, ...]
     """Those that are rows of their own, in no order."""
     pages: tuple[tuple[SealedPage, tuple[int, ...]], ...]
     """Pages that reach into the range, and which places (from 0) on each are to be carried on."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from qflare.model.ids import SessionId, TenantId
-from qflare.model.session import SealedChain
+from qflare.model.ids import ID_BYTES, SessionId, TenantId
 from qflare.model.turn import SealedPage, TurnedRange, TurnProgress, TurnRange, TurnStage
 from qflare.stores.postgres.columns import as_uuid, as_uuids
 from qflare.stores.postgres.connections import Connected
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     import asyncpg
 
+    from qflare.model.turn import ChainOwner, RestingChain
     from qflare.stores.postgres.connections import Transaction
 
 SETTLING_LOCK_TIMEOUT: Final = "250ms"
@@ -99,12 +99,13 @@ class Turns(Connected):
 async def _read(transaction: Transaction, bucket: int, bounds: tuple[object, object], *, is_late: bool) -> TurnRange:
     if is_late:
         chains = await transaction.fetch("list_late_chains", bucket, *bounds)
-        return TurnRange(chains=tuple(_chain(row, bucket - 1) for row in chains), pages=(), turned=frozenset())
-    chains = await transaction.fetch("list_turn_chains", bucket, *bounds)
+        late = tuple((_owner(row), row["sealed_chain_key"]) for row in chains)
+        return TurnRange(chains=late, pages=(), turned=frozenset())
+    chains = await transaction.fetch("gather_turn_chains", bucket, *bounds)
     pages = await transaction.fetch("list_turn_pages", bucket, *bounds)
     turned = await transaction.fetch("list_turned", bucket, *bounds)
     return TurnRange(
-        chains=tuple(_chain(row, bucket - 1) for row in chains),
+        chains=tuple(chain for row in chains for chain in _gathered(row)),
         pages=tuple(
             (
                 _page(row, TenantId(row["tenant_id"].bytes), bucket - 1),
@@ -112,20 +113,19 @@ async def _read(transaction: Transaction, bucket: int, bounds: tuple[object, obj
             )
             for row in pages
         ),
-        turned=frozenset(
-            (TenantId(row["tenant_id"].bytes), SessionId(row["sid"].bytes), row["epoch"]) for row in turned
-        ),
+        turned=frozenset(map(_owner, turned)),
     )
 
 
-def _chain(row: asyncpg.Record, bucket: int) -> SealedChain:
-    return SealedChain(
-        tenant_id=TenantId(row["tenant_id"].bytes),
-        sid=SessionId(row["sid"].bytes),
-        bucket=bucket,
-        epoch=row["epoch"],
-        sealed_chain_key=row["sealed_chain_key"],
-    )
+def _owner(row: asyncpg.Record) -> ChainOwner:
+    return TenantId(row["tenant_id"].bytes), SessionId(row["sid"].bytes), row["epoch"]
+
+
+def _gathered(row: asyncpg.Record) -> Iterator[RestingChain]:
+    """Take one tenant's chain keys apart: their ids came as one value."""
+    tenant_id, sids = TenantId(row["tenant_id"].bytes), row["sids"]
+    for at, epoch, sealed in zip(range(0, len(sids), ID_BYTES), row["epochs"], row["sealed_chain_keys"], strict=True):
+        yield (tenant_id, SessionId(sids[at : at + ID_BYTES]), epoch), sealed
 
 
 def _page(row: asyncpg.Record, tenant_id: TenantId, bucket: int) -> SealedPage:

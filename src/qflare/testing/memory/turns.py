@@ -120,14 +120,14 @@ class Turns(Sessions):
         last = ((step + 1) * _SIDS // ranges - 1).to_bytes(16, "big")
         turned = {_owner(row) for row in tables.chains.values() if row.bucket == bucket and first <= row.sid <= last}
         chains = [
-            row
+            (_owner(row), row.sealed_chain_key)
             for row in tables.chains.values()
             if row.bucket == bucket - 1 and first <= row.sid <= last and self._is_carried(_owner(row), bucket)
         ]
         if is_late:
             for page in self._pages_of(bucket):
                 turned |= {(page.tenant_id, sid, epoch) for sid, epoch in zip(page.sids, page.epochs, strict=True)}
-            late = tuple(row for row in chains if _owner(row) not in turned)
+            late = tuple(chain for chain in chains if chain[0] not in turned)
             return TurnRange(chains=late, pages=(), turned=frozenset())
         pages = []
         for page in self._pages_of(bucket - 1):
