@@ -4,8 +4,24 @@
 -- $6 key versions bigint[], $7 starts bigint[], $8 lifetimes integer[], $9 policies bigint[], $10 th3 hashes bytea[],
 -- $11 leaf hashes bytea[], $12 leaves bytea[], $13 state buckets bigint[], $14 sealed chain keys bytea[],
 -- $15 proves_kem boolean[], $16 now timestamptz, $17 lowest live bucket bigint
+-- Of forms, ticket buckets, key versions, starts, lifetimes, policies, state buckets and proves_kem one value alone may
+-- come for all claims: the driver then writes one instead of hundreds that are alike.
 SELECT r.results, r.log_indexes, r.first_index, r.old_frontier
-  FROM qflare.confirm_sessions($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) AS r;
+  FROM (SELECT ARRAY[cardinality($4::uuid[])] AS claims) AS n
+ CROSS JOIN LATERAL qflare.confirm_sessions(
+           $1,
+           CASE cardinality($2::smallint[])  WHEN 1 THEN array_fill($2[1],  n.claims) ELSE $2  END,
+           CASE cardinality($3::bigint[])    WHEN 1 THEN array_fill($3[1],  n.claims) ELSE $3  END,
+           $4, $5,
+           CASE cardinality($6::bigint[])    WHEN 1 THEN array_fill($6[1],  n.claims) ELSE $6  END,
+           CASE cardinality($7::bigint[])    WHEN 1 THEN array_fill($7[1],  n.claims) ELSE $7  END,
+           CASE cardinality($8::integer[])   WHEN 1 THEN array_fill($8[1],  n.claims) ELSE $8  END,
+           CASE cardinality($9::bigint[])    WHEN 1 THEN array_fill($9[1],  n.claims) ELSE $9  END,
+           $10, $11, $12,
+           CASE cardinality($13::bigint[])   WHEN 1 THEN array_fill($13[1], n.claims) ELSE $13 END,
+           $14,
+           CASE cardinality($15::boolean[])  WHEN 1 THEN array_fill($15[1], n.claims) ELSE $15 END,
+           $16, $17) AS r;
 
 -- name: find_session_tenants :many
 -- Which tenant each known session belongs to.

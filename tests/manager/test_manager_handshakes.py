@@ -11,7 +11,9 @@ from qflare.errors import (
     StoreUnavailableError,
     UsageError,
 )
+from qflare.model.device import KeyState
 from qflare.model.event import SecurityEventType
+from qflare.model.ids import DEFAULT_TENANT
 from qflare.model.refusal import Refusal
 from qflare.model.session import SessionState
 from qflare.primitives.random import random_secret
@@ -354,3 +356,38 @@ async def test_no_answer_without_the_signature(database, tmp_path, monkeypatch):
         done = await manager.confirm(pending.message)
         assert done.is_repeated
         edge.accept(pending, done.confirmation)
+
+
+async def test_a_kem_key_is_said_to_be_shown_until_the_roster_says_so(database, tmp_path):
+    """E3: answers make a pre-active KEM key active; those after it do not ask the database to, nor do hellos."""
+    async with managers(database, tmp_path) as (manager,):
+        edge = await Edge.provision(manager)
+        engine = engine_of(manager)
+        store, claimed = engine.foundation.store, []
+        confirm_sessions = store.confirm_sessions
+
+        async def confirm(tenant_id, claims, **named):
+            claimed.extend(claim.proves_kem for claim in claims)
+            return await confirm_sessions(tenant_id, claims, **named)
+
+        engine.handshakes._store = _With(store, confirm_sessions=confirm)
+        assert KeyState.PRE_ACTIVE is (await manager.find_device(edge.name)).kem_state
+        await edge.connect(manager, form="hello")
+        assert KeyState.PRE_ACTIVE is (await manager.find_device(edge.name)).kem_state
+        await edge.connect(manager, form="offer")
+        assert KeyState.ACTIVE is (await manager.find_device(edge.name)).kem_state
+        await edge.connect(manager, form="offer")  # the offer reads the row anew
+        await edge.connect(manager, form="offer")
+        assert [False, True, False, False] == claimed
+        engine.devices.forget_all()
+        assert not engine.devices.has_proven_kem(DEFAULT_TENANT, edge.pair.ref, 1)
+
+
+class _With:
+    """The real store with one call replaced."""
+
+    def __init__(self, store, **calls):
+        self._store, self._calls = store, calls
+
+    def __getattr__(self, name):
+        return self._calls.get(name) or getattr(self._store, name)

@@ -403,3 +403,27 @@ async def test_empty_batches_cost_nothing(store):
     assert 0 == await store.save_chains([])
     assert {} == await store.find_sessions(DEFAULT_TENANT, [])
     assert ClaimResult("expired") is ClaimResult.EXPIRED
+
+
+@pytest.mark.parametrize("count", [2, 3, 17])
+async def test_claims_alike_and_different_are_stored_as_they_are(store, count):
+    """Columns that are the same in all claims of a batch, and columns that are not, reach each session as they were."""
+    await publish(store)
+    devices = await register(store, count)
+    alike = [new_claim(device, form=2, lifetime=5, policy=0) for device in devices]
+    different = [
+        new_claim(device, form=1 + number % 2, lifetime=1 + number, bucket=BUCKET - number % 2)
+        for number, device in enumerate(devices)
+    ]
+    for claims in (alike, different):
+        outcomes, _ = await store.confirm_sessions(DEFAULT_TENANT, claims, now_s=NOW_S, live_bucket=BUCKET - 1)
+        assert ["created"] * count == results(outcomes)
+        found = await store.find_sessions(DEFAULT_TENANT, [claim.sid for claim in claims])
+        assert [(its.form, its.ref, its.key_version, its.start, its.lifetime, its.policy) for its in claims] == [
+            (its.form, its.ref, its.key_version, its.start, its.lifetime, its.policy)
+            for its in (found[claim.sid] for claim in claims)
+        ]
+        chains = await store.find_chains(DEFAULT_TENANT, list(found), first=BUCKET - 5, last=BUCKET + 5)
+        assert {(its.sid, its.state_bucket, its.sealed_chain_key) for its in claims} == {
+            (its.sid, its.bucket, its.sealed_chain_key) for its in chains
+        }

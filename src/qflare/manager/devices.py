@@ -232,6 +232,15 @@ class Devices:
                     self._remember(device_row, now_ns)
         return rows
 
+    def has_proven_kem(self, tenant_id: TenantId, ref: DeviceRef, key_version: int) -> bool:
+        """
+        Say whether a remembered row says that a tag under that version's KEM key was shown (E3).
+
+        However old the row is: a key that is active never becomes pre-active again.
+        """
+        cached = self._cached.get((tenant_id, ref))
+        return cached is not None and cached[0].key_version == key_version and cached[0].kem_state is KeyState.ACTIVE
+
     def forget(self, tenant_id: TenantId, ref: DeviceRef) -> None:
         """Drop a remembered row: it changed here."""
         self._cached.pop((tenant_id, ref), None)

@@ -31,6 +31,7 @@ from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
     from qflare.manager.buckets import Buckets, Ring
     from qflare.manager.devices import Devices
@@ -348,7 +349,13 @@ class Handshakes:
     ) -> list[tuple[ClaimOutcome, bytes | None] | QflareError]:
         """Run H8 for one tenant's claims and return each outcome with its receipt, or the error they all share."""
         try:
-            claims = await self._offload.run(partial(_seal_claims, ring, confirmations))
+            proving = {
+                its.sid
+                for its in confirmations
+                if its.form == wire.FORM_OFFER
+                and not self._devices.has_proven_kem(its.tenant_id, its.ref, its.key_version)
+            }
+            claims = await self._offload.run(partial(_seal_claims, ring, confirmations, proving))
             # H8
             outcomes, append = await self._deadline.of(
                 self._store.confirm_sessions(tenant_id, claims, now_s=ring.now_s, live_bucket=ring.first)
@@ -425,8 +432,10 @@ class Handshakes:
         )
 
 
-def _seal_claims(ring: Ring, confirmations: Sequence[Confirmation]) -> list[SessionClaim]:
-    """Seal each CK_start under the KEK of its own bucket and make the claims of H8."""
+def _seal_claims(
+    ring: Ring, confirmations: Sequence[Confirmation], proving: AbstractSet[SessionId]
+) -> list[SessionClaim]:
+    """Seal each CK_start under the KEK of its own bucket and make the claims of H8; those *proving* show a KEM key."""
     sealed: dict[SessionId, bytes] = {}
     by_start: dict[int, list[Confirmation]] = {}
     for confirmation in confirmations:
@@ -453,7 +462,7 @@ def _seal_claims(ring: Ring, confirmations: Sequence[Confirmation]) -> list[Sess
             confirmation.leaf_data,
             confirmation.start,
             sealed[confirmation.sid],
-            confirmation.form == wire.FORM_OFFER,
+            confirmation.sid in proving,
         )
         for confirmation in confirmations
     ]

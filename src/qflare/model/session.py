@@ -46,7 +46,7 @@ class SessionClaim(NamedTuple):
     sealed_chain_key: bytes
     """Chain key of `state_bucket`, sealed under that bucket's KEK."""
     proves_kem: bool
-    """True for the offer form: the answer shows a tag under ss_D, so a pre-active KEM key becomes active (E3)."""
+    """True where the offer form shows a tag under ss_D of a KEM key that may be pre-active: it becomes active (E3)."""
 
 
 class ClaimResult(StrEnum):

@@ -14,7 +14,7 @@ from qflare.model.device import KeyState
 from qflare.model.ids import ID_BYTES, REF_BYTES, DeviceId, DeviceRef, SessionId, TenantId
 from qflare.model.refusal import Refusal
 from qflare.primitives import kem
-from qflare.protocol.identity import device_ref
+from qflare.protocol.identity import device_refs_many
 from qflare.protocol.record import RecordHeader, read_header
 from qflare.service.arguments import Message, as_bytes, as_sid, raised, require_name
 from qflare.service.exchange import CompletedExchange, KeyExchange
@@ -77,15 +77,21 @@ class Exchanges(TenantView):
         self, devices: Sequence[tuple[str, bytes]]
     ) -> tuple[KeyExchange | QflareError, ...]:
         """Begin a session with each (device_id, client_public_key), such as the devices of a round; one result each."""
-        requests: list[OfferRequest] = []
+        names: list[DeviceId] = []
+        keys: list[bytes] = []
         for device_id, key in devices:
             public = as_bytes(key, name="client_public_key")
             if len(public) != kem.EK_BYTES:
                 raise LengthError("client_public_key", expected=kem.EK_BYTES, actual=len(public))
-            name = require_name(device_id)
-            requests.append(OfferRequest(self.tenant, device_ref(self.tenant, name), name, public))
+            names.append(require_name(device_id))
+            keys.append(public)
+        tenant_id = self.tenant
+        refs = device_refs_many([(tenant_id, name) for name in names])
+        requests = [
+            OfferRequest(tenant_id, ref, name, public) for ref, name, public in zip(refs, names, keys, strict=True)
+        ]
         engine = await self._engine()
-        made = await engine.offers.queue.submit_many(requests, tenant_id=self.tenant)
+        made = await engine.offers.queue.submit_many(requests, tenant_id=tenant_id)
         return tuple(
             _exchange(offer, request.device_id) if isinstance(offer, MadeOffer) and request.device_id else _error(offer)
             for offer, request in zip(made, requests, strict=True)

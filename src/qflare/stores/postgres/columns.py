@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from asyncpg.pgproto.pgproto import UUID
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from qflare.model.event import NewEvent
 
+Value = TypeVar("Value")
+
 BIGINT_MAX: Final = 2**63 - 1
 _WITH_KEY: Final = b"\x02"
 
@@ -33,6 +35,11 @@ def as_uuid(identifier: bytes) -> UUID:
 def as_uuids(identifiers: Sequence[bytes]) -> list[UUID]:
     """Return identifiers of 16 bytes as uuids."""
     return [as_uuid(identifier) for identifier in identifiers]
+
+
+def shortened(values: list[Value]) -> list[Value]:
+    """Return a column as it is, or its one value if all rows have the same: for statements that take either."""
+    return values[:1] if values.count(values[0]) == len(values) else values
 
 
 def as_time(seconds: int) -> datetime:

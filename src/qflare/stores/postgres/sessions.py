@@ -20,7 +20,7 @@ from qflare.model.session import (
 )
 from qflare.stores.postgres.buckets import EMPTYING_LOCK_TIMEOUT
 from qflare.stores.postgres.calls import carried_out
-from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, hashed_append
+from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, hashed_append, shortened
 from qflare.stores.postgres.connections import Connected
 
 if TYPE_CHECKING:
@@ -50,20 +50,20 @@ class Sessions(Connected):
         row = await self._connections.get_row(
             "confirm_sessions",
             as_uuid(tenant_id),
-            [claim.form for claim in claims],
-            [claim.ticket_bucket for claim in claims],
+            shortened([claim.form for claim in claims]),
+            shortened([claim.ticket_bucket for claim in claims]),
             as_uuids([claim.sid for claim in claims]),
             [claim.ref for claim in claims],
-            [claim.key_version for claim in claims],
-            [claim.start for claim in claims],
-            [claim.lifetime for claim in claims],
-            [claim.policy for claim in claims],
+            shortened([claim.key_version for claim in claims]),
+            shortened([claim.start for claim in claims]),
+            shortened([claim.lifetime for claim in claims]),
+            shortened([claim.policy for claim in claims]),
             [claim.th3_hash for claim in claims],
             [claim.leaf_hash for claim in claims],
             [claim.leaf_data for claim in claims],
-            [claim.state_bucket for claim in claims],
+            shortened([claim.state_bucket for claim in claims]),
             [claim.sealed_chain_key for claim in claims],
-            [claim.proves_kem for claim in claims],
+            shortened([claim.proves_kem for claim in claims]),
             as_time(now_s),
             live_bucket,
         )
