@@ -108,10 +108,10 @@ SELECT r.response_id, r.tenant_id, r.incident_id, r.action, r.ref, r.device_id, 
 -- How many devices responses have shut out; inside a transaction that entered the tenant.
 -- $1 tenant_id uuid
 SELECT coalesce((SELECT c.active + c.suspended FROM qflare.device_count AS c WHERE c.tenant_id = $1), 0) AS devices,
-       count(*) FILTER (WHERE r.is_automatic AND r.applied_at > clock_timestamp() - interval '1 hour')
+       count(*) FILTER (WHERE r.first_by IS NULL AND r.applied_at > clock_timestamp() - interval '1 hour')
            AS automatic_last_hour,
-       count(*) FILTER (WHERE r.is_automatic AND r.state = 'applied') AS automatic_standing,
-       count(*) FILTER (WHERE NOT r.is_automatic AND NOT r.needs_two
+       count(*) FILTER (WHERE r.first_by IS NULL AND r.state = 'applied') AS automatic_standing,
+       count(*) FILTER (WHERE r.first_by IS NOT NULL AND NOT r.needs_two
                           AND r.applied_at > clock_timestamp() - interval '1 hour') AS single_last_hour
   FROM qflare.response AS r
  WHERE r.tenant_id = $1

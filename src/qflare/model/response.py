@@ -195,9 +195,14 @@ class Response:
     ended_because: str
 
     @property
+    def is_by_rule(self) -> bool:
+        """Whether a rule alone decides on it; once a person has confirmed it, that person does."""
+        return self.is_automatic and self.first_by is None
+
+    @property
     def lacks(self) -> int:
         """How many operators must still confirm it before it can be carried out."""
-        if self.is_automatic:
+        if self.is_by_rule:
             return 0
         given = (self.first_by is not None) + (self.second_by is not None)
         return max(0, (2 if self.needs_two else 1) - given)

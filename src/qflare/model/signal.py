@@ -42,3 +42,5 @@ class Signal(StrEnum):
     """A worker's clock and the database's differ."""
     UPDATE_NORM = "update-norm"
     """An update whose norm is far from its device's own: a hint of poisoning, no proof."""
+    RESPONSE_BOUND = "response-bound"
+    """Rules wanted to shut out more devices than they may: an attack on many, or one that has honest ones accused."""

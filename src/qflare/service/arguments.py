@@ -54,6 +54,16 @@ def as_call_id(call_id: CallId | bytes | None) -> CallId | None:
     return CallId(bytes(call_id))
 
 
+def as_identifier(identifier: bytes, *, name: str) -> bytes:
+    """Return an id of 16 bytes; `UsageError` or `LengthError` if it is none."""
+    given: object = identifier
+    if not isinstance(given, bytes | bytearray | memoryview):
+        raise UsageError(f"{name} must be bytes, got {type(identifier).__name__}")
+    if len(identifier) != ID_BYTES:
+        raise LengthError(name, expected=ID_BYTES, actual=len(identifier))
+    return bytes(identifier)
+
+
 def as_kind(kind: int) -> int:
     """Return the kind of a record that a caller may seal, or raise `UsageError`."""
     if kind not in {KIND_DATA, KIND_CONTROL}:

@@ -41,10 +41,12 @@ from qflare.manager.registrations import Registrations
 from qflare.manager.rekeys import Rekeys
 from qflare.manager.replies import Replies
 from qflare.manager.reserve import Reserve
+from qflare.manager.responses import Responses
 from qflare.manager.rotations import Rotations
 from qflare.manager.sessions import Sessions
 from qflare.manager.turns import Turns
 from qflare.manager.uses import Uses
+from qflare.model.response import ResponseBounds
 from qflare.primitives.engine import choose_engine
 from qflare.secret import SecretBytes
 from qflare.service.config import make_data_dir
@@ -123,6 +125,7 @@ class Engine:
     turns: Turns
     maintenance: Maintenance
     changes: Changes
+    responses: Responses
     detection: Detection | None
     """None where the settings turn it off."""
 
@@ -325,6 +328,26 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             clock=clock,
             settings=settings,
         )
+        certificates = Certificates(
+            store=store,
+            keeper=keeper,
+            identity=foundation.identity,
+            buckets=buckets,
+            offload=offload,
+            clock=clock,
+            settings=settings,
+        )
+        responses = Responses(
+            store=store,
+            devices=devices,
+            sessions=sessions,
+            buckets=buckets,
+            certificates=certificates,
+            maintenance=maintenance,
+            clock=clock,
+            bounds=ResponseBounds(),
+            settings=settings,
+        )
         loop_task = foundation.background.start(maintenance.run(foundation.background), name="maintenance")
         stack.push_async_callback(_stop, loop_task)
         for name, work in (("polling", changes.poll_on), ("listener", changes.listen), ("reserve", reserve.run)):
@@ -344,15 +367,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
         yield Engine(
             foundation=foundation,
             buckets=buckets,
-            certificates=Certificates(
-                store=store,
-                keeper=keeper,
-                identity=foundation.identity,
-                buckets=buckets,
-                offload=offload,
-                clock=clock,
-                settings=settings,
-            ),
+            certificates=certificates,
             sessions=sessions,
             lookups=lookups,
             devices=devices,
@@ -369,6 +384,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             turns=turns,
             maintenance=maintenance,
             changes=changes,
+            responses=responses,
             detection=detection,
         )
 

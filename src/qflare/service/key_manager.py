@@ -20,6 +20,7 @@ from qflare.service.operator_calls import OperatorCalls
 from qflare.service.policy_calls import PolicyCalls
 from qflare.service.readiness import look_ready
 from qflare.service.reply_calls import ReplyCalls
+from qflare.service.response_calls import ResponseCalls
 from qflare.service.roster import Roster
 from qflare.service.security_monitor import SecurityMonitor
 from qflare.service.session_calls import SessionCalls
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class QuantumKeyManager(
-    Roster, PolicyCalls, Exchanges, SessionCalls, ReplyCalls, Listings, IdentityCalls, OperatorCalls
+    Roster, PolicyCalls, Exchanges, SessionCalls, ReplyCalls, Listings, IdentityCalls, OperatorCalls, ResponseCalls
 ):
     """
     The server's side of QFX-1 over one database; any number of managers may share it.

@@ -249,9 +249,9 @@ async def _require_operators(transaction: Transaction, found: Response) -> None:
 async def _needs_another(transaction: Transaction, found: Response, bounds: ResponseBounds) -> bool:
     """Return whether a single operator's response must wait for another's; raise where a rule's must not be done."""
     use = await _count_use(transaction)
-    if found.is_automatic and (obstacle := use.obstacle(bounds)) is not None:
+    if found.is_by_rule and (obstacle := use.obstacle(bounds)) is not None:
         raise ConflictError(f"{obstacle}: a person must decide", constraint=BOUNDS)
-    return not found.is_automatic and not found.needs_two and use.single_last_hour >= bounds.single_hour_max
+    return not found.is_by_rule and not found.needs_two and use.single_last_hour >= bounds.single_hour_max
 
 
 async def _count_use(transaction: Transaction) -> ResponseUse:

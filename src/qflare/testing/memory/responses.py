@@ -288,9 +288,9 @@ class Responses(Rotations, Buckets, Devices):
 
     def _needs_another(self, found: Response, bounds: ResponseBounds) -> bool:
         use = self._count_use(found.tenant_id)
-        if found.is_automatic and (obstacle := use.obstacle(bounds)) is not None:
+        if found.is_by_rule and (obstacle := use.obstacle(bounds)) is not None:
             raise ConflictError(f"{obstacle}: a person must decide", constraint="response_bounds")
-        return not found.is_automatic and not found.needs_two and use.single_last_hour >= bounds.single_hour_max
+        return not found.is_by_rule and not found.needs_two and use.single_last_hour >= bounds.single_hour_max
 
     def _count_use(self, tenant_id: TenantId) -> ResponseUse:
         tables, since = self._tables, self._now - _HOUR
@@ -303,11 +303,11 @@ class Responses(Rotations, Buckets, Devices):
         counted = (KeyState.ACTIVE, KeyState.SUSPENDED)
         return ResponseUse(
             devices=sum(row.tenant_id == tenant_id and row.state in counted for row in tables.devices.values()),
-            automatic_last_hour=sum(row.is_automatic for row in late),
+            automatic_last_hour=sum(row.first_by is None for row in late),
             automatic_standing=sum(
-                row.response.is_automatic and row.response.state is ResponseState.APPLIED for row in done
+                row.response.first_by is None and row.response.state is ResponseState.APPLIED for row in done
             ),
-            single_last_hour=sum(not row.is_automatic and not row.needs_two for row in late),
+            single_last_hour=sum(row.first_by is not None and not row.needs_two for row in late),
         )
 
     def _do(self, found: Response, turn_to: int | None) -> tuple[str, int]:
