@@ -334,6 +334,11 @@ async def test_no_answer_without_the_audit_entry(database_dsn, tmp_path, admin):
         with pytest.raises(StoreError):
             await manager.revoke_device(edge.name, reason="cannot be logged")
         assert before == await manager.get_key_statistics()
+        # The figures say which error it was, at the handshake and in the log's own work.
+        figures = (await manager.figures()).values
+        failed = {labels for labels in figures["qflare_handshakes_total"] if labels[1] == "failed"}
+        assert failed == {("hello", "failed", "ConflictError/23514")}
+        assert figures["qflare_audit_failures_total"]["append", "ConflictError/23514"] == (1,)
         await admin.execute("ALTER TABLE qflare.audit_entry DROP CONSTRAINT audit_entry_full")
         edge.accept(pending, (await manager.confirm(pending.message)).confirmation)
 
@@ -353,6 +358,7 @@ async def test_no_answer_without_the_signature(database, tmp_path, monkeypatch):
             patch.setattr(log, "_sign", failing)
             with pytest.raises(StoreUnavailableError):
                 await manager.confirm(pending.message)
+        assert log.failures.counts["sign", "StoreUnavailableError"] == 1
         done = await manager.confirm(pending.message)
         assert done.is_repeated
         edge.accept(pending, done.confirmation)

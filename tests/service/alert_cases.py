@@ -107,6 +107,12 @@ CASES = {
         [("qflare_audit_lag_seconds", "0+15x200"), (ESTABLISHED, "4x200")],
         [{}],
     ),
+    "QflareAuditFails": (
+        [('qflare_audit_failures_total{step="sign",reason="EntropyError"}', "0+1x200")],
+        # One that the next try made good.
+        [('qflare_audit_failures_total{step="store",reason="StoreUnavailableError/57P01"}', "0x90 1x110")],
+        [{}],
+    ),
     "QflareEvidenceLeftOut": (
         [("qflare_refusal_events_left_out_total", "0+1x200")],
         [("qflare_refusal_events_left_out_total", "9x200")],

@@ -7,6 +7,7 @@ from qflare.service.metrics.catalogue import CATALOGUE
 from qflare.service.metrics.metric import Kind
 
 WITHOUT_SERIES = {
+    "qflare_audit_failures_total",
     "qflare_http_refusals_total",
     "qflare_turn_steps",
     "qflare_turn_steps_done",
@@ -14,7 +15,7 @@ WITHOUT_SERIES = {
     "qflare_turn_chain_keys",
     "qflare_turn_bucket_index",
 }
-"""What a server that has just begun does not have yet: there was no turn and no bad request."""
+"""What a server that has just begun does not have yet: there was no failure, no turn and no bad request."""
 
 
 def names_in(text):

@@ -14,6 +14,7 @@ from qflare.clock import Clock, utc
 from qflare.errors import ConflictError, QflareError
 from qflare.manager.batcher import Batcher
 from qflare.manager.deadline import Deadline
+from qflare.manager.failures import Failures
 from qflare.model.call import call_about
 from qflare.model.event import AuditEntry, LogAppend, LoggedEvent, NewEvent, SignedCheckpoint
 from qflare.protocol.checkpoint import sign_checkpoint
@@ -68,6 +69,8 @@ class Log:
         self._offload = offload
         self._clock = clock
         self._deadline = Deadline(settings.store_timeout_s)
+        self.failures = Failures()
+        """Entries that were not appended, heads that were not signed or stored (steps append, sign and store)."""
         self._latest: SignedCheckpoint | None = None
         self._latest_serial = identity.serial
         """Of the certificate whose log key signed it: devices take receipts under the one in force."""
@@ -100,7 +103,8 @@ class Log:
 
     async def append(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> LogAppend:
         """Append *events* without signing: the next signed head covers them."""
-        return await self._deadline.of(self._store.append_events(tenant_id, events))
+        with self.failures.of("append"):
+            return await self._deadline.of(self._store.append_events(tenant_id, events))
 
     async def receipts(self, append: LogAppend) -> list[bytes]:
         """
@@ -109,7 +113,7 @@ class Log:
         Only after the commit: what is signed is what will be found.  The signed head is stored in the background:
         nobody's answer rests on it, and whoever holds a receipt holds the head.
         """
-        with self._identity.lend() as keys:
+        with self.failures.of("sign"), self._identity.lend() as keys:
             checkpoint, receipts = await self._offload.run(partial(self._prove, keys, append))
         self._note(checkpoint, keys.certificate.serial)
         return receipts
@@ -135,7 +139,7 @@ class Log:
         checkpoint = self._held()
         if checkpoint is None or checkpoint.size != head.size:
             root = Frontier(head.size, head.frontier).root()
-            with self._identity.lend() as keys:
+            with self.failures.of("sign"), self._identity.lend() as keys:
                 checkpoint = await self._offload.run(partial(self._sign, keys, head.size, root))
             self._note(checkpoint, keys.certificate.serial)
         await self._save_noted()
@@ -186,8 +190,9 @@ class Log:
         checkpoint = self._unsaved
         if checkpoint is None:
             return
-        await self._deadline.of(self._store.save_checkpoint(checkpoint))
-        await self._marks.note(checkpoint)
+        with self.failures.of("store"):
+            await self._deadline.of(self._store.save_checkpoint(checkpoint))
+            await self._marks.note(checkpoint)
         if self._unsaved is checkpoint:
             self._unsaved = None
             self._has_unsaved.clear()
@@ -209,13 +214,14 @@ class Log:
         return [result for result in results if result is not None]
 
     async def _log(self, tenant_id: TenantId, batch: Sequence[_Pending]) -> list[LoggedEvent | QflareError]:
-        append = await self._deadline.of(
-            self._store.append_events(
-                tenant_id,
-                [pending.event for pending in batch],
-                call_ids=[pending.call_id for pending in batch],
+        with self.failures.of("append"):
+            append = await self._deadline.of(
+                self._store.append_events(
+                    tenant_id,
+                    [pending.event for pending in batch],
+                    call_ids=[pending.call_id for pending in batch],
+                )
             )
-        )
         fresh = await self.receipts(append) if append.leaf_hashes else []
         receipts = {append.first_index + number: receipt for number, receipt in enumerate(fresh)}
         old = sorted(set(append.indexes) - receipts.keys())

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import RefusedError
+from qflare.manager.failures import reason_of
 from qflare.protocol import wire
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ class Outcomes:
                 self.counts[form, result, NO_REASON] += count
 
     def fails(self, message: bytes, failure: QflareError) -> None:
-        """Count *failure* of *message*, which may be anything: by its reason if refused, else by its class."""
+        """Count *failure* of *message*, which may be anything: by its reason if refused, else by its error."""
         form = _FORMS.get(message[0], UNKNOWN_FORM) if message else UNKNOWN_FORM
         if isinstance(failure, RefusedError):
             self.counts[form, "refused", str(failure.reason)] += 1
         else:
-            self.counts[form, "failed", type(failure).__name__] += 1
+            self.counts[form, "failed", reason_of(failure)] += 1

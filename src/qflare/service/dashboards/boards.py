@@ -226,6 +226,12 @@ _KEYS: Final = Board(
                     queries=(Query(_plain("qflare_audit_lag_seconds"), "lag"),),
                 ),
                 Chart(
+                    title="Failures of the log",
+                    about="Entries not appended, heads not signed or not stored; the reason names error and SQLSTATE.",
+                    unit="ops",
+                    queries=(Query(_rate("qflare_audit_failures_total", "step, reason"), "{{step}}: {{reason}}"),),
+                ),
+                Chart(
                     title="Evidence that was only counted",
                     about="Events about refusals beyond the bound of a minute.",
                     unit="ops",

@@ -98,6 +98,12 @@ CATALOGUE: Final = (
     _gauge(
         "qflare_audit_lag_seconds", "Age of the newest stored signed head where entries wait for one.", join=Join.MIN
     ),
+    _counter(
+        "qflare_audit_failures_total",
+        "Entries of their own not appended, heads not signed or not stored, by step and error.",
+        "step",
+        "reason",
+    ),
     # --- the detector ---
     _counter("qflare_detector_observations_total", "Observations that the detector looked at."),
     _counter("qflare_detector_dropped_total", "Observations that it left out since too many waited."),

@@ -49,6 +49,8 @@ def _add_handshakes(facts: Facts, engine: Engine) -> None:
     for (step, refusal), count in refusals.counts.items():
         facts.add("qflare_refusals_total", count, step, refusal.value)
     facts.add("qflare_refusal_events_left_out_total", refusals.events_left_out)
+    for (step, reason), count in engine.foundation.log.failures.counts.items():
+        facts.add("qflare_audit_failures_total", count, step, reason)
 
 
 def _add_detection(facts: Facts, engine: Engine) -> None:
