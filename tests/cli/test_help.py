@@ -68,6 +68,7 @@ COMMANDS = (
     ("audit",),
     ("audit", "verify"),
     ("audit", "export"),
+    ("audit", "watch"),
     ("audit", "disclose"),
     ("audit", "verify-disclosure"),
     ("audit", "erase"),

@@ -32,6 +32,8 @@ class ExitCode(IntEnum):
     """A server, a database or a keeper cannot be used now."""
     EVIDENCE = 5
     """The audit log or a receipt does not hold: an alarm."""
+    FORKED = 6
+    """Of `qflare audit watch`: the log shrank, or shows another history than it did."""
     INTERRUPTED = 130
 
 

@@ -11,7 +11,7 @@ import base64
 import binascii
 import hashlib
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare.errors import AuthenticationError, DecodeError, LengthError, OtherLogError, UsageError
 from qflare.model.event import SignedCheckpoint
@@ -146,6 +146,24 @@ def encode_note(origin: str, log_key: bytes, checkpoint: SignedCheckpoint) -> st
     return f"{_note_text(origin, checkpoint.size, checkpoint.root)}\n{line}\n"
 
 
+class NoteBody(NamedTuple):
+    """What a checkpoint note states; nothing about it is verified."""
+
+    origin: str
+    size: int
+    root: bytes
+
+
+def decode_note_body(note: str) -> NoteBody:
+    """
+    Read what a note states, without a key: for a note that was verified when it was kept.
+
+    Raises:
+        DecodeError: it is no checkpoint note.
+    """
+    return _split_note(note)[0]
+
+
 def decode_note(note: str, *, origin: str, log_key: bytes) -> SignedCheckpoint:
     """
     Read a signed note and verify the log's own signature in it; lines by other keys (witnesses) are passed over.
@@ -155,6 +173,19 @@ def decode_note(note: str, *, origin: str, log_key: bytes) -> SignedCheckpoint:
         DecodeError: it is no checkpoint.
         AuthenticationError: the log's signature does not hold.
     """
+    body, signatures = _split_note(note)
+    if body.origin != origin:
+        message = f"the note is of another log, {body.origin[:ORIGIN_BYTES_MAX]!r}; expected origin {origin!r}"
+        raise OtherLogError(message)
+    signed = _find_signature(signatures, origin, key_id(origin, log_key))
+    time_s = int.from_bytes(signed[:_TIME_BYTES], "big")
+    checkpoint = SignedCheckpoint(size=body.size, root=body.root, time_s=time_s, signature=signed[_TIME_BYTES:])
+    verify_checkpoint(log_key, origin, checkpoint)
+    return checkpoint
+
+
+def _split_note(note: str) -> tuple[NoteBody, str]:
+    """Return what a note states, and its signature lines."""
     if len(note) > NOTE_BYTES_MAX:
         message = f"a note has at most {NOTE_BYTES_MAX} characters, got {len(note)}"
         raise DecodeError(message)
@@ -163,19 +194,13 @@ def decode_note(note: str, *, origin: str, log_key: bytes) -> SignedCheckpoint:
     if not separator or not signatures.endswith("\n") or len(lines) < _BODY_LINES or "" in lines:
         message = "a checkpoint note has an origin, a size and a root line, an empty line and signature lines"
         raise DecodeError(message)
-    if lines[0] != origin:
-        message = f"the note is of another log, {lines[0][:ORIGIN_BYTES_MAX]!r}; expected origin {origin!r}"
-        raise OtherLogError(message)
     if len(lines) > _BODY_LINES:
         # The ML-DSA message does not cover extension lines, so they would be unsigned text in a signed note.
         message = "the note has extension lines, which the signature does not cover"
         raise DecodeError(message)
-    size, root = _decode_size(lines[1]), _decode_base64(lines[2], size=HASH_BYTES, name="root")
-    signed = _find_signature(signatures, origin, key_id(origin, log_key))
-    time_s = int.from_bytes(signed[:_TIME_BYTES], "big")
-    checkpoint = SignedCheckpoint(size=size, root=root, time_s=time_s, signature=signed[_TIME_BYTES:])
-    verify_checkpoint(log_key, origin, checkpoint)
-    return checkpoint
+    return NoteBody(
+        lines[0], _decode_size(lines[1]), _decode_base64(lines[2], size=HASH_BYTES, name="root")
+    ), signatures
 
 
 def _note_text(origin: str, size: int, root: bytes) -> str:

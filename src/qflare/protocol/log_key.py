@@ -103,10 +103,19 @@ def open_note(note: str, keys: Sequence[LogKey]) -> SignedCheckpoint:
         DecodeError: it is no checkpoint.
         AuthenticationError: the signature does not hold.
     """
+    return _open(note, keys)[1]
+
+
+def signer_of(note: str, keys: Sequence[LogKey]) -> LogKey:
+    """Return the one of *keys* under which a signed note holds; errors as `open_note`."""
+    return _open(note, keys)[0]
+
+
+def _open(note: str, keys: Sequence[LogKey]) -> tuple[LogKey, SignedCheckpoint]:
     other: OtherLogError | None = None
     for key in keys:
         try:
-            return decode_note(note, origin=key.origin, log_key=key.key)
+            return key, decode_note(note, origin=key.origin, log_key=key.key)
         except OtherLogError as failure:
             other = failure
     raise other or OtherLogError("there is no key of a log to check the note with")

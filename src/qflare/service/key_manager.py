@@ -15,6 +15,7 @@ from qflare.service.assembly import Engine, Place, open_engine, open_foundation
 from qflare.service.exchanges import Exchanges
 from qflare.service.identity_calls import IdentityCalls
 from qflare.service.listing_calls import Listings
+from qflare.service.log_calls import LogCalls
 from qflare.service.opening import Opening
 from qflare.service.operator_calls import OperatorCalls
 from qflare.service.policy_calls import PolicyCalls
@@ -41,7 +42,16 @@ if TYPE_CHECKING:
 
 
 class QuantumKeyManager(
-    Roster, PolicyCalls, Exchanges, SessionCalls, ReplyCalls, Listings, IdentityCalls, OperatorCalls, ResponseCalls
+    Roster,
+    PolicyCalls,
+    Exchanges,
+    SessionCalls,
+    ReplyCalls,
+    Listings,
+    IdentityCalls,
+    OperatorCalls,
+    LogCalls,
+    ResponseCalls,
 ):
     """
     The server's side of QFX-1 over one database; any number of managers may share it.

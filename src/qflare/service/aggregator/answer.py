@@ -73,6 +73,17 @@ def cacheable(body: bytes, *, max_age_s: int) -> Answer:
     return Answer(200, ((b"content-type", _OCTETS), (b"cache-control", control)), body, is_public=True)
 
 
+def immutable(body: bytes) -> Answer:
+    """Return public bytes that are the same for everybody, for ever."""
+    control = (b"cache-control", b"public, max-age=31536000, immutable")
+    return Answer(200, ((b"content-type", _OCTETS), control), body, is_public=True)
+
+
+def note(text: str) -> Answer:
+    """Return a signed note; it is replaced every few moments, so that nobody between keeps it (C2SP tlog-tiles)."""
+    return Answer(200, ((b"content-type", _TEXT), _NO_STORE), text.encode())
+
+
 def message(status: int, text: str, *headers: tuple[bytes, bytes]) -> Answer:
     """Return one line for people: what went wrong with the request as HTTP."""
     return Answer(status, ((b"content-type", _TEXT), _NO_STORE, *headers), f"{text}\n".encode(), is_line=True)

@@ -20,6 +20,7 @@ from qflare.service.aggregator.notices import Notices
 from qflare.service.aggregator.publication import Publication
 from qflare.service.aggregator.settings import AggregatorSettings
 from qflare.service.aggregator.steps import Steps
+from qflare.service.aggregator.tiles import Tiles
 
 try:
     from starlette.routing import Route, Router
@@ -94,6 +95,7 @@ class Aggregator:
         )
         its_clock = clock or SystemClock()
         public, notices = Publication(manager, its_clock), Notices(its_clock)
+        tiles = Tiles(manager, its_clock)
         # The busiest first: routes are tried in order.
         self._router = Router(
             [
@@ -109,6 +111,8 @@ class Aggregator:
                     for path, name, give in (
                         (f"{prefix}/announcement/{{which}}", "announcement", public.announcement),
                         (f"{prefix}/identity", "identity", public.identity),
+                        (f"{prefix}/checkpoint", "checkpoint", tiles.checkpoint),
+                        (f"{prefix}/tile/{{path:path}}", "tile", tiles.tile),
                         ("/healthz", "healthz", self._health.alive),
                         ("/readyz", "readyz", self._health.ready),
                     )
