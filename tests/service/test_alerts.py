@@ -90,6 +90,17 @@ def test_operations_lists_every_alert():
     ]
 
 
+def test_the_configuration_in_operations_is_one(tmp_path):
+    """What docs/operations.md gives to Prometheus, it takes, with the rules beside it."""
+    text = (ROOT / "docs" / "operations.md").read_text().partition("## Metrics and alerts\n")[2]
+    (block,) = re.findall(r"^```yaml\n(scrape_configs:.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "prometheus.yml").write_text(block)
+    (tmp_path / "qflare.rules.yml").write_text(RULES.read_text())
+    code, said = promtool("check", "config", str(tmp_path / "prometheus.yml"))
+    assert code == 0, said
+    assert f"{len(rules())} rules found" in said
+
+
 def free_port():
     """Return a port of loopback that is free just now."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -125,7 +136,7 @@ async def answers(client, url, *, within_s=40):
 
 
 class Prometheus:
-    """A Prometheus on loopback that scrapes one target every second."""
+    """A Prometheus on loopback that scrapes one target every two seconds."""
 
     def __init__(self, client, url):
         self.client, self.url = client, url
@@ -147,7 +158,7 @@ class Prometheus:
 async def prometheus(folder, target, *, rules=None, alertmanager=None):
     """Run Prometheus; with *rules* it looks at them every second and tells *alertmanager*."""
     config = {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"},
         "scrape_configs": [{"job_name": "qflare", "static_configs": [{"targets": [target]}]}],
     }
     if rules is not None:

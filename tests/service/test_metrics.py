@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections import Counter
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -109,6 +110,8 @@ async def test_all_workers_count_together_and_nothing_goes_back(database_dsn, tm
         assert second['qflare_ready{part="database"}'] == second['qflare_ready{part="keeper"}'] == 1
         assert second["qflare_audit_entries"] > first["qflare_audit_entries"]
         assert second['qflare_pool_connections{state="used"}'] <= second["qflare_pool_connections_max"] == 16
+        assert second["qflare_worker_resident_bytes"] > 2 * 10**7
+        assert second["qflare_worker_cpu_seconds_total"] > first["qflare_worker_cpu_seconds_total"]
         for edge in edges:
             for secret in (edge.name, edge.device.ref.hex(), edge.device.tenant_id.hex()):
                 assert secret not in text
@@ -295,6 +298,25 @@ def test_operations_lists_every_metric():
         for metric in CATALOGUE
     ]
     assert expected == [line for line in section.splitlines() if line.startswith("| `qflare_")]
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "extra"),
+    [
+        ("qflare.service.metrics.exposition", "prometheus_client", "metrics"),
+        ("qflare.service.dashboards.writing", "grafana_foundation_sdk", "dashboards"),
+    ],
+)
+def test_a_missing_extra_is_named(module, package, extra):
+    """Without the package that writes a page, the error says what to install."""
+    program = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from qflare.errors import MissingExtraError\n"
+        f"try: import {module}\n"
+        "except MissingExtraError as missing: print(missing)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert f"qflare[{extra}]" in run.stdout
 
 
 def test_the_catalogue_is_in_order():

@@ -295,6 +295,18 @@ _WORKERS: Final = Board(
             title="Resources",
             charts=(
                 Chart(
+                    title="Processor",
+                    about="Of all workers; 1 is one core.",
+                    unit="percentunit",
+                    queries=(Query(_rate("qflare_worker_cpu_seconds_total", "job"), "workers"),),
+                ),
+                Chart(
+                    title="Memory",
+                    about="Of all workers.",
+                    unit="bytes",
+                    queries=(Query(_plain("qflare_worker_resident_bytes"), "workers"),),
+                ),
+                Chart(
                     title="Connections to the database",
                     about="Near the most, statements wait for each other.",
                     unit="short",

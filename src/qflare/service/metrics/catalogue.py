@@ -35,6 +35,8 @@ CATALOGUE: Final = (
     _gauge("qflare_workers", "Worker processes that serve."),
     _gauge("qflare_workers_silent", "Worker processes that did not tell their figures in time; their last ones stand."),
     _counter("qflare_worker_restarts_total", "Worker processes started in place of ones that had ended."),
+    _counter("qflare_worker_cpu_seconds_total", "Processor time of the workers, all their threads."),
+    _gauge("qflare_worker_resident_bytes", "Memory of the workers that lies in RAM."),
     _gauge("qflare_ready", "1 where a part can be used by every worker, else 0.", "part", join=Join.MIN),
     # --- handshakes ---
     _counter(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import QflareError
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from qflare.service.assembly import Engine
 
 _NS: Final = 1_000_000_000
+_STATM: Final = Path("/proc/self/statm")
 _FORMS: Final = ("hello", "offer")
 
 
@@ -29,6 +32,7 @@ async def gather(engine: Engine, *, timeout_s: float) -> Facts:
     facts = Facts()
     running = about()
     facts.add("qflare_build_info", 1, running.version, running.liboqs_version, running.engine)
+    _add_process(facts)
     _add_handshakes(facts, engine)
     _add_detection(facts, engine)
     _add_queues(facts, engine)
@@ -37,6 +41,15 @@ async def gather(engine: Engine, *, timeout_s: float) -> Facts:
     tell_calls(facts)
     await _ask(facts, engine, timeout_s)
     return facts
+
+
+def _add_process(facts: Facts) -> None:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    facts.add("qflare_worker_cpu_seconds_total", usage.ru_utime + usage.ru_stime)
+    # The second number, in pages (proc(5), /proc/pid/statm); elsewhere than on Linux it is left out.
+    with contextlib.suppress(OSError):
+        pages = int(_STATM.read_text().split()[1])
+        facts.add("qflare_worker_resident_bytes", pages * resource.getpagesize())
 
 
 def _add_handshakes(facts: Facts, engine: Engine) -> None:
