@@ -6,10 +6,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard csrc/*.c csrc/*.h csrc/lanes/* csrc/cmake/*) $(wildcard src/qflare/_native/*.py)
 
-.PHONY: demo test lint types check-c check-long bench bench-baseline bench-compare bench-flame docs clean help
+.PHONY: demo test lint types check-c check-long bench bench-baseline bench-compare bench-flame detection-report docs clean help
 
 help:
-	@echo "make demo | test | lint | types | check-c | check-long | bench | bench-baseline | bench-compare | bench-flame | clean"
+	@echo "make demo | test | lint | types | check-c | check-long | bench | bench-baseline | bench-compare | bench-flame | detection-report | clean"
 
 # The stamp is newer than what the extension is built from: a second run starts at once.
 $(VENV)/.installed: $(NATIVE)
@@ -60,6 +60,10 @@ bench-compare: $(VENV)/.installed
 # Where the time goes, as build/bench/flame.svg
 bench-flame: $(VENV)/.installed
 	$(BIN)/qflare bench flame
+
+# Measures the detector on recordings of the real protocol and writes docs/detection.md: a few minutes.
+detection-report: $(VENV)/.installed
+	PYTHONPATH=.:tests $(BIN)/python -W ignore -m detection.report
 
 clean:
 	rm -rf build $(VENV)
