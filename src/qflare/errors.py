@@ -243,6 +243,10 @@ class StoreUnavailableError(StoreError):
         self.outcome_unknown = outcome_unknown
 
 
+class SignerUnavailableError(StoreUnavailableError):
+    """The signer of the log's heads does not answer; retrying later may help, and nothing was answered without it."""
+
+
 class ConflictError(StoreError):
     """A named constraint refused the change."""
 
@@ -253,6 +257,10 @@ class SchemaMismatchError(StoreError):
 
 class KeeperError(StoreError):
     """The keeper of the sealing keys cannot be read or written, or a key is gone."""
+
+
+class SignerRefusedError(KeeperError):
+    """The signer of the log's heads will not sign this: the message says why, and what to do."""
 
 
 class RestoredError(KeeperError):

@@ -11,6 +11,7 @@ from pathlib import Path
 COMMANDS = (
     (),
     ("serve",),
+    ("signer",),
     ("enrol",),
     ("token",),
     ("token", "issue"),

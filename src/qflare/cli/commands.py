@@ -24,6 +24,7 @@ from qflare.cli import (
     roster,
     serve,
     sessions,
+    signer,
     tenants,
     tokens,
 )
@@ -59,6 +60,7 @@ def _root(
 
 
 app.command("serve")(serve.serve)
+app.command("signer")(signer.signer)
 app.command("enrol")(enrol.enrol)
 app.add_typer(tokens.app)
 app.add_typer(issued.app)

@@ -25,7 +25,7 @@ from qflare.errors import (
 from qflare.manager.deadline import Deadline
 from qflare.manager.identity import SLACK_BUCKETS, issue_identity, last_bucket_of
 from qflare.manager.sealing import ANNOUNCE_COLUMN, LOG_COLUMN, ROOT_COLUMN, Place, seal
-from qflare.manager.signers import NewSigner, signing_key, unseal_key
+from qflare.manager.signers import NewSigner, held_elsewhere, is_held_elsewhere, signing_key, unseal_key
 from qflare.model.bucket import SealedIdentity
 from qflare.model.call import IDENTITY_REQUEST, IDENTITY_ROTATION, call_about, print_of
 from qflare.model.event import EventSeverity, SecurityEventType
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from qflare.model.event import NewEvent
     from qflare.model.ids import CallId
     from qflare.model.ports import Keeper, Store
+    from qflare.model.signer_ports import Signer
     from qflare.secret import SecretBytes
 
 REASON_BYTES_MAX = 200
@@ -93,13 +94,15 @@ class Certificates:
         *,
         store: Store,
         keeper: Keeper,
+        signer: Signer | None,
         identity: Identity,
         buckets: Buckets,
         offload: Offload,
         clock: Clock,
         settings: ManagerSettings,
     ) -> None:
-        """Work on *identity*, which other workers may change meanwhile."""
+        """Work on *identity*, which other workers may change meanwhile; log keys are *signer*'s where there is one."""
+        self._signer = signer
         self._store = store
         self._keeper = keeper
         self._identity = identity
@@ -149,7 +152,8 @@ class Certificates:
                 "(qflare identity sign), and import the certificate (qflare identity import)"
             )
         serial = await self._latest_serial(row) + (2 if is_compromised else 1)
-        made = await self._offload.run(partial(self._issue, row, row.sealed_root, serial, bucket))
+        log_key = await self._held_log_key()
+        made = await self._offload.run(partial(self._issue, row, row.sealed_root, serial, bucket, log_key))
         return await self._bring_into_force(made, row, reason, is_compromised=is_compromised, call_id=call_id)
 
     async def request(self, *, reason: str, is_compromised: bool = False, call_id: CallId | None = None) -> bytes:
@@ -171,7 +175,7 @@ class Certificates:
         if call_id is not None and (stands := await self._find_call(call_about(call_id, IDENTITY_REQUEST))) is not None:
             return await self._ask_again(row, stands, bucket)
         serial = await self._latest_serial(row) + (2 if is_compromised else 1)
-        body, keys = await self._offload.run(partial(self._ask, row, serial, bucket))
+        body, keys = await self._offload.run(partial(self._ask, row, serial, bucket, await self._held_log_key()))
         event = self._event(
             SecurityEventType.KEY_GENERATION,
             {"what": "server certificate requested", "serial": serial, "reason": reason},
@@ -245,6 +249,10 @@ class Certificates:
             raise KeyStateError("the database does not hold this server's identity any more: start the workers again")
         return row
 
+    async def _held_log_key(self) -> bytes | None:
+        """Return the public half of a fresh log key that the signer made and holds; None without a signer."""
+        return None if self._signer is None else await self._signer.public_key(is_fresh=True)
+
     async def _latest_serial(self, row: SealedIdentity) -> int:
         """Return the highest serial that was ever in force: a restored database knows less than the keeper."""
         mark = await self._offload.run(self._keeper.high_water)
@@ -309,7 +317,9 @@ class Certificates:
             await self._offload.run(partial(self._keeper.raise_high_water, mark))
         return await self._certificate(serial)
 
-    def _issue(self, row: SealedIdentity, sealed_root: bytes, serial: int, bucket: int) -> SealedIdentity:
+    def _issue(
+        self, row: SealedIdentity, sealed_root: bytes, serial: int, bucket: int, held_log_key: bytes | None
+    ) -> SealedIdentity:
         with (
             self._keeper.long_term_key() as kek,
             unseal_key(kek, sealed_root, Place(ROOT_COLUMN, row.server_id, row.serial)) as stored,
@@ -325,28 +335,38 @@ class Certificates:
                 last_bucket=last_bucket_of(bucket, self._settings),
                 log_origin=self._identity.log_origin,
                 current_from=bucket,
+                held_log_key=held_log_key,
             )
 
-    def _ask(self, row: SealedIdentity, serial: int, bucket: int) -> tuple[bytes, tuple[PendingServerKey, ...]]:
-        with (
-            self._keeper.long_term_key() as kek,
-            NewSigner.generate(SIG44) as announce,
-            NewSigner.generate(SIG44) as log,
-        ):
-            body = self._body(row, serial, bucket, announce_key=announce.verification_key, log_key=log.verification_key)
-            keys = tuple(
-                PendingServerKey(
+    def _ask(
+        self, row: SealedIdentity, serial: int, bucket: int, held_log_key: bytes | None
+    ) -> tuple[bytes, tuple[PendingServerKey, ...]]:
+        with self._keeper.long_term_key() as kek:
+            announce = self._wait(kek, row, serial, ServerKeyKind.ANNOUNCE, ANNOUNCE_COLUMN)
+            if held_log_key is None:
+                log = self._wait(kek, row, serial, ServerKeyKind.LOG, LOG_COLUMN)
+            else:
+                log = PendingServerKey(
                     serial=serial,
-                    kind=kind,
-                    public_key=signer.verification_key,
-                    sealed_key=seal(kek, signer.stored, Place(column, row.server_id, serial)),
+                    kind=ServerKeyKind.LOG,
+                    public_key=held_log_key,
+                    sealed_key=held_elsewhere(held_log_key),
                 )
-                for kind, column, signer in (
-                    (ServerKeyKind.ANNOUNCE, ANNOUNCE_COLUMN, announce),
-                    (ServerKeyKind.LOG, LOG_COLUMN, log),
-                )
+        body = self._body(row, serial, bucket, announce_key=announce.public_key, log_key=log.public_key)
+        return body, (announce, log)
+
+    @staticmethod
+    def _wait(
+        kek: SecretBytes, row: SealedIdentity, serial: int, kind: ServerKeyKind, column: bytes
+    ) -> PendingServerKey:
+        """Make a fresh key that waits for its certificate."""
+        with NewSigner.generate(SIG44) as made:
+            return PendingServerKey(
+                serial=serial,
+                kind=kind,
+                public_key=made.verification_key,
+                sealed_key=seal(kek, made.stored, Place(column, row.server_id, serial)),
             )
-        return body, keys
 
     def _body(self, row: SealedIdentity, serial: int, bucket: int, *, announce_key: bytes, log_key: bytes) -> bytes:
         return certificate_body(
@@ -390,6 +410,8 @@ class Certificates:
     ) -> SealedIdentity:
         with self._keeper.long_term_key() as kek:
             for key, column in ((announce, ANNOUNCE_COLUMN), (log, LOG_COLUMN)):
+                if is_held_elsewhere(key.sealed_key):
+                    continue
                 # Whether they open is found out now, while the keys before them are in force.
                 with (
                     unseal_key(kek, key.sealed_key, Place(column, row.server_id, key.serial)) as stored,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from qflare.errors import AuthenticationError, KeeperError, KeyStateError, QflareError
 from qflare.manager.deadline import Deadline
 from qflare.manager.sealing import ANNOUNCE_COLUMN, LOG_COLUMN, ROOT_COLUMN, Place, seal
-from qflare.manager.signers import NewSigner, signing_key, unseal_key
+from qflare.manager.signers import NewSigner, held_elsewhere, is_held_elsewhere, signing_key, unseal_key
 from qflare.model.bucket import SealedIdentity
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ports import IdentityStore, Keeper
+    from qflare.model.signer_ports import Signer
     from qflare.secret import SecretBytes
 
 _log = logging.getLogger("qflare.manager")
@@ -49,7 +50,8 @@ class SigningKeys:
 
     public: ServerIdentity
     announce: SecretBytes
-    log: SecretBytes
+    log: SecretBytes | None
+    """None where a signer of its own holds it."""
     current_from: int
     """The server's bucket when the certificate came into force."""
     users: int = 0
@@ -68,7 +70,8 @@ class SigningKeys:
     def wipe(self) -> None:
         """Destroy both signing keys."""
         self.announce.wipe()
-        self.log.wipe()
+        if self.log is not None:
+            self.log.wipe()
 
 
 class Identity:
@@ -85,6 +88,7 @@ class Identity:
         settings: ManagerSettings,
     ) -> None:
         """Own *keys*; *certificates* are all that were in force, the newest first."""
+        self._has_signer = settings.signer_socket is not None
         self._keys = keys
         self._certificates = tuple(certificates)
         self._store = store
@@ -163,7 +167,8 @@ class Identity:
                 raise KeyStateError("the database holds another server's identity now: start the workers again")
             encoded = await self._deadline.of(self._store.list_certificates())
             keys, certificates = await self._offload.run(
-                partial(_open, self._keeper, row, encoded), wipe=lambda opened: opened[0].wipe()
+                partial(_open, self._keeper, row, encoded, has_signer=self._has_signer),
+                wipe=lambda opened: opened[0].wipe(),
             )
             retired, self._keys, self._certificates = self._keys, keys, certificates
             retired.is_retired = True
@@ -186,7 +191,13 @@ class Identity:
 
 
 async def open_identity(
-    *, store: IdentityStore, keeper: Keeper, offload: Offload, clock: Clock, settings: ManagerSettings
+    *,
+    store: IdentityStore,
+    keeper: Keeper,
+    signer: Signer | None = None,
+    offload: Offload,
+    clock: Clock,
+    settings: ManagerSettings,
 ) -> Identity:
     """
     Load the server's identity, or make it in an empty database; the first worker's insert wins.
@@ -198,7 +209,8 @@ async def open_identity(
     deadline = Deadline(settings.store_timeout_s)
     row = await deadline.of(store.find_identity())
     if row is None:
-        made = await offload.run(partial(_make, keeper, clock.now_s(), settings))
+        log_key = None if signer is None else await signer.public_key()
+        made = await offload.run(partial(_make, keeper, clock.now_s(), settings, log_key=log_key))
         event = new_event(
             SecurityEventType.KEY_GENERATION,
             EventSeverity.INFO,
@@ -208,11 +220,19 @@ async def open_identity(
         )
         row = await deadline.of(store.save_identity(made, event=event))
     encoded = await deadline.of(store.list_certificates())
-    keys, certificates = await offload.run(partial(_open, keeper, row, encoded), wipe=lambda opened: opened[0].wipe())
+    has_signer = settings.signer_socket is not None
+    keys, certificates = await offload.run(
+        partial(_open, keeper, row, encoded, has_signer=has_signer), wipe=lambda opened: opened[0].wipe()
+    )
+    if has_signer and keys.log is not None:
+        _log.warning(
+            "the log's key in force rests in this database, not with the signer: rotate it there with  qflare identity "
+            "rotate"
+        )
     return Identity(keys, certificates, store=store, keeper=keeper, offload=offload, settings=settings)
 
 
-def _make(keeper: Keeper, now_s: int, settings: ManagerSettings) -> SealedIdentity:
+def _make(keeper: Keeper, now_s: int, settings: ManagerSettings, *, log_key: bytes | None) -> SealedIdentity:
     bucket = now_s // settings.bucket_width_s
     with keeper.long_term_key() as kek, NewSigner.generate(SIG87) as root:
         server_id = server_id_of(root.verification_key)
@@ -226,6 +246,7 @@ def _make(keeper: Keeper, now_s: int, settings: ManagerSettings) -> SealedIdenti
             last_bucket=last_bucket_of(bucket, settings),
             log_origin=settings.log_origin or f"qflare/{server_id[:8].hex()}",
             current_from=bucket,
+            held_log_key=log_key,
         )
 
 
@@ -240,15 +261,25 @@ def issue_identity(
     last_bucket: int,
     log_origin: str,
     current_from: int,
+    held_log_key: bytes | None = None,
 ) -> SealedIdentity:
-    """Make fresh announce and log keys, have the root sign for them, and seal all three under *kek*; blocking."""
-    with NewSigner.generate(SIG44) as announce, NewSigner.generate(SIG44) as log:
+    """
+    Make fresh announce and log keys, have the root sign for them, and seal all three under *kek*; blocking.
+
+    With *held_log_key*, the public half of a key that a signer holds, none is made for the log.
+    """
+    with NewSigner.generate(SIG44) as announce, contextlib.ExitStack() as stack:
+        log: NewSigner | None = None
+        log_key = held_log_key
+        if log_key is None:
+            log = stack.enter_context(NewSigner.generate(SIG44))
+            log_key = log.verification_key
         certificate = issue_certificate(
             root_sk,
             root_key,
             serial=serial,
             announce_key=announce.verification_key,
-            log_key=log.verification_key,
+            log_key=log_key,
             first_bucket=first_bucket,
             last_bucket=last_bucket,
             log_origin=log_origin,
@@ -261,7 +292,9 @@ def issue_identity(
             serial=serial,
             sealed_root=seal(kek, stored_root, Place(ROOT_COLUMN, server_id, serial)),
             sealed_announce=seal(kek, announce.stored, Place(ANNOUNCE_COLUMN, server_id, serial)),
-            sealed_log=seal(kek, log.stored, Place(LOG_COLUMN, server_id, serial)),
+            sealed_log=held_elsewhere(certificate.log_key)
+            if log is None
+            else seal(kek, log.stored, Place(LOG_COLUMN, server_id, serial)),
             current_from=current_from,
         )
 
@@ -271,19 +304,26 @@ def last_bucket_of(bucket: int, settings: ManagerSettings) -> int:
     return bucket + settings.certificate_years * _YEAR_S // settings.bucket_width_s
 
 
-def _open(keeper: Keeper, row: SealedIdentity, encoded: Sequence[bytes]) -> tuple[SigningKeys, tuple[Certificate, ...]]:
+def _open(
+    keeper: Keeper, row: SealedIdentity, encoded: Sequence[bytes], *, has_signer: bool
+) -> tuple[SigningKeys, tuple[Certificate, ...]]:
     certificate = decode_certificate(row.certificate, root_key=row.root_key)
     earlier = [_earlier(each, row.root_key) for each in encoded if each != row.certificate]
     if row.sealed_announce is None or row.sealed_log is None:
         raise KeeperError("the certificate in force has no signing keys beside it: the identity row was altered")
+    is_held = is_held_elsewhere(row.sealed_log)
+    if is_held and not has_signer:
+        raise KeeperError(
+            "a signer of its own holds the log's key: name its socket in QFLARE_SIGNER_SOCKET (setting signer_socket)"
+        )
     with keeper.long_term_key() as kek:
         announce = unseal_key(kek, row.sealed_announce, Place(ANNOUNCE_COLUMN, row.server_id, row.serial))
-        log = unseal_key(kek, row.sealed_log, Place(LOG_COLUMN, row.server_id, row.serial))
-    with announce, log:
+        log = None if is_held else unseal_key(kek, row.sealed_log, Place(LOG_COLUMN, row.server_id, row.serial))
+    with announce, log or contextlib.nullcontext():
         keys = SigningKeys(
             public=ServerIdentity(root_key=row.root_key, certificate=certificate),
             announce=signing_key(SIG44, announce, certificate.announce_key),
-            log=signing_key(SIG44, log, certificate.log_key),
+            log=None if log is None else signing_key(SIG44, log, certificate.log_key),
             current_from=row.current_from,
         )
     return keys, (certificate, *(each for each in earlier if each is not None))

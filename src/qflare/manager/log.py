@@ -11,10 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, utc
-from qflare.errors import ConflictError, QflareError
+from qflare.errors import ConflictError, QflareError, SignerUnavailableError
 from qflare.manager.batcher import Batcher
 from qflare.manager.deadline import Deadline
 from qflare.manager.failures import Failures
+from qflare.manager.heads import Heads
 from qflare.model.call import call_about
 from qflare.model.event import AuditEntry, LogAppend, LoggedEvent, NewEvent, SignedCheckpoint
 from qflare.protocol.checkpoint import sign_checkpoint
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ids import CallId, TenantId
     from qflare.model.ports import LogStore
+    from qflare.model.signer_ports import Signer
+    from qflare.protocol.identity import Certificate
+    from qflare.secret import SecretBytes
 
 _log = logging.getLogger("qflare.manager")
 
@@ -56,12 +60,17 @@ class Log:
         store: LogStore,
         identity: Identity,
         vault: EntryVault,
+        signer: Signer | None,
         marks: Marks,
         offload: Offload,
         clock: Clock,
         settings: ManagerSettings,
     ) -> None:
-        """Sign with *identity*'s log key what *store* has committed, and what *marks* have reserved."""
+        """
+        Sign with *identity*'s log key what *store* has committed, and what *marks* have reserved.
+
+        Where a signer of its own holds that key, *signer* is asked.
+        """
         self._store = store
         self._marks = marks
         self._identity = identity
@@ -71,6 +80,7 @@ class Log:
         self._deadline = Deadline(settings.store_timeout_s)
         self.failures = Failures()
         """Entries that were not appended, heads that were not signed or stored (steps append, sign and store)."""
+        self._heads = None if signer is None else Heads(signer=signer, store=store, deadline=self._deadline)
         self._latest: SignedCheckpoint | None = None
         self._latest_serial = identity.serial
         """Of the certificate whose log key signed it: devices take receipts under the one in force."""
@@ -114,7 +124,9 @@ class Log:
         nobody's answer rests on it, and whoever holds a receipt holds the head.
         """
         with self.failures.of("sign"), self._identity.lend() as keys:
-            checkpoint, receipts = await self._offload.run(partial(self._prove, keys, append))
+            if keys.log is None:
+                return await self._receipts_elsewhere(keys.certificate, append)
+            checkpoint, receipts = await self._offload.run(partial(self._prove, keys, keys.log, append))
         self._note(checkpoint, keys.certificate.serial)
         return receipts
 
@@ -125,6 +137,9 @@ class Log:
         checkpoint = self._held()
         if checkpoint is None or checkpoint.size <= max(indices):
             checkpoint = await self.checkpoint()
+        return await self._receipts_under(checkpoint, indices)
+
+    async def _receipts_under(self, checkpoint: SignedCheckpoint, indices: Sequence[int]) -> list[bytes]:
         size = checkpoint.size
         wanted = list({node for index in indices for node in nodes_for_path(index, size)})
         nodes = await self._deadline.of(self._store.find_nodes(wanted)) if wanted else {}
@@ -140,7 +155,12 @@ class Log:
         if checkpoint is None or checkpoint.size != head.size:
             root = Frontier(head.size, head.frontier).root()
             with self.failures.of("sign"), self._identity.lend() as keys:
-                checkpoint = await self._offload.run(partial(self._sign, keys, head.size, root))
+                if keys.log is None:
+                    checkpoint = await self._sign_elsewhere(keys.certificate, head.size, root)
+                else:
+                    checkpoint = await self._offload.run(
+                        partial(self._sign, keys.certificate, keys.log, head.size, root)
+                    )
             self._note(checkpoint, keys.certificate.serial)
         await self._save_noted()
         return checkpoint
@@ -170,13 +190,34 @@ class Log:
         """Return the newest signed head, if the log key in force signed it."""
         return self._latest if self._latest_serial == self._identity.serial else None
 
-    def _sign(self, keys: SigningKeys, size: int, root: bytes) -> SignedCheckpoint:
-        self._marks.reserve(size)
-        return sign_checkpoint(keys.log, keys.certificate.log_origin, size, root, self._clock.now_s())
+    async def _receipts_elsewhere(self, certificate: Certificate, append: LogAppend) -> list[bytes]:
+        """Have a signer of its own sign the head that *append* left, or a larger one, and make the receipts."""
+        size = append.first_index + len(append.leaf_hashes)
+        root, paths = await self._offload.run(
+            partial(prove_append, append.old_frontier, append.first_index, append.leaf_hashes)
+        )
+        signed = await self._sign_elsewhere(certificate, size, root)
+        self._note(signed, certificate.serial)
+        if signed.size == size:
+            return encode_receipts(append.first_index, size, signed.time_s, paths, signed.signature)
+        # Another worker's head came first, and covers these entries too.
+        return await self._receipts_under(signed, range(append.first_index, size))
 
-    def _prove(self, keys: SigningKeys, append: LogAppend) -> tuple[SignedCheckpoint, list[bytes]]:
+    async def _sign_elsewhere(self, certificate: Certificate, size: int, root: bytes) -> SignedCheckpoint:
+        if self._heads is None:
+            raise SignerUnavailableError("a signer of its own holds the log's key, and this worker has no way to it")
+        await self._offload.run(partial(self._marks.reserve, size))
+        return await self._heads.sign(certificate, size, root)
+
+    def _sign(self, certificate: Certificate, log_key: SecretBytes, size: int, root: bytes) -> SignedCheckpoint:
+        self._marks.reserve(size)
+        return sign_checkpoint(log_key, certificate.log_origin, size, root, self._clock.now_s())
+
+    def _prove(
+        self, keys: SigningKeys, log_key: SecretBytes, append: LogAppend
+    ) -> tuple[SignedCheckpoint, list[bytes]]:
         root, paths = prove_append(append.old_frontier, append.first_index, append.leaf_hashes)
-        signed = self._sign(keys, append.first_index + len(paths), root)
+        signed = self._sign(keys.certificate, log_key, append.first_index + len(paths), root)
         return signed, encode_receipts(append.first_index, signed.size, signed.time_s, paths, signed.signature)
 
     def _note(self, checkpoint: SignedCheckpoint, serial: int) -> None:

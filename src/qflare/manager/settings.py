@@ -94,6 +94,11 @@ class ManagerSettings:
     keeper_dir: str | None = None
     """Folder of the file keeper's bucket keys; None lets the assembly choose one in a memory file system."""
 
+    signer_socket: str | None = None
+    """Unix socket of the signer of the log's heads (`qflare signer`); None keeps the log's key in each worker."""
+    signer_timeout_s: float = 2.0
+    """Longest wait for a signature."""
+
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         for name, low, high in (
@@ -129,7 +134,14 @@ class ManagerSettings:
                 raise ConfigError(f"setting {name} must be a whole number from {low} to {high}, got {value!r}")
         if not isinstance(self.detection, bool):
             raise ConfigError(f"setting detection must be True or False, got {self.detection!r}")
-        for name in ("store_timeout_s", "close_timeout_s", "change_poll_s", "tick_max_s", "cleanup_every_s"):
+        for name in (
+            "store_timeout_s",
+            "close_timeout_s",
+            "change_poll_s",
+            "tick_max_s",
+            "cleanup_every_s",
+            "signer_timeout_s",
+        ):
             seconds: object = getattr(self, name)
             if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds <= _SECONDS_MAX:
                 raise ConfigError(f"setting {name} must be above 0 and at most 3600 seconds, got {seconds!r}")

@@ -6,14 +6,17 @@ What is stored is the seed, or the whole key where liboqs makes none from a seed
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from qflare.errors import AuthenticationError, KeeperError
 from qflare.manager.sealing import Place, unseal
 from qflare.primitives.random import random_secret
 from qflare.primitives.sig import SigKeyPair, SignatureScheme
 from qflare.secret import SecretBytes
+
+_HELD: Final = b"\x02held by a signer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,20 @@ class NewSigner:
         """Destroy the signing half at the end of the block."""
         self.pair.signing_key.wipe()
         self.stored.wipe()
+
+
+def held_elsewhere(public_key: bytes) -> bytes:
+    """
+    Return what stands in the place of a sealed log key that a signer holds, 49 bytes.
+
+    It begins as no sealed value does, so that whoever knows no signers refuses it.
+    """
+    return _HELD + hashlib.sha256(public_key).digest()
+
+
+def is_held_elsewhere(stored: bytes) -> bool:
+    """Return whether the place of a sealed log key says that a signer holds it."""
+    return stored.startswith(_HELD)
 
 
 def unseal_key(kek: SecretBytes, sealed: bytes, place: Place) -> SecretBytes:

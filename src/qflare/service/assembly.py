@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from qflare.manager.batcher import Batcher
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ports import Keeper, Store
+    from qflare.model.signer_ports import Signer
 
 _KEEPER_NAME: Final = "keeper"
 _DETECTION_CLOSE_S: Final = 2.0
@@ -93,6 +94,8 @@ class Foundation:
     offload: Offload
     identity: Identity
     entry_keys: EntryKeys
+    signer: Signer | None
+    """The signer of the log's heads that is a process of its own, if there is one."""
     log: Log
     refusals: Refusals
     background: Background
@@ -170,7 +173,10 @@ async def open_foundation(
         await offload.run(partial(choose_engine, settings.engine))
         store, folder = await _open_store(place, settings, stack)
         keeper = place.keeper if place.keeper is not None else await offload.run(partial(open_keeper, folder, settings))
-        identity = await open_identity(store=store, keeper=keeper, offload=offload, clock=its_clock, settings=settings)
+        signer = await _open_signer(settings, stack)
+        identity = await open_identity(
+            store=store, keeper=keeper, signer=signer, offload=offload, clock=its_clock, settings=settings
+        )
         stack.callback(identity.wipe)
         entry_keys = await offload.run(partial(EntryKeys.of, keeper), wipe=EntryKeys.wipe)
         stack.callback(entry_keys.wipe)
@@ -183,6 +189,7 @@ async def open_foundation(
             store=store,
             identity=identity,
             vault=entry_keys,
+            signer=signer,
             marks=marks,
             offload=offload,
             clock=its_clock,
@@ -201,6 +208,7 @@ async def open_foundation(
             offload=offload,
             identity=identity,
             entry_keys=entry_keys,
+            signer=signer,
             log=log,
             refusals=refusals,
             background=background,
@@ -331,6 +339,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
         certificates = Certificates(
             store=store,
             keeper=keeper,
+            signer=foundation.signer,
             identity=foundation.identity,
             buckets=buckets,
             offload=offload,
@@ -393,6 +402,17 @@ async def _stop(task: asyncio.Task[None]) -> None:
     """End a loop before the buckets and sessions under it are wiped."""
     task.cancel()
     await asyncio.wait({task})
+
+
+async def _open_signer(settings: ManagerSettings, stack: AsyncExitStack) -> Signer | None:
+    """Return the way to the signer that the settings name; it connects when it is asked."""
+    if settings.signer_socket is None:
+        return None
+    from qflare.stores.signer import SignerClient
+
+    client = SignerClient(settings.signer_socket, timeout_s=settings.signer_timeout_s)
+    stack.push_async_callback(client.close)
+    return client
 
 
 async def _open_store(place: Place, settings: ManagerSettings, stack: AsyncExitStack) -> tuple[Store, Path]:
