@@ -122,6 +122,8 @@ class Buckets:
         self._alarms: list[NewEvent] = []
         self._announced_serial = identity.serial
         self._warned_serial = -1
+        self.keys_destroyed = 0
+        """KEK_b that this worker was the first to destroy in the keeper."""
         self.listeners: list[Callable[[int], None]] = []
         """Called with the lowest live bucket after a turn: whoever caches keys of older ones wipes them."""
 
@@ -314,7 +316,7 @@ class Buckets:
             live.release()
         for listener in self.listeners:
             listener(before)
-        await self._offload.run(partial(self._keeper.destroy_bucket_keys, before=before))
+        self.keys_destroyed += await self._offload.run(partial(self._keeper.destroy_bucket_keys, before=before))
 
     async def _enter(
         self, bucket: int, row: SealedBucket | None, *, is_past: bool, is_start: bool

@@ -192,7 +192,7 @@ _KEYS: Final = Board(
                     unit="ops",
                     queries=(
                         Query(_rate("qflare_cleanup_bucket_rows_total", "job"), "rows of bucket keys"),
-                        Query(_rate("qflare_cleanup_keys_destroyed_total", "job"), "sealing keys"),
+                        Query(_rate("qflare_keys_destroyed_total", "job"), "sealing keys"),
                         Query(_rate("qflare_cleanup_sessions_expired_total", "job"), "sessions"),
                     ),
                 ),

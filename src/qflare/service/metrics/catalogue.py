@@ -92,7 +92,9 @@ CATALOGUE: Final = (
     _counter("qflare_maintenance_failures_total", "Rounds of care that failed and were tried again."),
     _histogram("qflare_cleanup_seconds", "Time of a clean-up.", bounds=SECONDS),
     _counter("qflare_cleanup_bucket_rows_total", "Rows of bucket keys deleted."),
-    _counter("qflare_cleanup_keys_destroyed_total", "Sealing keys of buckets destroyed in the keeper."),
+    _counter(
+        "qflare_keys_destroyed_total", "Sealing keys of buckets destroyed in the keeper, by the turn or by a clean-up."
+    ),
     _counter("qflare_cleanup_sessions_expired_total", "Sessions whose last bucket was over."),
     # --- the log ---
     _gauge("qflare_audit_entries", "Entries in the audit log.", join=Join.MAX),

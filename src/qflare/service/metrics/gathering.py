@@ -118,7 +118,8 @@ def _add_care(facts: Facts, engine: Engine) -> None:
     facts.add("qflare_maintenance_failures_total", care.tally.failures)
     facts.add_histogram("qflare_cleanup_seconds", care.cleanups_s)
     facts.add("qflare_cleanup_bucket_rows_total", care.tally.bucket_rows)
-    facts.add("qflare_cleanup_keys_destroyed_total", care.tally.bucket_keys_destroyed)
+    # The turn destroys what is over, and the clean-up what the turn could not.
+    facts.add("qflare_keys_destroyed_total", engine.buckets.keys_destroyed + care.tally.bucket_keys_destroyed)
     facts.add("qflare_cleanup_sessions_expired_total", care.tally.sessions_expired)
     facts.add_histogram("qflare_turn_step_seconds", engine.turns.steps_s)
 
