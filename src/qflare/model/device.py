@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from qflare.model.ids import DeviceId, DeviceRef, TenantId
+from qflare.model.quick import quick
 
 
 class KeyState(StrEnum):
@@ -36,6 +37,7 @@ class NewDevice:
     """Whether a tag under the KEM key was seen (PROTOCOL E3: pre-active until then)."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """A row of the roster: the device and its current keys."""

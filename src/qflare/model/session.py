@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from qflare.model.ids import DeviceId, DeviceRef, SessionId, StreamId, TenantId
+from qflare.model.quick import quick
 
 
 class SessionState(StrEnum):
@@ -70,6 +71,7 @@ class ClaimOutcome(NamedTuple):
     log_index: int | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """The terms of a session; no secret in it."""

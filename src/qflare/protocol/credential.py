@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qflare.errors import LengthError, UsageError
+from qflare.model.quick import quick
 from qflare.model.refusal import Refusal
 from qflare.primitives.kem import EK_BYTES
 from qflare.primitives.sig import SIG44
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from qflare.secret import SecretBytes
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceCredential:
     """A device's current keys and whether it may begin a session; the caller owns and wipes the psk."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from qflare.model.quick import quick
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -30,6 +32,7 @@ class DevicePublicKey:
     """Of the KEM key: pre-active until a tag under it was seen (PROTOCOL E3)."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyExchange:
     """An exchange that the server began (PROTOCOL O1): send `offer` to the device."""
@@ -44,6 +47,7 @@ class KeyExchange:
     algorithm: str
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletedExchange:
     """A session that stands: send `confirmation` to the device."""
