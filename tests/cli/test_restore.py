@@ -34,7 +34,7 @@ def is_refused(url, record):
         transport.close()
 
 
-async def test_a_round_trip_over_http(tmp_path):
+async def test_a_round_trip_over_http(tmp_path):  # noqa: PLR0915 - one life of a database, step by step
     """Backup, more life, restore: the device connects again with what it has, what it sent before is refused, and the log tells."""
     state, copy = tmp_path / "d.state", tmp_path / "copy.backup"
     issued = await run(tmp_path, "token", "issue", "d", "--json")
@@ -75,15 +75,20 @@ async def test_a_round_trip_over_http(tmp_path):
         busy = await run(tmp_path, "restore", copy, "--replace")
         assert ExitCode.USAGE == busy.code
         assert "stop its workers" in busy.line
+    whole = copy.read_bytes()
+    (tmp_path / "damaged").write_bytes(whole[:-1])
     # Half of it: pg_restore may not miss the very end, where the last table's rows were.
-    (tmp_path / "damaged").write_bytes(copy.read_bytes()[: copy.stat().st_size // 2])
+    (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text").write_text("no backup")
     for name, more, code, said in (
         ("text", ("--replace",), ExitCode.USAGE, "is no backup"),
         ("absent", ("--replace",), ExitCode.USAGE, "cannot read"),
         (copy.name, (), ExitCode.USAGE, "--replace"),
         (copy.name, ("--accept",), ExitCode.USAGE, "--accept"),
-        ("damaged", ("--replace",), ExitCode.FAILED, "pg_restore"),
+        ("damaged", ("--replace",), ExitCode.USAGE, "is damaged"),
+        ("damaged", ("--replace", "--unchecked"), ExitCode.USAGE, "is damaged"),
+        ("half", ("--replace",), ExitCode.USAGE, "--unchecked"),
+        ("half", ("--replace", "--unchecked"), ExitCode.FAILED, "pg_restore"),
     ):
         bad = await run(tmp_path, "restore", tmp_path / name, *more, "--json")
         assert (code, "") == (bad.code, bad.out), (name, bad.err)
@@ -106,6 +111,7 @@ async def test_a_round_trip_over_http(tmp_path):
     [
         (("restore",), "--accept"),
         (("restore", "--accept", "--replace"), "--replace"),
+        (("restore", "--accept", "--unchecked"), "--unchecked"),
         (("backup", "absent/copy"), "no folder"),
     ],
 )

@@ -32,6 +32,8 @@ RULES = {
     "device_count": KEPT,
     "device_key": KEPT,
     "device_key_move": KEPT,
+    "device_psk": KEPT,
+    "device_psk_move": KEPT,
     "device_use": KEPT,
     "enrolment_token": "expires_at <= now() OR used_at IS NOT NULL",
     "handshake": EMPTIED,

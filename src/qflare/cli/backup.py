@@ -46,6 +46,10 @@ def restore(
     *,
     accept: Annotated[bool, typer.Option("--accept", help="Accept a database that other tools restored.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Drop the schema that stands first.")] = False,
+    unchecked: Annotated[
+        bool,
+        typer.Option("--unchecked", help="Take a file without a checksum, of pg_dump or of a qflare from before."),
+    ] = False,
     gap: Annotated[
         int,
         typer.Option("--gap", metavar="N", min=0, help="Sizes of the log to leave out if the marks are lost."),
@@ -69,6 +73,8 @@ def restore(
         raise ConfigError("name a file to restore, or pass --accept for a database that was restored already")
     if replace and path is None:
         raise ConfigError("--replace goes with a file to restore")
+    if unchecked and path is None:
+        raise ConfigError("--unchecked goes with a file to restore")
     require_server()
     from qflare.manager.settings import ManagerSettings
     from qflare.service.config import read_settings
@@ -81,6 +87,7 @@ def restore(
             data_dir=data_dir,
             settings=read_settings(ManagerSettings),
             replaces=replace,
+            is_unchecked=unchecked,
             gap=gap,
         )
     )

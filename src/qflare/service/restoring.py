@@ -43,6 +43,7 @@ async def restore(
     data_dir: Path | None,
     settings: ManagerSettings,
     replaces: bool = False,
+    is_unchecked: bool = False,
     gap: int = 0,
     clock: Clock | None = None,
 ) -> Acceptance:
@@ -55,6 +56,7 @@ async def restore(
         data_dir: As for a manager: the keeper's folder lies in it.
         settings: The same as the workers'.
         replaces: Whether a schema that stands is dropped first.
+        is_unchecked: Whether a file without a checksum is taken.
         gap: Sizes of the log that are left out at least, for a keeper whose marks were lost too.
         clock: What tells the time.
 
@@ -68,7 +70,7 @@ async def restore(
     async with _connected(dsn, data_dir, installs_schema=False) as (connection, its_dsn):
         await require_no_workers(connection)
         if path is not None:
-            await read_backup(connection, path, dsn=its_dsn, replaces=replaces)
+            await read_backup(connection, path, dsn=its_dsn, replaces=replaces, may_lack_checksum=is_unchecked)
         await install_schema(connection)
         place = Place(database=dsn, data_dir=data_dir, is_restored=True)
         return await _accept(place, settings, clock, gap=gap)

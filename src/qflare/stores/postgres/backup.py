@@ -1,6 +1,7 @@
 """
 A backup file of one database: the schema `qflare` as `pg_dump --format=custom` writes it, in one snapshot.
 
+A checksum stands behind it, and is compared before anything is restored.
 What is sealed in the database is sealed in the file.  KEK_L and the keeper's marks are not in it: they lie with the
 keeper, and are backed up apart from the file.
 """
@@ -11,9 +12,11 @@ import asyncio
 import os
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import ConfigError, StoreError
+from qflare.stores.postgres.checksum import append_checksum, require_whole
 from qflare.stores.postgres.definition import schema_text
 from qflare.stores.postgres.failures import translated
 from qflare.stores.postgres.pool import APPLICATION_NAME
@@ -111,13 +114,14 @@ def _require_backup(path: Path) -> None:
 def _open_new(path: Path) -> int:
     """Open a file that nobody made before, for this user alone."""
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as failure:
         raise ConfigError(f"cannot write {path}: {failure.strerror}; name a new file in a folder you own") from None
 
 
 def _finish(descriptor: int, unfinished: Path, path: Path) -> int:
     """Make the file durable under its name, which nobody else took meanwhile, and return its size."""
+    append_checksum(descriptor)
     os.fsync(descriptor)
     size = os.fstat(descriptor).st_size
     try:
@@ -132,7 +136,9 @@ def _finish(descriptor: int, unfinished: Path, path: Path) -> int:
     return size
 
 
-async def read_backup(connection: asyncpg.Connection, path: Path, *, dsn: str, replaces: bool) -> int:
+async def read_backup(
+    connection: asyncpg.Connection, path: Path, *, dsn: str, replaces: bool, may_lack_checksum: bool = False
+) -> int:
     """
     Put a backup file's schema into the database and return its version; nothing of it is accepted yet.
 
@@ -141,13 +147,15 @@ async def read_backup(connection: asyncpg.Connection, path: Path, *, dsn: str, r
         path: What `write_backup` wrote, or `pg_dump --format=custom --schema=qflare`.
         dsn: The same database.
         replaces: Whether a schema that stands is dropped first.
+        may_lack_checksum: Whether a file without a checksum is taken, as pg_dump writes it.
 
     Raises:
-        ConfigError: the file cannot be read or is no backup, or a schema stands.
+        ConfigError: the file cannot be read, is no backup, was cut or altered, has no checksum, or a schema stands.
         SchemaMismatchError: the file's schema is newer than this code.
         StoreError: the login may not do it, or restoring failed.
     """
     await asyncio.to_thread(_require_backup, path)
+    await asyncio.to_thread(partial(require_whole, path, may_lack_checksum=may_lack_checksum))
     program = await find_program("pg_restore", major=connection.get_server_version().major)
     with translated():
         if not await connection.fetchval("SELECT to_regnamespace('qflare') IS NULL"):
