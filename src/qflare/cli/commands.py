@@ -16,6 +16,7 @@ from qflare.cli import (
     doctor,
     enrol,
     identity,
+    incidents,
     issued,
     keys,
     migrate,
@@ -71,6 +72,7 @@ app.add_typer(tenants.app)
 app.add_typer(operators.app)
 app.add_typer(policy.app)
 app.add_typer(identity.app)
+app.add_typer(incidents.app)
 app.add_typer(devices.app)
 app.command("demo")(demo.demo)
 app.command("migrate")(migrate.migrate)
