@@ -177,6 +177,7 @@ async def test_nobody_gains_more_than_an_even_share_of_a_full_queue():
     assert [400] * 4 == await third
     done = [[outcome for outcome in await call if not isinstance(outcome, OverloadedError)] for call in (large, small)]
     assert [4, 4] == [len(outcomes) for outcomes in done]
+    assert (2, 10) == (kitchen.queue.overloads, kitchen.queue.displaced)
     await first
 
 

@@ -44,9 +44,17 @@ CASES = {
         [{}],
     ),
     "QflareOverloaded": (
-        [('qflare_queue_overloads_total{operation="hello"}', "0+1x200")],
-        [('qflare_queue_overloads_total{operation="hello"}', "7x200")],
-        [{}],
+        # Each of the three alone, on a server of its own.
+        [
+            ('qflare_queue_overloads_total{operation="hello",job="a"}', "0+1x200"),
+            ('qflare_queue_displaced_total{operation="hello",job="b"}', "0+1x200"),
+            ('qflare_http_refusals_total{step="hello",reason="overloaded",job="c"}', "0+1x200"),
+        ],
+        [
+            ('qflare_queue_overloads_total{operation="hello"}', "7x200"),
+            ('qflare_http_refusals_total{step="hello",reason="client-gone"}', "0+1x200"),
+        ],
+        [{"job": "a"}, {"job": "b"}, {"job": "c"}],
     ),
     "QflareSlow": (
         [(WAITS % "0.5", "0+1x200"), (WAITS % "1.0", "0+9x200"), (WAITS % "+Inf", "0+9x200")],
@@ -121,6 +129,11 @@ CASES = {
     "QflareDetectorDrops": (
         [("qflare_detector_dropped_total", "0+1x200")],
         [("qflare_detector_dropped_total", "9x200")],
+        [{}],
+    ),
+    "QflareDetectorUnreported": (
+        [("qflare_detector_unreported", "101x200")],
+        [("qflare_detector_unreported", "100x200")],
         [{}],
     ),
     "QflareDetectorAlarm": (

@@ -92,6 +92,11 @@ class Batcher(Generic[Item, Result]):
         """From the begin of each batch to its end, seconds."""
 
     @property
+    def displaced(self) -> int:
+        """Items that were sent away since a tenant with less in the full queue needed their room."""
+        return self._waiting.displaced
+
+    @property
     def statistics(self) -> QueueStatistics:
         """What went through this queue so far, and what waits."""
         return QueueStatistics(

@@ -120,6 +120,8 @@ class Waiting(Generic[Item, Result]):
         self._lines: OrderedDict[TenantId | None, _Line[Item, Result]] = OrderedDict()
         """Of tenants with items that no batch has taken, in the order of their turns."""
         self._count = 0
+        self.displaced = 0
+        """Items that were sent away so far, since a tenant with less needed their room."""
 
     def __len__(self) -> int:
         """Return how many items wait."""
@@ -148,6 +150,7 @@ class Waiting(Generic[Item, Result]):
         for line in sorted(larger, key=lambda line: line.waiting, reverse=True):
             given = min(need, line.waiting - level)
             self._send_away(line, given, refusal)
+            self.displaced += given
             need -= given
         return True
 

@@ -105,6 +105,7 @@ _HANDSHAKES: Final = Board(
                     queries=(
                         Query(_plain("qflare_queue_items"), "{{operation}}"),
                         Query(_rate("qflare_queue_overloads_total", "operation"), "refused: {{operation}}"),
+                        Query(_rate("qflare_queue_displaced_total", "operation"), "displaced: {{operation}}"),
                     ),
                 ),
             ),

@@ -59,6 +59,11 @@ CATALOGUE: Final = (
     _gauge("qflare_queue_items", "Items that wait for a batch.", "operation"),
     _gauge("qflare_queue_batches", "Batches under way.", "operation"),
     _counter("qflare_queue_overloads_total", "Calls refused since the queue was full or closed.", "operation"),
+    _counter(
+        "qflare_queue_displaced_total",
+        "Items sent away from a full queue since a tenant with less in it needed the room.",
+        "operation",
+    ),
     _gauge("qflare_jobs", "Jobs that run in a thread or wait for one."),
     # --- what computes ---
     _histogram("qflare_call_seconds", "Time of a call into C, whatever its rows.", "operation", bounds=CALL_SECONDS),

@@ -88,6 +88,7 @@ def _add_queues(facts: Facts, engine: Engine) -> None:
         facts.add("qflare_queue_items", its.waiting, its.name)
         facts.add("qflare_queue_batches", its.in_flight, its.name)
         facts.add("qflare_queue_overloads_total", queue.overloads, its.name)
+        facts.add("qflare_queue_displaced_total", queue.displaced, its.name)
     facts.add("qflare_jobs", engine.foundation.offload.jobs)
     pool = engine.foundation.store.pool_statistics()
     if pool is not None:
