@@ -13,7 +13,9 @@ from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.monitor.audit import verify_log
 from qflare.protocol.checkpoint import encode_note
 from qflare.protocol.identity import decode_identity, server_id_of
-from qflare.protocol.log_key import LogKey
+from qflare.protocol.log import nodes_for_frontier, root_from_nodes
+from qflare.protocol.log_key import LogKey, open_note
+from qflare.protocol.tile import nodes_from_tiles, tiles_of_tree
 from qflare.service.auditing import open_audit
 
 
@@ -174,3 +176,58 @@ async def test_since_a_kept_head_only_the_rest_is_read(filled):
     note.write_text(filled.note(filled.signed).replace(filled.key.origin, "other.example/log"))
     other = await filled.audit("verify", *filled.pin, "--since", note, "--json")
     assert (2, "OtherLogError") == (other.code, json.loads(other.err)["error"])
+
+
+async def test_a_proof_is_kept_and_checked_later(filled, auditor_dsn):
+    """A .tlog-proof of any entry is made with read access, and holds against the log, its export, and nothing else."""
+    last = filled.signed.size - 1
+    for index in (0, last):
+        done = await filled.audit(
+            "prove", index, *filled.pin, "--output", f"{index}.tlog-proof", QFLARE_DSN=auditor_dsn
+        )
+        assert done.code == 0, done.err
+    shown = await filled.audit("prove", last, QFLARE_DSN=auditor_dsn)
+    assert shown.out == (filled.folder / f"{last}.tlog-proof").read_text()
+    assert 1 == (await filled.audit("prove", last + 1)).code
+    await filled.append(2)
+    assert (await filled.audit("export", "log.bin")).code == 0
+    kept = ("--receipts", "0.tlog-proof", "--receipts", f"{last}.tlog-proof", "--receipts", "evidence.json", "--json")
+    for where in ((), ("--export", "log.bin")):
+        found = await filled.audit("verify", *where, *filled.pin, *kept)
+        assert (0, 3) == (found.code, found.json["receipts"]), found.err
+    text = (filled.folder / "0.tlog-proof").read_text()
+    for name, changed, code in (
+        ("altered", text.replace("extra ", "extra A")[:-1], 2),
+        ("other", text.replace(filled.key.origin, "other.example/log"), 2),
+        ("moved", shown.out.replace(f"index {last}", f"index {last - 1}"), {1, 2}),
+    ):
+        (filled.folder / name).write_text(changed)
+        ended = await filled.audit("verify", *filled.pin, "--receipts", name)
+        assert ended.code in (code if isinstance(code, set) else {code}), (name, ended.err)
+
+
+async def test_the_tree_is_written_for_publication(filled, admin):
+    """--tiles writes checkpoint and hashes that make the signed root, then only what came since; no entry is in it."""
+    folder = filled.folder / "public"
+    assert 2 == (await filled.audit("export", "--tiles", "public")).code
+    folder.mkdir()
+    done = await filled.audit("export", "--tiles", "public", "--json")
+    assert (0, filled.signed.root.hex()) == (done.code, done.json["root"]), done.err
+    signed = await filled.append(270)
+    done = await filled.audit("export", "--tiles", "public", "--json")
+    assert done.json["tiles"] == len(list(tiles_of_tree(signed.size, after=filled.signed.size)))
+    tiles = {tile: (folder / tile.path).read_bytes() for tile in tiles_of_tree(signed.size)}
+    frontier = nodes_from_tiles(nodes_for_frontier(signed.size), signed.size, tiles)
+    assert signed.root == root_from_nodes(signed.size, frontier)
+    assert signed == open_note((folder / "checkpoint").read_text(), [filled.key])
+    assert 0 == (await filled.audit("export", "--tiles", "public", "--json")).json["tiles"]
+    kept = (folder / "checkpoint").read_bytes()
+    await filled.append(1)
+    await admin.execute("SET session_replication_role = replica")
+    await admin.execute("UPDATE qflare.log_node SET hash = sha256(hash) WHERE level = 8 AND node_index = 0")
+    (filled.folder / "anew").mkdir()
+    for name, error in (("public", "LogForkError"), ("anew", "EvidenceError")):
+        broken = await filled.audit("export", "--tiles", name, "--json")
+        assert (5, error) == (broken.code, json.loads(broken.err)["error"])
+    assert kept == (folder / "checkpoint").read_bytes()
+    assert not (filled.folder / "anew" / "checkpoint").exists()

@@ -80,6 +80,7 @@ COMMANDS = (
     ("audit",),
     ("audit", "verify"),
     ("audit", "export"),
+    ("audit", "prove"),
     ("audit", "watch"),
     ("audit", "disclose"),
     ("audit", "verify-disclosure"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qflare.cli import audit_disclose, audit_erase, audit_export, audit_verify, audit_watch, options
+from qflare.cli import audit_disclose, audit_erase, audit_export, audit_prove, audit_verify, audit_watch, options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,7 @@ app.command("verify", epilog="Exit codes: 0 the log holds, 1 it does not, 2 it c
     audit_verify.verify
 )
 app.command("export")(audit_export.export)
+app.command("prove")(audit_prove.prove)
 app.command("watch", epilog="Exit codes: those of every command, and 6: the log shrank or shows another history.")(
     audit_watch.watch
 )

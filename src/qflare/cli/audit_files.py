@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from qflare.protocol.disclosure import Disclosure
     from qflare.protocol.evidence import Evidence
     from qflare.protocol.log_key import LogKey
+    from qflare.protocol.log_proof import LogProof
 
 EVIDENCE_BYTES_MAX: Final = 64 * 2**10
 NOTE_BYTES_MAX: Final = 1 << 18
@@ -46,6 +47,25 @@ def read_disclosure(path: Path) -> Disclosure:
         return Disclosure.from_json(_read(path, BYTES_MAX + 1))
     except DecodeError as failure:
         raise DecodeError(f"{path} holds no disclosure: {failure}") from None
+
+
+def read_receipt(path: Path) -> Evidence | LogProof:
+    """
+    Read what shows an entry: a device's evidence, or a .tlog-proof.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DecodeError: it holds neither.
+    """
+    from qflare.protocol.log_proof import FIRST_LINE, decode_proof
+
+    text = _read(path, NOTE_BYTES_MAX)
+    if not text.startswith(FIRST_LINE.encode()):
+        return read_evidence(path)
+    try:
+        return decode_proof(text.decode())
+    except (DecodeError, UnicodeDecodeError) as failure:
+        raise DecodeError(f"{path} holds no proof: {failure}") from None
 
 
 def read_note(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from qflare.cli import options
-from qflare.cli.audit_files import parse_server_id, read_evidence, read_key, read_note
+from qflare.cli.audit_files import parse_server_id, read_key, read_note, read_receipt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qflare.protocol.evidence import Evidence
     from qflare.protocol.identity import ServerIdentity
     from qflare.protocol.log_key import LogKey
+    from qflare.protocol.log_proof import LogProof
     from qflare.service.state_file import StateFile
 
 HOLDS_NOT: Final = 1
@@ -41,7 +42,9 @@ def verify(
     ] = None,
     receipts: Annotated[
         list[Path] | None,
-        typer.Option("--receipts", metavar="FILE", help="A device's evidence; may be given several times."),
+        typer.Option(
+            "--receipts", metavar="FILE", help="A device's evidence or a .tlog-proof; may be given several times."
+        ),
     ] = None,
     server_id: Annotated[
         str | None, typer.Option("--server-id", metavar="HEX", help="The server_id you pinned, 64 hex digits.")
@@ -76,7 +79,7 @@ def verify(
     try:
         if export is not None and deep:
             raise ConfigError("an export holds no nodes to compare: every entry of it is always checked")
-        evidence = [(path, read_evidence(path)) for path in receipts or ()]
+        evidence = [(path, read_receipt(path)) for path in receipts or ()]
         asked = _Asked(
             evidence=evidence,
             server_id=parse_server_id(server_id),
@@ -109,7 +112,7 @@ def verify(
 class _Asked:
     """What the caller pins, holds and keeps."""
 
-    evidence: Sequence[tuple[Path, Evidence]]
+    evidence: Sequence[tuple[Path, Evidence | LogProof]]
     server_id: bytes | None
     key: LogKey | None
     since: str | None
@@ -154,19 +157,15 @@ def _kept(path: Path | None) -> Iterator[_Kept]:
 
 
 def _verify_export(path: Path, asked: _Asked, kept: _Kept) -> dict[str, object]:
-    from qflare.errors import ConfigError, EvidenceError
+    from qflare.errors import ConfigError
     from qflare.monitor.export_check import ExportCheck
-    from qflare.monitor.held import HeldReceipt
     from qflare.service.exports import parts_of
 
-    for name, each in asked.evidence:
-        if asked.server_id is not None and each.server_id != asked.server_id:
-            raise EvidenceError(f"the evidence in {name} is not this server's, or altered")
     check = ExportCheck(
         server_id=asked.server_id,
         key=asked.key,
         since=asked.since,
-        receipts=[HeldReceipt.of(each) for _, each in asked.evidence],
+        receipts=[_held_unchecked(name, each, asked.server_id) for name, each in asked.evidence],
         progress=asked.progress,
         resume=kept.earlier,
         note_state=kept.note,
@@ -244,16 +243,37 @@ async def _verify_database(
     }
 
 
-def _held(path: Path, evidence: Evidence, identities: Sequence[ServerIdentity]) -> HeldReceipt:
+def _held(path: Path, each: Evidence | LogProof, identities: Sequence[ServerIdentity]) -> HeldReceipt:
     """Check evidence under the server's identity of its time, and return what must be found in the log."""
-    from qflare.errors import AuthenticationError, DecodeError, EvidenceError
+    from qflare.errors import AuthenticationError, DecodeError, EvidenceError, OtherLogError
     from qflare.monitor.held import HeldReceipt
-    from qflare.protocol.evidence import verify_evidence
+    from qflare.protocol.checkpoint import decode_note_body
+    from qflare.protocol.evidence import Evidence, verify_evidence
 
+    if not isinstance(each, Evidence):
+        origin = decode_note_body(each.note).origin
+        if origin not in {identity.certificate.log_origin for identity in identities}:
+            raise OtherLogError(f"the proof in {path} is of another log, {origin!r}")
+        return _held_unchecked(path, each, None)
     for identity in identities:
         try:
-            verify_evidence(evidence, identity)
+            verify_evidence(each, identity)
         except (AuthenticationError, DecodeError):
             continue
-        return HeldReceipt.of(evidence)
+        return HeldReceipt.of(each)
     raise EvidenceError(f"the evidence in {path} is not this server's, or altered")
+
+
+def _held_unchecked(path: Path, each: Evidence | LogProof, server_id: bytes | None) -> HeldReceipt:
+    """Return what must be found in the log; its signature is checked with it."""
+    from qflare.errors import DecodeError, EvidenceError
+    from qflare.monitor.held import HeldReceipt
+    from qflare.protocol.evidence import Evidence
+
+    if isinstance(each, Evidence):
+        if server_id is not None and each.server_id != server_id:
+            raise EvidenceError(f"the evidence in {path} is not this server's, or altered")
+        return HeldReceipt.of(each)
+    if each.leaf_hash is None:
+        raise DecodeError(f"the proof in {path} has no leaf hash in its extra line: it cannot be told what it proves")
+    return HeldReceipt(each.leaf_hash, each.receipt())

@@ -164,6 +164,26 @@ def decode_note_body(note: str) -> NoteBody:
     return _split_note(note)[0]
 
 
+def unverified_checkpoint(note: str) -> SignedCheckpoint:
+    """
+    Return what a note states with the first signature under the origin's name, neither of them verified.
+
+    Raises:
+        DecodeError: it is no checkpoint note, or has no such signature.
+    """
+    body, signatures = _split_note(note)
+    for line in signatures[:-1].split("\n"):
+        name, _, encoded = line.removeprefix(_SIGNATURE_PREFIX).partition(" ")
+        if name != body.origin:
+            continue
+        signed = _decode_base64(encoded, size=None, name="signature")[_KEY_ID_BYTES:]
+        if len(signed) == _TIMESTAMPED_BYTES:
+            time_s = int.from_bytes(signed[:_TIME_BYTES], "big")
+            return SignedCheckpoint(size=body.size, root=body.root, time_s=time_s, signature=signed[_TIME_BYTES:])
+    message = f"the note has no signature by the log {body.origin[:ORIGIN_BYTES_MAX]!r}"
+    raise DecodeError(message)
+
+
 def decode_note(note: str, *, origin: str, log_key: bytes) -> SignedCheckpoint:
     """
     Read a signed note and verify the log's own signature in it; lines by other keys (witnesses) are passed over.

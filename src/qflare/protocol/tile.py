@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from qflare.errors import DecodeError, EvidenceError
+from qflare.errors import DecodeError, EvidenceError, LengthError
 from qflare.protocol.log import HASH_BYTES, SIZE_MAX, Node, hash_children
 
 HEIGHT: Final = 8
@@ -89,7 +89,20 @@ def node_from_tile(node: Node, hashes: bytes, tile: Tile) -> bytes:
     if len(hashes) != tile.width * HASH_BYTES or first < 0 or first + count > tile.width:
         message = f"the tile {tile.path} is not one of {tile.width} hashes that holds the node ({level}, {index})"
         raise EvidenceError(message)
-    row = [hashes[at * HASH_BYTES : (at + 1) * HASH_BYTES] for at in range(first, first + count)]
+    return _fold(hashes[first * HASH_BYTES : (first + count) * HASH_BYTES])
+
+
+def root_of_tile(hashes: bytes) -> bytes:
+    """Return the root over a full tile: a hash of the tile above it."""
+    if len(hashes) != WIDTH * HASH_BYTES:
+        name = "full tile"
+        raise LengthError(name, expected=WIDTH * HASH_BYTES, actual=len(hashes))
+    return _fold(hashes)
+
+
+def _fold(hashes: bytes) -> bytes:
+    """Return the root over a power of two of hashes."""
+    row = [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
     while len(row) > 1:
         row = [hash_children(row[at], row[at + 1]) for at in range(0, len(row), 2)]
     return row[0]
