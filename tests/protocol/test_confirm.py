@@ -340,3 +340,15 @@ def test_batch_that_fails_wipes_the_chain_keys_it_made(monkeypatch):
     with confirmation:
         assert any(confirmation.chain_key.view())
     assert not any(confirmation.chain_key.view())
+
+
+def test_a_confirmation_wipes_its_own_chain_key_alone():
+    """Chain keys of a batch share their memory: who wipes one confirmation leaves the others theirs."""
+    first, second = SERVER.confirm_hellos([pending_hello().message for _ in range(2)])
+    kept = second.chain_key
+    assert not first.chain_key.equals(kept)
+    first.wipe()
+    assert not any(first.chain_key.view())
+    assert second.chain_key.equals(kept)
+    second.chain_keys.wipe()
+    assert not any(second.chain_key.view())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare.errors import DecodeError, QflareError, RefusedError, StoreUnavailableError
 from qflare.manager.batcher import Batcher
-from qflare.manager.chains import seal_chain_keys, seal_chains
+from qflare.manager.chains import CHAIN_KEY_BYTES, seal_chain_keys, seal_chains
 from qflare.manager.deadline import Deadline
 from qflare.manager.outcomes import Outcomes
 from qflare.manager.tenancy import by_tenant
@@ -233,9 +233,10 @@ class Handshakes:
         await self._buckets.refresh()
         with self._buckets.lend() as ring, ExitStack() as secrets:
             verdicts = await self._check(ring, batch)
-            for verdict in verdicts:
-                if isinstance(verdict, Confirmation):
-                    secrets.enter_context(verdict)
+            for block in {
+                id(its.chain_keys): its.chain_keys for its in verdicts if isinstance(its, Confirmation)
+            }.values():
+                secrets.enter_context(block)
             results: list[Confirmed | QflareError | None] = [None] * len(batch)
             standing = self._sort(batch, verdicts, results)
             firsts = [verdicts[positions[0]] for positions in standing.values()]
@@ -441,7 +442,7 @@ def _seal_claims(
     for confirmation in confirmations:
         by_start.setdefault(confirmation.start, []).append(confirmation)
     for start, group in by_start.items():
-        with SecretBytes.join([confirmation.chain_key for confirmation in group]) as chain_keys:
+        with _chain_keys_of(group) as chain_keys:
             owners = [(confirmation.tenant_id, confirmation.sid, 0) for confirmation in group]
             values = seal_chain_keys(ring, start, owners, chain_keys)
         sealed.update(zip([confirmation.sid for confirmation in group], values, strict=True))
@@ -468,8 +469,22 @@ def _seal_claims(
     ]
 
 
+def _chain_keys_of(confirmations: Sequence[Confirmation]) -> SecretBytes:
+    """Copy the chain keys of *confirmations* behind each other."""
+    block = confirmations[0].chain_keys
+    if len(block) == len(confirmations) * CHAIN_KEY_BYTES and all(
+        its.chain_keys is block and its.row == row for row, its in enumerate(confirmations)
+    ):
+        # What nearly always is: all that were confirmed together.
+        return SecretBytes.copy_of(block)
+    keys = SecretBytes.zeros(len(confirmations) * CHAIN_KEY_BYTES)
+    for row, its in enumerate(confirmations):
+        keys.row(row, CHAIN_KEY_BYTES)[:] = its.chain_keys.row(its.row, CHAIN_KEY_BYTES)
+    return keys
+
+
 def _step_late(ring: Ring, late: Sequence[Confirmation]) -> list[SealedChain]:
-    with SecretBytes.join([confirmation.chain_key for confirmation in late]) as old:
+    with _chain_keys_of(late) as old:
         sids = b"".join(confirmation.sid for confirmation in late)
         starts = [confirmation.start for confirmation in late]
         with chain_advance_many(old, sids, starts, ring.current) as fresh:

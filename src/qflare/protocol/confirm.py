@@ -22,7 +22,7 @@ from qflare.protocol.leaf import WHO_BYTES, WHO_KEY_BYTES, session_leaf
 from qflare.protocol.log import hash_leaf
 from qflare.protocol.schedule import expand_th3
 from qflare.protocol.ticket import TicketTerms, open_tickets
-from qflare.secret import SecretBytes, SecretMemory
+from qflare.secret import SecretBytes, zeroize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ _M4_HEAD: Final = bytes((wire.TYPE_M4, wire.VERSION))
 
 
 class Confirmation(NamedTuple):
-    """A finished handshake on its way into the database; owns the chain key."""
+    """A finished handshake on its way into the database; owns its row of the chain keys."""
 
     form: int
     ticket_bucket: int
@@ -54,12 +54,19 @@ class Confirmation(NamedTuple):
     """32 bytes."""
     server_tag: bytes
     """Expand(ck2, "fin s", th3, 32); goes out with M4, never before the commit."""
-    chain_key: SecretBytes
-    """CK_start, 64 bytes (H10)."""
+    chain_keys: SecretBytes
+    """CK_start of every handshake that was confirmed with it, 64 bytes each (H10); who wipes them all needs no more."""
+    row: int
+    """Which of them is its own."""
+
+    @property
+    def chain_key(self) -> SecretBytes:
+        """A copy of CK_start, 64 bytes, which the caller wipes."""
+        return self.chain_keys.take_row(self.row, wire.SECRET_BYTES)
 
     def wipe(self) -> None:
         """Destroy the chain key."""
-        self.chain_key.wipe()
+        zeroize(self.chain_keys.row(self.row, wire.SECRET_BYTES))
 
     def __enter__(self) -> Self:
         """Lend the confirmation to a block."""
@@ -227,9 +234,6 @@ def _derive(
     with (
         expand_many(count, key, labels.EXPAND_WHO, context, WHO_KEY_BYTES) as who_keys,
         expand_many(count, key, labels.EXPAND_FINISHED_SERVER, context, wire.FINISHED_BYTES) as tags,
-        # H10
-        expand_many(count, key, labels.EXPAND_CHAIN, context, wire.SECRET_BYTES) as chain_key_rows,
-        chain_key_rows.view() as chain_keys,
     ):
         named = b"".join([_WHO.pack(its.tenant_id, its.ref, its.key_version) for its in terms])
         whos = transcript_many(
@@ -253,34 +257,34 @@ def _derive(
             for its, th3_hash, who in zip(terms, th3_hashes, split_rows(whos, wire.HASH_BYTES), strict=True)
         ]
         server_tags = split_rows(tags.view(), wire.FINISHED_BYTES)
-        confirmations: list[Confirmation] = []
-        try:
-            for row, its in enumerate(terms):
-                sid, tenant_id, ref, key_version, hdr_bucket, start, _, lifetime, policy = its
-                confirmations.append(
-                    # In the order of the fields: naming them costs as much again.
-                    Confirmation(
-                        form,
-                        buckets[row],
-                        TenantId(tenant_id),
-                        DeviceRef(ref),
-                        key_version,
-                        SessionId(sid),
-                        start,
-                        lifetime,
-                        policy,
-                        hdr_bucket,
-                        th3_hashes[row],
-                        leaves[row],
-                        hash_leaf(leaves[row]),
-                        server_tags[row],
-                        SecretBytes.owning(
-                            SecretMemory(chain_keys[row * wire.SECRET_BYTES : (row + 1) * wire.SECRET_BYTES])
-                        ),
-                    )
+    # H10
+    chain_keys = expand_many(count, key, labels.EXPAND_CHAIN, context, wire.SECRET_BYTES)
+    confirmations: list[Confirmation] = []
+    try:
+        for row, its in enumerate(terms):
+            sid, tenant_id, ref, key_version, hdr_bucket, start, _, lifetime, policy = its
+            confirmations.append(
+                # In the order of the fields: naming them costs as much again.
+                Confirmation(
+                    form,
+                    buckets[row],
+                    TenantId(tenant_id),
+                    DeviceRef(ref),
+                    key_version,
+                    SessionId(sid),
+                    start,
+                    lifetime,
+                    policy,
+                    hdr_bucket,
+                    th3_hashes[row],
+                    leaves[row],
+                    hash_leaf(leaves[row]),
+                    server_tags[row],
+                    chain_keys,
+                    row,
                 )
-        except BaseException:
-            for confirmation in confirmations:
-                confirmation.wipe()
-            raise
+            )
+    except BaseException:
+        chain_keys.wipe()
+        raise
     return confirmations
