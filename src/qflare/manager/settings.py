@@ -81,6 +81,8 @@ class ManagerSettings:
     """Most audit events about refusals a minute and reason; beyond it they are only counted."""
     detection: bool = True
     """Whether this worker looks for attacks (docs/detection.md); refusals are counted and logged in any case."""
+    playbook: str | None = None
+    """File of the rules by which incidents lead to responses; unset takes the shipped ones (docs/operations.md)."""
     certificate_years: int = 10
     """Life of a CERT, from its issue or request."""
     log_origin: str | None = None

@@ -46,12 +46,13 @@ from qflare.manager.rotations import Rotations
 from qflare.manager.sessions import Sessions
 from qflare.manager.turns import Turns
 from qflare.manager.uses import Uses
-from qflare.model.response import ResponseBounds
 from qflare.primitives.engine import choose_engine
 from qflare.secret import SecretBytes
 from qflare.service.config import make_data_dir
 from qflare.service.detection import Detection
 from qflare.service.keepers import open_keeper
+from qflare.service.responding.playbook import read_playbook
+from qflare.service.responding.responder import Responder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -129,6 +130,7 @@ class Engine:
     maintenance: Maintenance
     changes: Changes
     responses: Responses
+    responder: Responder
     detection: Detection | None
     """None where the settings turn it off."""
 
@@ -346,6 +348,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             clock=clock,
             settings=settings,
         )
+        playbook = await offload.run(partial(read_playbook, settings.playbook))
         responses = Responses(
             store=store,
             devices=devices,
@@ -354,7 +357,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             certificates=certificates,
             maintenance=maintenance,
             clock=clock,
-            bounds=ResponseBounds(),
+            bounds=playbook.bounds,
             settings=settings,
         )
         loop_task = foundation.background.start(maintenance.run(foundation.background), name="maintenance")
@@ -394,6 +397,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             maintenance=maintenance,
             changes=changes,
             responses=responses,
+            responder=Responder(foundation, responses, devices, playbook),
             detection=detection,
         )
 

@@ -169,6 +169,15 @@ class ResponseCalls(TenantView):
         responses = (await self._engine()).responses
         return responses.bounds, await responses.use(self.tenant)
 
+    async def start_responding(self) -> None:
+        """
+        Have this worker look at incidents every five seconds, and propose or do what the playbook's rules say.
+
+        `qflare serve` does it in each worker; an application that mounts the Aggregator itself calls it once.
+        """
+        engine = await self._engine()
+        engine.responder.start(engine.foundation.background)
+
     def _target(self, device_id: str | None, source: str | None) -> ResponseTarget:
         if device_id is None:
             return ResponseTarget(source=source)

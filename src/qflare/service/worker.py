@@ -174,6 +174,8 @@ async def work(options: WorkerOptions, control: socket.socket) -> None:
     managing = dataclasses.replace(managing, close_timeout_s=min(managing.close_timeout_s, CLOSE_S))
     async with QuantumKeyManager(options.dsn, data_dir=options.data_dir, config=managing) as manager:
         aggregator = await build_aggregator(manager, options.app, settings)
+        if managing.detection:
+            await manager.start_responding()
         if options.is_watched:
             watch_calls()
         settle_collector()
