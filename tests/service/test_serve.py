@@ -88,7 +88,7 @@ async def test_captured_bytes_are_refused_whichever_worker_gets_them(database_ds
 async def test_a_worker_that_is_killed_before_it_reads_is_told_as_killed(wait_s):
     """A worker killed in the first instants of its start is one that was killed, not a fault that ends its parent."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        worker = await _Worker.start(ServeOptions(), listener)
+        worker = await _Worker.start(ServeOptions(), listener, None)
         await asyncio.sleep(wait_s)
         os.kill(worker.process.pid, signal.SIGKILL)
         with pytest.raises(StoreUnavailableError, match="killed before it was ready"):
