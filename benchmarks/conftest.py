@@ -39,6 +39,7 @@ ORDER = (
     "test_http",
     "test_reserve",
     "test_audit",
+    "test_detection",
     "test_footprint",
 )
 """Sections of the table: first what needs no server, in a process that has none; the log when it is longest."""

@@ -76,6 +76,10 @@ _SIGNALS: Final[dict[tuple[str, Refusal], Signal]] = {
     (CONTROL, Refusal.CONFLICT): Signal.CLONE,
 }
 """What a refusal speaks for; those that are not here (length, type, overload, …) speak for nothing."""
+_HALF_OPEN: Final = DEVICE_RULES[Signal.HALF_OPEN]
+_FLEET_HALF_OPEN: Final = FLEET_RULES[Signal.HALF_OPEN]
+_NO_END: Final = "hello without an end"
+_LOOKED_AT: Final = 16
 _WHAT: Final = {pair: f"{pair[0]} {pair[1].value}" for pair in _SIGNALS}
 
 
@@ -90,6 +94,8 @@ class Fleet:
         self.traffic = 0
         """Messages taken in the minute that is open."""
         self.traffic_minute = 0
+        self.half_open = 0
+        """Hellos of the minute that is open beyond the handshakes finished in it."""
 
     def took(self, minute: int) -> None:
         """Count a message that was taken."""
@@ -100,10 +106,22 @@ class Fleet:
     def close_minute(self, minute: int) -> None:
         """Close the minute with its traffic, before another is counted in."""
         if minute > self.traffic_minute:
+            self.judge_half_open(self.traffic_minute * 60)
             for signal, rate in self.rates.items():
                 rate.pass_to(FLEET_RULES[signal], minute, traffic=self.traffic)
             self.announcements.pass_to(ANNOUNCEMENT_RULE, minute, traffic=self.traffic)
-            self.traffic, self.traffic_minute = 0, minute
+            self.traffic, self.traffic_minute, self.half_open = 0, minute, 0
+
+    def judge_half_open(self, at_s: int) -> float:
+        """Return the score of handshakes begun and not finished."""
+        rate = self.rates.get(Signal.HALF_OPEN)
+        if rate is None:
+            if not self.half_open:
+                return 0.0
+            rate = self.rates[Signal.HALF_OPEN] = FleetRate()
+        rule = FLEET_RULES[Signal.HALF_OPEN]
+        rate.pass_to(rule, at_s // 60, traffic=self.traffic)
+        return rate.add(rule, at_s=at_s, traffic=self.traffic, count=self.half_open - rate.count)
 
 
 class Detector:
@@ -242,21 +260,20 @@ class Detector:
                 self._drawn_twice(observation, repeated.owner, at_s)
             return
         row = self.devices.row_of(key, tenant=fleet.number, at_s=at_s)
-        score = self.devices.add(row, Signal.HALF_OPEN, at_s=at_s)
-        severity = severity_of(DEVICE_RULES[Signal.HALF_OPEN].ladder, score)
+        score = self.devices.begin(row, at_s=at_s)
+        severity = severity_of(_HALF_OPEN.ladder, score) if score >= _HALF_OPEN.ladder[0][0] else None
         if severity is not None:
-            self.suspicions.add(
-                tenant_id, Signal.HALF_OPEN, ref, severity, at_s=at_s, score=score, what="hello without an end"
-            )
-        else:
-            self._count(
-                fleet,
-                tenant_id,
-                Signal.HALF_OPEN,
-                FLEET_RULES[Signal.HALF_OPEN],
-                at_s=at_s,
-                what="hello without an end",
-            )
+            self.suspicions.add(tenant_id, Signal.HALF_OPEN, ref, severity, at_s=at_s, score=score, what=_NO_END)
+            return
+        fleet.half_open += 1
+        # Batches of hellos come before their ends: a look at every one would be a look at nothing.
+        if fleet.half_open > _FLEET_HALF_OPEN.allowed and fleet.half_open % _LOOKED_AT == 0:
+            score = fleet.judge_half_open(at_s)
+            severity = severity_of(_FLEET_HALF_OPEN.ladder, score)
+            if severity is not None:
+                self.suspicions.add(
+                    tenant_id, Signal.HALF_OPEN, None, severity, at_s=at_s, score=score, what=_NO_END, count=_LOOKED_AT
+                )
 
     def _confirmed(self, observation: Observation, at_s: int) -> None:
         tenant_id, ref = observation.tenant_id, observation.ref
@@ -270,14 +287,8 @@ class Detector:
             if repeated is not None and not repeated.is_same:
                 self._drawn_twice(observation, repeated.owner, at_s)
             return
-        row = self.devices.row_of(key, tenant=fleet.number, at_s=at_s)
-        if (
-            self.devices.add(row, Signal.HALF_OPEN, at_s=at_s, weight=-1.0)
-            < DEVICE_RULES[Signal.HALF_OPEN].ladder[0][0]
-        ):
-            rate = fleet.rates.get(Signal.HALF_OPEN)
-            if rate is not None:
-                rate.add(FLEET_RULES[Signal.HALF_OPEN], at_s=at_s, traffic=fleet.traffic, count=-1.0)
+        self.devices.end(self.devices.row_of(key, tenant=fleet.number, at_s=at_s), at_s=at_s)
+        fleet.half_open = max(0, fleet.half_open - 1)
 
     def _record(self, observation: Observation, at_s: int) -> None:
         tenant_id, ref = observation.tenant_id, observation.ref

@@ -69,6 +69,7 @@ class DeviceTable:
         self.evicted = 0
         """Devices that made room for others."""
         self._columns = {signal: number for number, signal in enumerate(SCORED)}
+        self._half_open = self.scores[SCORED.index(Signal.HALF_OPEN)]
         self._rules = tuple(DEVICE_RULES[signal] for signal in SCORED)
 
     def row_of(self, key: int, *, tenant: int, at_s: int) -> int:
@@ -101,6 +102,21 @@ class DeviceTable:
         if signal in _SOFT:
             self.usual[row] = min(SOFT_USUAL_MAX, self.usual[row] + SOFT_ALPHA * weight)
         return score
+
+    def begin(self, row: int, *, at_s: int) -> float:
+        """Count a handshake begun, and return the score of those without an end."""
+        if self._half_open[row] == 0.0:
+            # What every honest handshake does; the score is lower by one at most for not falling here.
+            self._half_open[row] = 1.0
+            return 1.0
+        return self.add(row, Signal.HALF_OPEN, at_s=at_s)
+
+    def end(self, row: int, *, at_s: int) -> None:
+        """Take back a handshake begun: it has ended."""
+        if self._half_open[row] <= 1.0:
+            self._half_open[row] = 0.0
+        else:
+            self.add(row, Signal.HALF_OPEN, at_s=at_s, weight=-1.0)
 
     def fall(self, row: int, at_s: int) -> None:
         """Let the scores of a row fall to *at_s*; a clock that fell back lets none fall."""

@@ -1,0 +1,105 @@
+"""Detection."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+
+from interleave import Work
+
+from qflare.clock import SystemClock
+from qflare.model.ids import DEFAULT_TENANT
+from qflare.model.observation import CONFIRM, HELLO, RECORD, Observation
+from qflare.model.refusal import Refusal
+from qflare.monitor.detector import Detector
+from qflare.monitor.device_table import device_key
+
+BATCH = 256
+FEW, MANY = 1_000, 1_000_000
+CHOICE = random.Random(5)
+
+
+def handshakes(count: int, refs: list[bytes]) -> list[list[Observation]]:
+    """What a hello, its end and one record are to the detector, in batches as the manager makes them."""
+    chosen = CHOICE.choices(refs, k=count)
+    return [
+        [Observation(HELLO, None, DEFAULT_TENANT, ref, os.urandom(8), os.urandom(8)) for ref in chosen],
+        [Observation(CONFIRM, None, DEFAULT_TENANT, ref, b"", os.urandom(16), 1) for ref in chosen],
+        [Observation(RECORD, None, DEFAULT_TENANT, ref, os.urandom(16), os.urandom(16), 1) for ref in chosen],
+    ]
+
+
+def filled(refs: list[bytes]) -> Detector:
+    """A detector that has heard of every device."""
+    detector = Detector(SystemClock())
+    now_s = detector.clock.now_s()
+    for ref in refs:
+        detector.devices.row_of(device_key(ref), tenant=0, at_s=now_s)
+    return detector
+
+
+def test_cost(bench):
+    """What one observation costs, in a fleet of a million devices beside one of a thousand."""
+    refs = [CHOICE.randbytes(32) for _ in range(MANY // 20 if bench.is_quick else MANY)]
+    few, many = filled(refs[:FEW]), filled(refs)
+
+    def worker(detector: Detector, batches: list[list[Observation]]):
+        def work() -> None:
+            for batch in batches:
+                detector.note(batch)
+                while detector.work(BATCH):
+                    pass
+
+        return work
+
+    batches = [batch for _ in range(20) for batch in handshakes(BATCH, refs)]
+    alike = [batch for _ in range(20) for batch in handshakes(BATCH, refs[:FEW])]
+    items = sum(len(batch) for batch in batches)
+    rounds = bench.interleave(
+        Work(worker(many, batches), items=items, name="a million devices"),
+        Work(worker(few, alike), items=items, name="a thousand devices"),
+    )
+    costs = [seconds * 1e6 for seconds in rounds.measured]
+    bench.at_most("an observation", costs, "µs", 10, note="hello, its end and a record, a third each")
+    bench.times_the_reference(f"the same, {len(refs):,} devices", rounds, f"{FEW:,} devices", 1.5)
+
+
+def test_refusals(bench):
+    """What an observation costs that speaks for an attack."""
+    refs = [CHOICE.randbytes(32) for _ in range(FEW)]
+    detector = filled(refs)
+    batch = [Observation(HELLO, Refusal.SIGNATURE, DEFAULT_TENANT, ref) for ref in CHOICE.choices(refs, k=BATCH)]
+
+    def work() -> None:
+        detector.note(batch)
+        detector.work(BATCH)
+
+    rounds = bench.repeat(Work(work, items=BATCH))
+    bench.at_most("a refusal that is suspected", [seconds * 1e6 for seconds in rounds.measured], "µs", 20)
+
+
+def test_memory(bench):
+    """What a detector takes that has heard of a million devices, in a process of its own."""
+    code = (
+        "import random, sys\n"
+        "sys.path.insert(0, 'benchmarks')\n"
+        "from test_detection import Detector, SystemClock, device_key\n"
+        "def pages(): return int(open('/proc/self/statm').read().split()[1])\n"
+        "before = pages()\n"
+        "detector, choice = Detector(SystemClock()), random.Random(1)\n"
+        f"for _ in range({MANY // 20 if bench.is_quick else MANY}):\n"
+        "    key = device_key(choice.randbytes(32))\n"
+        "    detector.devices.row_of(key, tenant=0, at_s=1)\n"
+        "    for marks in detector._marks.values():\n"
+        "        marks.note(choice.randbytes(8), choice.randbytes(8), key)\n"
+        "print((pages() - before) * 4096)\n"
+    )
+    used: list[float] = []
+    bench.once(
+        lambda: used.append(
+            int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout) / 2**20  # noqa: S603
+        )
+    )
+    bench.at_most("memory of a worker's detector, a million devices", used, "MiB", 64, note="bounded, whatever comes")
