@@ -86,6 +86,7 @@ COMMANDS = (
     ("audit", "verify-disclosure"),
     ("audit", "erase"),
     ("audit", "show"),
+    ("audit", "tail"),
     ("bench",),
     ("bench", "load"),
     ("bench", "compare"),

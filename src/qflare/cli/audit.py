@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qflare.cli import audit_disclose, audit_erase, audit_export, audit_prove, audit_verify, audit_watch, options
+from qflare.cli import (
+    audit_disclose,
+    audit_erase,
+    audit_export,
+    audit_prove,
+    audit_tail,
+    audit_verify,
+    audit_watch,
+    options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +42,7 @@ app.command("disclose")(audit_disclose.disclose)
 app.command(
     "verify-disclosure", epilog="Exit codes: 0 the disclosure holds, 1 it does not, 2 it could not be checked."
 )(audit_disclose.verify_disclosure)
+app.command("tail")(audit_tail.tail)
 app.command("erase")(audit_erase.erase)
 
 
@@ -48,6 +58,7 @@ def show(
     """Show entries of the default tenant's log."""
     import asyncio
 
+    from qflare.cli.audit_entry import entry_facts, entry_line
     from qflare.cli.managing import open_monitor
     from qflare.cli.output import emit
 
@@ -55,23 +66,6 @@ def show(
         async with open_monitor(dsn, data_dir) as monitor:
             return await monitor.list_events(first=first, limit=limit)
 
-    entries = [_facts(entry) for entry in asyncio.run(run())]
-    text = "\n".join(
-        f"{entry['index']:>8}  {entry['recorded_at']}  {entry['severity']:8}  {entry['event_type']:22}"
-        f"  {entry['device_id'] or ''}  {'(erased)' if entry['is_erased'] else entry['data']}"
-        for entry in entries
-    )
-    emit({"entries": entries}, as_json=as_json, text=text or "no entries")
-
-
-def _facts(entry: AuditEntry) -> dict[str, object]:
-    return {
-        "index": entry.index,
-        "event_type": entry.event_type.value,
-        "severity": entry.severity.value,
-        "device_id": entry.device_id,
-        "recorded_at": entry.recorded_at.isoformat(timespec="milliseconds"),
-        "leaf_hash": entry.leaf_hash,
-        "is_erased": entry.is_erased,
-        "data": entry.data.decode(),
-    }
+    entries = asyncio.run(run())
+    facts = {"entries": [entry_facts(entry) for entry in entries]}
+    emit(facts, as_json=as_json, text="\n".join(map(entry_line, entries)) or "no entries")

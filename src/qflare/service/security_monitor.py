@@ -197,6 +197,11 @@ class SecurityMonitor:
         entries = await foundation.deadline.of(foundation.store.list_entries(self._tenant, first=first, limit=limit))
         return tuple(open_entry(entry, foundation.entry_keys) for entry in entries)
 
+    async def log_size(self) -> int:
+        """Return how many entries the log has, of all tenants."""
+        foundation = await self._foundation()
+        return (await foundation.deadline.of(foundation.store.log_head())).size
+
     async def identity(self) -> bytes:
         """Return the server's ``root vk ‖ CERT`` as it is served (A1): what names the log and its key."""
         return (await self._foundation()).identity.public.served
