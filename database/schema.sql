@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 21;
+SET LOCAL qflare.installs_version = 22;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -331,6 +331,7 @@ CREATE TABLE IF NOT EXISTS qflare.bucket_mark (
 CREATE TABLE IF NOT EXISTS qflare.store_pulse (
     only_row   boolean NOT NULL DEFAULT true,
     pulse    bigint  NOT NULL DEFAULT 0,
+    life     uuid    NOT NULL DEFAULT gen_random_uuid(),    -- another one once a restored copy was accepted
     CONSTRAINT store_pulse_pkey PRIMARY KEY (only_row),
     CONSTRAINT store_pulse_only_row CHECK (only_row),
     CONSTRAINT store_pulse_range CHECK (pulse >= 0)

@@ -7,7 +7,12 @@ SELECT m.pulse
 -- Count on; what the keeper notes afterwards no older copy has.
 UPDATE qflare.store_pulse AS m
    SET pulse = m.pulse + 1
-RETURNING m.pulse;
+RETURNING m.pulse, m.life;
+
+-- name: begin_life :exec
+-- Whoever ran on the database before is told that it is another one.
+UPDATE qflare.store_pulse AS m
+   SET life = gen_random_uuid();
 
 -- name: list_tenant_ids :many
 -- Every tenant's id; inside a transaction of the application.

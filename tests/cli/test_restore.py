@@ -16,7 +16,15 @@ from qflare.protocol.envelope import encode_envelope
 from service.processes import serve
 
 pytestmark = pytest.mark.slow
-RESTORED = {"bucket", "sessions_ended", "log_size_found", "log_size_signed", "log_size"}
+RESTORED = {
+    "bucket",
+    "sessions_ended",
+    "log_size_found",
+    "log_size_signed",
+    "log_size",
+    "serial_found",
+    "serial_in_force",
+}
 WRITTEN = {"written", "schema_version", "tenants", "devices", "log_size", "serial", "size_bytes"}
 
 

@@ -12,11 +12,12 @@ import asyncpg
 import pytest
 
 from at_rest import run as run_program
-from manager_world import Edge, TurnedClock, make_manager, managers, settings
+from manager_world import Edge, TurnedClock, engine_of, make_manager, managers, settings
 from qflare.errors import ConfigError, KeeperError, QflareError, RefusedError, RestoredError
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.protocol.identity import decode_identity
-from qflare.service.restoring import back_up, restore
+from qflare.service.assembly import Place
+from qflare.service.restoring import _accept, back_up, restore
 from qflare.service.security_monitor import SecurityMonitor
 from qflare.stores.postgres.checksum import CHECKSUM_BYTES
 from qflare.stores.postgres.definition import migrations, schema_version
@@ -210,6 +211,57 @@ async def test_a_copy_whose_log_did_not_grow_is_refused_all_the_same(world):
             await manager.open_record(record)
 
 
+async def lost(manager):
+    """Wait until a running manager knows that its database was restored; the fact that shows it."""
+    async with asyncio.timeout(60):
+        with pytest.raises(RestoredError) as caught:
+            await manager.until_restored()
+    return caught.value.fact
+
+
+async def test_a_running_worker_ends_when_its_database_is_restored(world):
+    """An older copy put under a running worker: within seconds every call is refused, and nothing is signed or turned."""
+    async with world.managers() as (manager,):
+        edge = await Edge.provision(manager)
+        await world.back_up()
+        await edge.connect(manager)
+        before = await value_of(world, PULSE)
+        async with asyncio.timeout(60):
+            while await value_of(world, PULSE) < before + 3:
+                await asyncio.sleep(0.1)
+        await put_back(world)
+        assert "under a running worker, which saw pulse" in await lost(manager)
+        for call in (
+            lambda: manager.find_device(edge.name),
+            lambda: edge.connect(manager),
+            manager.monitor.checkpoint,
+            manager.turn,
+        ):
+            with pytest.raises(RestoredError, match="under a running worker"):
+                await call()
+        assert "RestoredError" in (await manager.readiness()).database
+        assert engine_of(manager).foundation.background.stop.is_set()
+    with pytest.raises(RestoredError, match="pulse"):
+        await make_manager(world.dsn, world.folder, clock=world.clock).open()
+    await world.restore(None)
+    async with world.managers() as (manager,):
+        await edge.connect(manager)
+
+
+async def test_a_running_worker_ends_when_its_database_was_accepted_anew(world):
+    """Whoever missed the restoring itself, since the database was away, is told by its other life."""
+    async with world.managers(2) as opened:
+        edge = await Edge.provision(opened[0])
+        place = Place(database=world.dsn, data_dir=world.folder / "data", is_restored=True)
+        await _accept(place, world.settings, world.clock, gap=0)
+        for manager in opened:
+            assert "another life of it" in await lost(manager)
+            with pytest.raises(RestoredError):
+                await edge.connect(manager)
+    async with world.managers() as (manager,):
+        await edge.connect(manager)
+
+
 async def test_a_log_with_another_history_is_refused(world):
     """A copy that went on by itself to the same size has another root, and is refused."""
     async with world.managers() as (manager,):
@@ -395,7 +447,12 @@ async def test_no_serial_is_issued_twice(world):
         await manager.rotate_identity(reason="lost with the copy")
         bucket = await manager.current_bucket()
         held = first.follow(await manager.identity(), bucket=bucket)
-    await world.restore(replaces=True)
+    done = await world.restore(replaces=True)
+    # The operator is told that keys were rotated since the copy, by the command and by the log.
+    assert (1, 2) == (done.serial_found, done.serial_in_force)
+    (tells,) = (await world.audit())[1]["database restored"]
+    facts = json.loads(tells.data)
+    assert (1, 2) == (facts["serial_found"], facts["serial_in_force"])
     async with world.managers() as (manager,):
         with pytest.raises(RefusedError, match="serial 1, serial 2 was seen before"):
             held.follow(await manager.identity(), bucket=bucket)

@@ -114,6 +114,16 @@ async def test_a_worker_that_dies_is_replaced(database_dsn, folder):
         assert not set(served.workers) & set(children(served.process.pid))
 
 
+async def test_workers_on_a_database_that_was_restored_are_replaced(database_dsn, folder, admin):
+    """A worker whose database has another life ends with what it saw, and the next one serves the new one."""
+    arguments = ("--workers", "1", "--data-dir", str(folder / "data"))
+    async with serve(folder, *arguments, QFLARE_DSN=database_dsn) as served:
+        await admin.execute("UPDATE qflare.store_pulse SET life = gen_random_uuid()")
+        await until(lambda: not set(served.workers) & set(children(served.process.pid)))
+        await until(lambda: len(children(served.process.pid)) == 1)
+        await wait_for(f"{served.url}/readyz", 200)
+
+
 def children(pid):
     """Process ids of a process's living children."""
     found = []

@@ -629,13 +629,17 @@ async def test_a_store_that_begins_anew_has_ended_what_lived(store):
     await store.save_reply_keys(T, [key], outstanding_max=9)
     assert [0, 1, 2, 2] == [
         await store.pulse(),
-        await store.raise_pulse(),
-        await store.raise_pulse(),
+        (await store.raise_pulse()).count,
+        (before := await store.raise_pulse()).count,
         await store.pulse(),
     ]
     size = await size_of(store)
     mark = (await store.list_changes(None, limit=9)).mark
+    assert (await store.raise_pulse()).follows(before)
     assert 1 == await store.begin_anew(bucket=BUCKET + 9)
+    # Whoever saw the one before sees that this is another.
+    after = await store.raise_pulse()
+    assert (4, False) == (after.count, after.follows(before))
     assert () == (await store.list_changes(mark, limit=9)).changes
     assert (BUCKET + 9, ()) == (await store.bucket_mark(), await store.find_buckets(0, 2**40))
     assert SessionState.ENDED is (await store.find_sessions(T, [claim.sid]))[claim.sid].state

@@ -92,4 +92,11 @@ def restore(
         )
     )
     facts: dict[str, object] = dataclasses.asdict(done)
-    emit(facts, as_json=as_json, text=f"{aligned(facts)}\nrevoke again what was revoked since the copy was made")
+    advice = "revoke again what was revoked since the copy was made"
+    if done.serial_found < done.serial_in_force:
+        advice += (
+            f"\nthe announce and log keys were rotated since the copy was made: it has the certificate of serial "
+            f"{done.serial_found}, {done.serial_in_force} was in force; devices that followed refuse the older one: "
+            "rotate at once with  qflare identity rotate , or  request  where the root is offline"
+        )
+    emit(facts, as_json=as_json, text=f"{aligned(facts)}\n{advice}")

@@ -54,6 +54,10 @@ class Acceptance:
     """The largest size that is known to have been signed; entries between the two are lost."""
     log_size: int
     """Entries now, those that tell and fill the gap included."""
+    serial_found: int
+    """Of the certificate that the copy holds."""
+    serial_in_force: int
+    """The highest that is known to have been in force: above the other, keys were rotated since the copy was made."""
 
 
 async def accept_restored(
@@ -87,6 +91,7 @@ async def accept_restored(
     deadline = Deadline(_WRITE_TIMEOUT_S)
     mark = await offload.run(keeper.high_water)
     head = await deadline.of(store.log_head())
+    serial = await deadline.of(store.identity_serial())
     # From here on no worker starts until the end is reached.
     await offload.run(partial(keeper.replace_high_water, replace(mark, is_accepting=True)))
     bucket = _unused_bucket(
@@ -97,6 +102,7 @@ async def accept_restored(
     is_same_log = mark.server_id == server_id.hex()
     signed, reserved = (mark.log_size, mark.log_reserved) if is_same_log else (0, 0)
     reserved = max(reserved, head.size + gap)
+    in_force = max(serial, mark.serial) if is_same_log else serial
 
     def event(severity: EventSeverity, facts: dict[str, JsonValue]) -> NewEvent:
         return new_event(
@@ -117,6 +123,8 @@ async def accept_restored(
             "log_fills_to": reserved + 1,
             "bucket": bucket,
             "sessions_ended": ended,
+            "serial_found": serial,
+            "serial_in_force": in_force,
         },
     )
     await deadline.of(store.append_events(DEFAULT_TENANT, [tells]))
@@ -131,7 +139,7 @@ async def accept_restored(
     checkpoint = await log.checkpoint()
     pulse = await deadline.of(store.raise_pulse())
     accepted = HighWaterMark(
-        pulse=pulse,
+        pulse=pulse.count,
         server_id=server_id.hex(),
         log_size=checkpoint.size,
         log_root=checkpoint.root,
@@ -144,6 +152,8 @@ async def accept_restored(
         log_size_found=head.size,
         log_size_signed=signed,
         log_size=checkpoint.size,
+        serial_found=serial,
+        serial_in_force=in_force,
     )
 
 

@@ -7,6 +7,7 @@ bucket keys were made, and how far the database had come.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
     from qflare.model.event import SignedCheckpoint
+    from qflare.model.mark import Pulse
     from qflare.model.ports import Keeper, Store
 
 _log = logging.getLogger("qflare.manager")
@@ -42,6 +44,16 @@ class Marks:
         self._server_id = server_id.hex()
         self._deadline = Deadline(settings.store_timeout_s)
         self._reserved = 0
+        self._seen: Pulse | None = None
+        """The last pulse of this worker's own."""
+        self._failure: RestoredError | None = None
+        self.lost = asyncio.Event()
+        """Set when the database under this worker was restored: it must not go on."""
+
+    def require_same(self) -> None:
+        """Raise `RestoredError` once the database under this worker was found to be a restored one."""
+        if self._failure is not None:
+            raise RestoredError(self._failure.fact)
 
     async def check(self) -> None:
         """
@@ -84,7 +96,9 @@ class Marks:
 
         Raises:
             KeeperError: the marks cannot be written: nothing may be signed.
+            RestoredError: the database under this worker was restored.
         """
+        self.require_same()
         if size <= self._reserved:
             return
         wanted = HighWaterMark(server_id=self._server_id, log_reserved=size + STRIDE)
@@ -96,15 +110,32 @@ class Marks:
         await self._offload.run(partial(self._keeper.raise_high_water, mark))
 
     async def watch(self, background: Background) -> None:
-        """Count and note every second in which the database is used, until the manager closes."""
+        """
+        Count and note every second in which the database is used, until the manager closes.
+
+        A count that did not rise, or another life, shows that the database was restored under this worker: its loops
+        end, and `require_same` refuses whatever is asked of it.
+        """
         while not background.stop.is_set():
             await background.pause(_NOTE_EVERY_S)
             try:
                 await self._note_pulse()
+            except RestoredError as failure:
+                _log.critical("this worker ends: %s", failure)
+                self._failure = failure
+                self.lost.set()
+                background.stop.set()
             except QflareError as failure:
                 _log.warning("the database's pulse was not noted: %s", type(failure).__name__)
 
     async def _note_pulse(self) -> None:
         pulse = await self._deadline.of(self._store.raise_pulse())
-        mark = HighWaterMark(server_id=self._server_id, pulse=pulse)
+        if self._seen is not None and not pulse.follows(self._seen):
+            # Not told to the keeper: a count in another life is none of this one.
+            raise RestoredError(
+                f"it was restored under a running worker, which saw pulse {self._seen.count} and sees "
+                + (f"{pulse.count}" if pulse.life == self._seen.life else "another life of it, which was accepted")
+            )
+        self._seen = pulse
+        mark = HighWaterMark(server_id=self._server_id, pulse=pulse.count)
         await self._offload.run(partial(self._keeper.raise_high_water, mark))

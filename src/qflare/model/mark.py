@@ -10,6 +10,19 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """How far a database has come, and in which of its lives: accepting a restored copy begins another one."""
+
+    count: int
+    life: bytes
+    """16 bytes, random."""
+
+    def follows(self, earlier: Pulse) -> bool:
+        """Whether a worker that saw *earlier* sees the same database still; each sees its own counts rise."""
+        return self.life == earlier.life and self.count > earlier.count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HighWaterMark:
     """What must not go back; 0 or empty where nothing is known yet."""
 

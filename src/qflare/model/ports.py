@@ -21,7 +21,7 @@ from qflare.model.erasure_ports import ErasureStore
 from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
 from qflare.model.ids import CallId, DeviceId, DeviceRef, RequestId, SessionId, TenantId, TokenId
 from qflare.model.key_record import KeyRecord
-from qflare.model.mark import HighWaterMark
+from qflare.model.mark import HighWaterMark, Pulse
 from qflare.model.monitor_ports import IncidentStore
 from qflare.model.operator_ports import OperatorStore
 from qflare.model.reply import ReplyKeyResult, SealedReplyKey
@@ -538,15 +538,15 @@ class Store(
     async def pulse(self) -> int:
         """Return how often `raise_pulse` was called in this store's life: less in a restored copy."""
 
-    async def raise_pulse(self) -> int:
-        """Count on, and return the new count."""
+    async def raise_pulse(self) -> Pulse:
+        """Count on, and return the new count with the life of the database in which it is."""
 
     async def begin_anew(self, *, bucket: int) -> int:
         """
         End what a restored copy must not bring back, and return how many sessions were live.
 
-        Sessions end, tokens that were not used expire, every live bucket goes with what lies in it, and the bucket mark
-        rises to *bucket*.
+        Sessions end, tokens that were not used expire, every live bucket goes with what lies in it, the bucket mark
+        rises to *bucket*, and the database begins another life.
         """
 
     def pool_statistics(self) -> PoolStatistics | None:

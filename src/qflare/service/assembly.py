@@ -92,6 +92,8 @@ class Foundation:
 
     store: Store
     keeper: Keeper
+    marks: Marks
+    """Tell when the database under this worker was restored."""
     offload: Offload
     identity: Identity
     entry_keys: EntryKeys
@@ -207,6 +209,7 @@ async def open_foundation(
         yield Foundation(
             store=store,
             keeper=keeper,
+            marks=marks,
             offload=offload,
             identity=identity,
             entry_keys=entry_keys,

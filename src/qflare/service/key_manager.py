@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from qflare.errors import LengthError
 from qflare.manager.settings import ManagerSettings
@@ -167,7 +167,9 @@ class QuantumKeyManager(
         return view
 
     async def _engine(self) -> Engine:
-        return await self._opening.get()
+        engine = await self._opening.get()
+        engine.foundation.marks.require_same()
+        return engine
 
     @property
     def monitor(self) -> SecurityMonitor:
@@ -233,7 +235,21 @@ class QuantumKeyManager(
 
     async def readiness(self, *, timeout_s: float = 2.0) -> Readiness:
         """Look whether database, bucket keys and keeper can be used; never raises for one that cannot."""
-        return await look_ready(await self._engine(), timeout_s=timeout_s)
+        return await look_ready(await self._opening.get(), timeout_s=timeout_s)
+
+    async def until_restored(self) -> NoReturn:
+        """
+        Wait until the database under this manager turns out to have been restored, which ends its work.
+
+        From then on every call raises the same error, and nothing is signed, turned or destroyed any more: close it.
+
+        Raises:
+            RestoredError: always, when that happens; within two seconds or so.
+        """
+        marks = (await self._opening.get()).foundation.marks
+        await marks.lost.wait()
+        marks.require_same()
+        raise AssertionError("lost")  # require_same has raised
 
     @property
     def refusals(self) -> Counter[tuple[str, Refusal]]:

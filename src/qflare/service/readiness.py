@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 
 async def look_ready(engine: Engine, *, timeout_s: float) -> Readiness:
     """Look at each part for at most *timeout_s* seconds."""
-    foundation = engine.foundation
     database, bucket, keeper, turn = await asyncio.gather(
-        _sentence("the database", foundation.store.check(), timeout_s),
+        _sentence("the database", _look_at_database(engine), timeout_s),
         _sentence("the bucket keys", _look_at_buckets(engine), timeout_s),
         _sentence("the keeper", _look_at_keeper(engine), timeout_s),
         _look_at_turn(engine, timeout_s),
     )
     return Readiness(database=database, bucket=bucket, keeper=keeper, turn=turn)
+
+
+async def _look_at_database(engine: Engine) -> None:
+    engine.foundation.marks.require_same()
+    await engine.foundation.store.check()
 
 
 async def _look_at_buckets(engine: Engine) -> None:

@@ -463,4 +463,6 @@ class SecurityMonitor:
             return (await self._engine()).foundation
         if self._opening is None:
             raise UsageError("this SecurityMonitor was not made by its constructor or by a key manager")
-        return await self._opening.get()
+        foundation = await self._opening.get()
+        foundation.marks.require_same()
+        return foundation

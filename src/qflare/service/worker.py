@@ -194,9 +194,40 @@ async def work(options: WorkerOptions, control: socket.socket) -> None:
             control,
         )
         give = partial(aggregator.figures, timeout_s=read_settings(MetricsSettings).metrics_timeout_s)
-        async with _parent_watched(control, server, give), serving_page(manager, options.page):
+        async with (
+            _parent_watched(control, server, give),
+            serving_page(manager, options.page),
+            _ended_by_restoring(manager, server),
+        ):
             await server.serve(sockets=[listener])
         await aggregator.drain()
+
+
+@contextlib.asynccontextmanager
+async def _ended_by_restoring(manager: QuantumKeyManager, server: _Server) -> AsyncIterator[None]:
+    """
+    End the server when the database under it was restored.
+
+    The next worker looks at the database as one that starts: it begins anew on it, or says that nobody accepted it.
+
+    Raises:
+        RestoredError: that happened.
+    """
+
+    async def wait() -> None:
+        try:
+            await manager.until_restored()
+        finally:
+            server.stop()
+
+    waiting = asyncio.create_task(wait(), name="qflare-restored")
+    try:
+        yield
+    finally:
+        waiting.cancel()
+        await asyncio.wait({waiting})
+    if not waiting.cancelled() and (failure := waiting.exception()) is not None:
+        raise failure
 
 
 @contextlib.asynccontextmanager

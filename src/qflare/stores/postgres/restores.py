@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qflare.errors import SchemaMismatchError
+from qflare.model.mark import Pulse
 from qflare.stores.postgres.connections import Connected
 
 _EVERY_BUCKET: Final = 2**62
@@ -19,14 +20,13 @@ class Restores(Connected):
         pulse: int = (await self._connections.get_row("store_pulse"))["pulse"]
         return pulse
 
-    async def raise_pulse(self) -> int:
-        """Count on, and return the new count."""
+    async def raise_pulse(self) -> Pulse:
+        """Count on, and return the new count with the life of the database in which it is."""
         async with self._connections.transaction() as transaction:
             row = await transaction.fetch_row("raise_pulse")
         if row is None:
             raise SchemaMismatchError("the row of store_pulse is missing; run database/schema.sql again")
-        pulse: int = row["pulse"]
-        return pulse
+        return Pulse(count=row["pulse"], life=row["life"].bytes)
 
     async def begin_anew(self, *, bucket: int) -> int:
         """
@@ -51,4 +51,5 @@ class Restores(Connected):
             # Not only old news: they carry transaction ids of the cluster that the copy is from, and in one that has
             # not come so far every look would find them new.
             await transaction.execute("drop_all_changes")
+            await transaction.execute("begin_life")
         return ended

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from qflare.model.ids import ID_BYTES
+from qflare.model.mark import Pulse
 from qflare.model.session import SessionState
 from qflare.model.token import TokenState
 from qflare.testing.memory.buckets import Buckets
@@ -25,11 +28,11 @@ class Restores(Buckets, Sessions):
         async with self._transaction() as tables:
             return tables.pulse.value
 
-    async def raise_pulse(self) -> int:
-        """Count on, and return the new count."""
+    async def raise_pulse(self) -> Pulse:
+        """Count on, and return the new count with the life of the store in which it is."""
         async with self._transaction() as tables:
             tables.pulse.put(tables.pulse.value + 1)
-            return tables.pulse.value
+            return Pulse(count=tables.pulse.value, life=tables.life.value)
 
     async def begin_anew(self, *, bucket: int) -> int:
         """End what a restored copy must not bring back, and return how many sessions were live."""
@@ -44,6 +47,7 @@ class Restores(Buckets, Sessions):
             tables.reply_keys.drop_all(where=lambda _key: True)
             # What workers of another life were to hear.
             tables.changes.drop_all(where=lambda _number: True)
+            tables.life.put(secrets.token_bytes(ID_BYTES))
             return len(live)
 
     def _expire_tokens(self, tables: Tables) -> None:

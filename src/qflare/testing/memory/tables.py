@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from qflare.clock import Clock
 from qflare.errors import UsageError
 from qflare.model.change import Change
-from qflare.model.ids import DEFAULT_TENANT
+from qflare.model.ids import DEFAULT_TENANT, ID_BYTES
 from qflare.model.turn import TurnProgress
 from qflare.protocol.log import Frontier
 from qflare.testing.memory.constraints import require_ids
@@ -81,6 +81,7 @@ class Tables:
         self.bucket_mark = Cell(journal, 0)
         self.expired_before = Cell(journal, 0)
         self.pulse = Cell(journal, 0)
+        self.life = Cell(journal, os.urandom(ID_BYTES))
         self.turns: Table[int, TurnProgress] = Table(journal)
         self.leading: set[int] = set()
         """Buckets into which somebody turns just now."""
