@@ -221,9 +221,9 @@ class Responses:
             raise UsageError(f"{by!r} wants it already: another operator must confirm it") from None
         return found if found.lacks else await self.carry_out(tenant_id, found)
 
-    async def carry_out(self, tenant_id: TenantId, found: Response) -> Response:
+    async def carry_out(self, tenant_id: TenantId, found: Response, *, before: str = "") -> Response:
         """
-        Do it, once, if as many operators want it as it needs.
+        Do it, once, if as many operators want it as it needs; what is done elsewhere is begun, and notes *before*.
 
         Raises:
             ConflictError: `response_bounds`, rules may shut out no more devices now.
@@ -244,6 +244,7 @@ class Responses:
                 found.response_id,
                 bounds=self.bounds,
                 turn_to=turn_to,
+                before=before,
                 event=self._event(tenant_id, "response carried out", found, facts={"wanted_by": [*wanted]}),
                 held=self._event(tenant_id, "response needs another operator", found),
             )

@@ -51,8 +51,9 @@ from qflare.secret import SecretBytes
 from qflare.service.config import make_data_dir
 from qflare.service.detection import Detection
 from qflare.service.keepers import open_keeper
-from qflare.service.responding.playbook import read_playbook
+from qflare.service.responding.playbook import Playbook, read_playbook
 from qflare.service.responding.responder import Responder
+from qflare.service.responding.webhook import read_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -351,7 +352,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             clock=clock,
             settings=settings,
         )
-        playbook = await offload.run(partial(read_playbook, settings.playbook))
+        playbook, webhook_key = await _open_playbook(foundation, stack)
         responses = Responses(
             store=store,
             devices=devices,
@@ -400,7 +401,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             maintenance=maintenance,
             changes=changes,
             responses=responses,
-            responder=Responder(foundation, responses, devices, playbook),
+            responder=Responder(foundation, responses, devices, playbook, webhook_key),
             detection=detection,
         )
 
@@ -409,6 +410,17 @@ async def _stop(task: asyncio.Task[None]) -> None:
     """End a loop before the buckets and sessions under it are wiped."""
     task.cancel()
     await asyncio.wait({task})
+
+
+async def _open_playbook(foundation: Foundation, stack: AsyncExitStack) -> tuple[Playbook, SecretBytes | None]:
+    """Read the playbook and the key of its webhook, if it has one; *stack* wipes that."""
+    offload = foundation.offload
+    playbook = await offload.run(partial(read_playbook, foundation.settings.playbook))
+    if playbook.webhook is None:
+        return playbook, None
+    key: SecretBytes = await offload.run(partial(read_key, playbook.webhook.key_file), wipe=SecretBytes.wipe)
+    stack.callback(key.wipe)
+    return playbook, key
 
 
 async def _open_signer(settings: ManagerSettings, stack: AsyncExitStack) -> Signer | None:

@@ -28,6 +28,7 @@ from qflare.model.response import (
     ResponseBounds,
 )
 from qflare.model.signal import Signal
+from qflare.service.responding.webhook import WebhookTarget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +44,9 @@ _RULE_KEYS: Final = frozenset(
     {"name", "signal", "severity", "about", "proven_min", "action", "mode", "why", "per_minute", "lasts_s"}
 )
 _BOUND_KEYS: Final = frozenset({"automatic_hour_max", "automatic_ppm", "single_hour_max"})
-_TABLES: Final = frozenset({"version", "bounds", "rule"})
+_WEBHOOK_KEYS: Final = frozenset({"url", "key_file", "ca_file"})
+_TABLES: Final = frozenset({"version", "bounds", "rule", "webhook"})
+PATH_BYTES_MAX: Final = 4096
 
 
 class Mode(StrEnum):
@@ -97,6 +100,8 @@ class Playbook:
 
     bounds: ResponseBounds
     rules: tuple[Rule, ...]
+    webhook: WebhookTarget | None
+    """None: nothing is sent, whatever the rules say."""
 
 
 def read_playbook(path: str | None) -> Playbook:
@@ -144,7 +149,16 @@ def _playbook(tables: dict[str, object]) -> Playbook:
     for each in names:
         if names.count(each) > 1:
             raise UsageError(f"two rules are named {each!r}")
-    return Playbook(bounds=ResponseBounds(**bounds), rules=rules)  # type: ignore[arg-type] # it looks at each value
+    webhook: WebhookTarget | None = None
+    if "webhook" in tables:
+        table = _table(tables["webhook"], "webhook")
+        _require_keys(table, _WEBHOOK_KEYS, {"url", "key_file"})
+        webhook = WebhookTarget(
+            url=_text(table, "url", PATH_BYTES_MAX),
+            key_file=_text(table, "key_file", PATH_BYTES_MAX),
+            ca_file=_text(table, "ca_file", PATH_BYTES_MAX) if "ca_file" in table else None,
+        )
+    return Playbook(bounds=ResponseBounds(**bounds), rules=rules, webhook=webhook)  # type: ignore[arg-type] # it looks at each value
 
 
 def _rule(table: dict[str, object], number: int) -> Rule:

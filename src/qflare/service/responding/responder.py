@@ -8,6 +8,7 @@ many ask.  What cannot be done now is tried again at the next step.
 from __future__ import annotations
 
 import logging
+import secrets
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ from qflare.model.response import ABOUT_DEVICE, ABOUT_SERVER, NewResponse, Respo
 from qflare.model.signal import Signal
 from qflare.protocol.leaf import JsonValue, encode_event_data
 from qflare.service.responding.playbook import Mode
+from qflare.service.responding.webhook import DEADLINE_S, Delivery, Webhook
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from qflare.model.ids import TenantId
     from qflare.model.incident import Incident
     from qflare.model.response import Response
+    from qflare.secret import SecretBytes
     from qflare.service.assembly import Foundation
     from qflare.service.responding.playbook import Playbook, Rule
 
@@ -51,8 +54,18 @@ _BOUNDS: Final = "response_bounds"
 class Responder:
     """Proposes and does by rule."""
 
-    def __init__(self, foundation: Foundation, responses: Responses, devices: Devices, playbook: Playbook) -> None:
-        """Do nothing yet; `run` is the loop, `step` one look at one tenant."""
+    def __init__(
+        self,
+        foundation: Foundation,
+        responses: Responses,
+        devices: Devices,
+        playbook: Playbook,
+        key: SecretBytes | None,
+    ) -> None:
+        """Do nothing yet; `run` is the loop, `step` one look at one tenant; *key* signs what the webhook sends."""
+        self._webhook: Webhook | None = None
+        if playbook.webhook is not None and key is not None:
+            self._webhook = Webhook(playbook.webhook, key, clock=foundation.clock, ended=self.delivered)
         self._foundation = foundation
         self._responses = responses
         self._devices = devices
@@ -64,9 +77,12 @@ class Responder:
 
     def start(self, background: Background) -> None:
         """Run in the background until the manager closes; once."""
-        if not self._is_started:
-            self._is_started = True
-            background.start(self.run(background), name="responder")
+        if self._is_started:
+            return
+        self._is_started = True
+        background.start(self.run(background), name="responder")
+        if self._webhook is not None:
+            background.start(self._webhook.run(background), name="webhook")
 
     async def run(self, background: Background) -> None:
         """Step until the manager closes."""
@@ -98,7 +114,7 @@ class Responder:
 
     async def _respond(self, tenant_id: TenantId, incident: Incident, rule: Rule, response_id: ResponseId) -> bool:
         if rule.action is ResponseAction.NOTIFY:
-            return False
+            return await self._notify(tenant_id, incident, rule, response_id)
         target = ResponseTarget(ref=incident.ref, device_id=incident.device_id)
         if rule.action not in ABOUT_DEVICE:
             target = ResponseTarget()
@@ -120,6 +136,36 @@ class Responder:
             return False
         self._handle(response_id)
         return True
+
+    async def _notify(self, tenant_id: TenantId, incident: Incident, rule: Rule, response_id: ResponseId) -> bool:
+        """Have the webhook send an incident, if this worker is the one that begins it."""
+        if self._webhook is None:
+            return False
+        kept = await self._responses.ask(tenant_id, _asked(incident, rule, response_id, ResponseTarget()))
+        if kept.state is ResponseState.PROPOSED:
+            mine = secrets.token_hex(8)
+            kept = await self._responses.carry_out(tenant_id, kept, before=mine)
+            is_mine = kept.before == mine
+        else:
+            # A worker that began it may have ended before it was sent.
+            age_s = self._foundation.clock.now_s() - kept.changed_at.timestamp()
+            is_mine = kept.state is ResponseState.BEGUN and age_s > 2 * DEADLINE_S
+        if kept.state is not ResponseState.BEGUN:
+            self._handle(response_id)
+            return False
+        if not is_mine:
+            return False
+        self._handle(response_id)
+        delivery = Delivery(tenant_id, response_id, rule.name, incident)
+        if not self._webhook.send(delivery):
+            await self.delivered(delivery, "too many waited")
+        return True
+
+    async def delivered(self, delivery: Delivery, problem: str | None) -> None:
+        """Note what became of a delivery."""
+        found = await self._responses.get(delivery.tenant_id, delivery.response_id)
+        state = ResponseState.APPLIED if problem is None else ResponseState.DISMISSED
+        await self._responses.end(delivery.tenant_id, found, state, because=problem or "")
 
     async def _carry_out(self, tenant_id: TenantId, incident: Incident, kept: Response) -> None:
         try:
