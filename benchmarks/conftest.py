@@ -18,8 +18,11 @@ def pytest_addoption(parser) -> None:
     group = parser.getgroup("qflare")
     group.addoption("--quick", action="store_true", help="few, short rounds: shows that everything runs")
     group.addoption(
-        "--million", action="store_true", help="a million live sessions and devices, not 100,000 (10 minutes more)"
+        "--million",
+        action="store_true",
+        help="a million live sessions and devices, not 100,000, and a log of ten million entries (20 minutes more)",
     )
+    group.addoption("--log-entries", type=int, help="entries of the log that appends and proofs are measured at")
     group.addoption("--http", action="store_true", help="offers over HTTP too, and a finer search (4 minutes more)")
     group.addoption("--gigabyte", action="store_true", help="seal and open 1 GB too (needs 4 GB of memory)")
 

@@ -5,15 +5,32 @@ from __future__ import annotations
 import random
 import time
 
+import pytest
+from large_log import grow_log
 from server import Server, good
 
 from qflare.model.event import EventSeverity, SecurityEventType
 
 CHOICE = random.Random(7)
+LARGE = 10_000_000
+CHECKED = 20_000
+"""Entries behind a kept head, which the check of the log reads."""
 
 
-def test_append(bench, server: Server):
-    """Entries a second that are appended, committed and given a receipt."""
+@pytest.fixture(scope="module")
+def large(request, is_quick, server: Server):
+    """How many entries the log has; and a signed head of it, a little before its end."""
+    given = request.config.getoption("--log-entries")
+    size = given or (LARGE if request.config.getoption("--million") else 2 * CHECKED if is_quick else 10 * CHECKED)
+    server.run(grow_log(server.admin, size - CHECKED))
+    kept = server.run(server.manager.monitor.checkpoint())
+    server.run(grow_log(server.admin, size))
+    server.run(server.manager.monitor.checkpoint())
+    return size, kept
+
+
+def append(bench, server: Server, what: str) -> None:
+    """Measure appends of many entries at a time."""
     count = 256 if bench.is_quick else 2048
     events = [
         (SecurityEventType.SYSTEM, EventSeverity.INFO, {"number": number, "what": "benchmark"}, None)
@@ -32,7 +49,7 @@ def test_append(bench, server: Server):
 
     bench.rounds_of(one_round, rounds=3 if bench.is_quick else 15)
     bench.at_least(
-        f"entries appended with receipts, {count:,} at a time",
+        f"{what}, {count:,} at a time",
         rates,
         "entries/s",
         20_000,
@@ -40,11 +57,23 @@ def test_append(bench, server: Server):
     )
 
 
-def test_proof(bench, server: Server):
+def test_append(bench, server: Server):
+    """Entries a second that are appended, committed and given a receipt."""
+    append(bench, server, "entries appended with receipts")
+
+
+def test_append_to_a_large_log(bench, server: Server, large):
+    """The same behind many entries: an append reads the frontier, whatever stands before it."""
+    size, _ = large
+    append(bench, server, f"the same behind {size:,} entries")
+
+
+def test_proof(bench, server: Server, large):
     """An inclusion proof of any entry, read from PostgreSQL."""
     log = server.run(server.manager._engine()).foundation.log  # noqa: SLF001 - a receipt alone has no public call
     monitor = server.manager.monitor
     size = server.run(monitor.checkpoint()).size
+    assert size >= large[0]
 
     async def receipts() -> None:
         for _ in range(10):
@@ -63,11 +92,32 @@ def test_proof(bench, server: Server):
 
     one_round()
     rounds = bench.rounds_of(one_round)
-    note = f"measured at {size:,} entries; 10,000,000 are the goal"
+    goal = "" if size >= LARGE else f"; {LARGE:,} are the goal, which --million builds"
+    note = f"measured at {size:,} entries{goal}"
     bench.at_most("inclusion proof", [seconds * 1e3 for seconds in rounds.measured], "ms", 1, note=note)
     bench.figure(
         "entry read, checked and proven",
         [seconds * 1e3 for seconds in rounds.reference],
         "ms",
         note=f"{note}; with the signed head verified",
+    )
+
+
+def test_check(bench, server: Server, large):
+    """How fast an auditor's deep check reads what came since a head that was kept."""
+    size, kept = large
+    rates: list[float] = []
+
+    def check() -> None:
+        start = time.perf_counter()
+        report = server.run(server.manager.monitor.verify_log(deep=True, since=kept))
+        rates.append((report.size - report.first) / (time.perf_counter() - start))
+        assert (report.first, True) == (kept.size, report.size >= size)
+
+    bench.once(lambda: [check() for _ in range(1 if bench.is_quick else 3)])
+    bench.figure(
+        "entries checked deep, since a kept head",
+        rates,
+        "entries/s",
+        note=f"{CHECKED:,} entries and what came meanwhile, behind {kept.size:,} that are under the head",
     )
