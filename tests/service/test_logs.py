@@ -5,17 +5,17 @@ import io
 import json
 import logging
 import re
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 import pytest
 
-from manager_world import make_manager
 from qflare.errors import ConfigError
 from qflare.manager.background import Background
 from qflare.manager.batcher import Batcher
 from qflare.service import correlation
 from qflare.service.logs import JsonFormatter, LogSettings, TextFormatter
+from qflare.service.opening import Opening
 from service.test_aggregator import aggregating, post
 
 ID = r"[0-9a-f]{16}"
@@ -77,7 +77,7 @@ async def test_an_answer_and_its_lines_have_one_id(database_dsn, tmp_path):
     }
 
 
-async def test_what_serves_many_is_in_nobodys_name(database_dsn, tmp_path):
+async def test_what_serves_many_is_in_nobodys_name():
     """A batch, the manager's own tasks and its opening do not speak under the id of whoever was there first."""
     seen = []
 
@@ -88,23 +88,25 @@ async def test_what_serves_many_is_in_nobodys_name(database_dsn, tmp_path):
     async def work():
         seen.append(("background", correlation.current()))
 
+    @asynccontextmanager
+    async def opener():
+        seen.append(("opening", correlation.current()))
+        yield "it"
+
+    opening = Opening("test", opener)
     batcher, background = Batcher("test", run, items_max=4, waiting_max=16), Background()
     token = correlation.begin()
     try:
         assert re.fullmatch(ID, correlation.current())
         await asyncio.gather(*(batcher.submit(number) for number in range(9)))
         await background.start(work(), name="test")
-        with logged(JsonFormatter()) as stream:
-            async with make_manager(database_dsn, tmp_path) as manager:
-                await manager.current_bucket()
+        assert await opening.get() == "it"
         await batcher.close(5)
     finally:
         correlation.end(token)
     assert correlation.current() is None
-    assert seen == [("batch", None)] * 3 + [("background", None)]
-    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [line for line in lines if line["logger"] == "qflare.service" and "request" in line] == []
-    assert any(line["logger"].startswith("qflare") for line in lines)
+    await opening.close()
+    assert seen == [("batch", None)] * 3 + [("background", None), ("opening", None)]
 
 
 def failing(value):

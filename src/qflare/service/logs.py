@@ -88,5 +88,7 @@ def set_up_logging(settings: LogSettings | None = None) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if its.log_format == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler])
+    # Python's own warnings are lines like all others, not text between them.
+    logging.captureWarnings(True)
     # The address line comes from us; what uvicorn says about its own steps is of no use to an operator.
     logging.getLogger("uvicorn").setLevel(level if is_debug() else logging.WARNING)
