@@ -9,6 +9,7 @@ import socket
 import stat
 import sys
 import tempfile
+import threading
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -251,6 +252,32 @@ async def test_garbage_ends_a_connection_and_nothing_else(state, place):
             assert not answer or answer[5] == signing.AnswerKind.REFUSED
             writer.close()
             assert 0 == (await client.last())[1].size
+
+
+async def test_a_stop_waits_for_a_signature_that_is_half_way(state, place, monkeypatch):
+    """Told to stop while one is made, it ends after it: whoever closes the state wipes no key that is in use."""
+    began, may_go_on, order = threading.Event(), threading.Event(), []
+    sign = state.sign
+
+    def sign_slowly(request):
+        began.set()
+        may_go_on.wait(WAIT_S)
+        signed = sign(request)
+        order.append("signed")
+        return signed
+
+    monkeypatch.setattr(SignerState, "sign", lambda _, request: sign_slowly(request))
+    path, key, tree = place / "s", state.public_key(), Tree().grow(3)
+    async with asking(path) as client:
+        async with serving(state, Door(path=path, users=frozenset({os.geteuid()}))):
+            asked = asyncio.create_task(client.sign(key, ORIGIN, old_size=0, size=3, root=tree.roots[3], path=()))
+            assert await asyncio.to_thread(began.wait, WAIT_S)
+            # Set only once the server has been told to stop and has had its chance to end too early.
+            asyncio.get_running_loop().call_later(0.3, may_go_on.set)
+        order.append("stopped")
+        await asyncio.gather(asked, return_exceptions=True)
+    assert ["signed", "stopped"] == order
+    assert 3 == state.last.checkpoint.size
 
 
 async def test_a_place_that_is_taken_is_refused(state, place):

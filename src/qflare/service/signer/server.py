@@ -107,8 +107,14 @@ class SignerServer:
         """Answer one question; what cannot be signed is refused with the reason, and the signer goes on."""
         try:
             async with self._turn:
-                # Beside the loop: a signature waits for the disk.  Not to be left half way: who cancels waits.
-                return await asyncio.shield(asyncio.to_thread(partial(self._decide, kind, body)))
+                # Beside the loop: a signature waits for the disk.
+                deciding = asyncio.ensure_future(asyncio.to_thread(partial(self._decide, kind, body)))
+                try:
+                    return await asyncio.shield(deciding)
+                except asyncio.CancelledError:
+                    # Whoever has the turn next, or wipes the keys, must not meet one that is half way.
+                    await asyncio.wait({deciding})
+                    raise
         except QflareError as failure:
             _log.warning("refused: %s", failure)
             return AnswerKind.REFUSED, str(failure).encode()[:_REASON_BYTES_MAX]
