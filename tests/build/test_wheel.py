@@ -153,10 +153,14 @@ def test_the_wheel_for_devices_says_what_it_lacks(device_wheel, tmp_path):
     result = run_unpacked(device_wheel, tmp_path, "import qflare\nqflare.QuantumKeyManager")
     assert "QuantumKeyManager needs qflare.service, which the wheel for devices leaves out" in result.stderr
     program = "import sys\nfrom qflare.cli.main import run\nsys.exit(run(sys.argv[3:]))"
-    result = run_unpacked(device_wheel, tmp_path, program, "doctor")
+    for command in (("doctor",), ("serve", "--port", "1"), ("audit", "verify", "--deep"), ("tokens", "list")):
+        result = run_unpacked(device_wheel, tmp_path, program, *command)
+        assert result.returncode == 2, result.stderr
+        assert "which the wheel for devices leaves out: install the whole wheel" in result.stderr
+        assert "Traceback" not in result.stderr
+    result = run_unpacked(device_wheel, tmp_path, program, "device", "show", "--state", "missing.state")
+    assert "leaves out" not in result.stderr
     assert result.returncode == 2, result.stderr
-    assert "which the wheel for devices leaves out: install the whole wheel" in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="no binutils")

@@ -145,6 +145,15 @@ def test_no_command_is_missing():
     assert sorted(walk(typer.main.get_command(app), ())) == sorted(COMMANDS)
 
 
+def test_what_the_wheel_for_devices_leaves_out_keeps_its_name():
+    """A group is called as the table of commands says, by which its stand-in goes where the group is left out."""
+    import typer
+
+    from qflare.cli.commands import _COMMANDS, app
+
+    assert sorted(typer.main.get_command(app).commands) == sorted(name for name, _, _ in _COMMANDS)
+
+
 def test_the_document_names_every_command():
     """docs/cli.md has a row for each command that does something."""
     text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()

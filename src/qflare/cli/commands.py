@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Final
 
 import typer
 
-from qflare.cli import (
-    backup,
-    bench,
-    completion,
-    dashboards,
-    demo,
-    devices,
-    doctor,
-    enrol,
-    identity,
-    incidents,
-    issued,
-    keys,
-    migrate,
-    operators,
-    policy,
-    roster,
-    serve,
-    sessions,
-    signer,
-    tenants,
-    tokens,
-)
 from qflare.errors import MissingExtraError
 
 app = typer.Typer(
@@ -60,38 +38,56 @@ def _root(
     """Post-quantum session keys for federated-learning aggregation servers."""
 
 
-app.command("serve")(serve.serve)
-app.command("signer")(signer.signer)
-app.command("enrol")(enrol.enrol)
-app.add_typer(tokens.app)
-app.add_typer(issued.app)
-app.add_typer(roster.app)
-app.add_typer(sessions.app)
-app.add_typer(keys.app)
-app.add_typer(tenants.app)
-app.add_typer(operators.app)
-app.add_typer(policy.app)
-app.add_typer(identity.app)
-app.add_typer(incidents.app)
-app.add_typer(devices.app)
-app.command("demo")(demo.demo)
-app.command("migrate")(migrate.migrate)
-app.command("backup")(backup.backup)
-app.command("restore")(backup.restore)
-app.command("doctor")(doctor.doctor)
-try:
-    from qflare.cli import audit
-except ImportError as missing:
-    # The wheel for devices leaves the auditor's tools out, and says so.
-    if missing.name not in {"qflare.cli", "qflare.cli.audit"}:
-        raise
+_COMMANDS: Final = (
+    ("serve", "serve", "serve"),
+    ("signer", "signer", "signer"),
+    ("enrol", "enrol", "enrol"),
+    ("token", "tokens", "app"),
+    ("tokens", "issued", "app"),
+    ("devices", "roster", "app"),
+    ("sessions", "sessions", "app"),
+    ("keys", "keys", "app"),
+    ("tenants", "tenants", "app"),
+    ("operator", "operators", "app"),
+    ("policy", "policy", "app"),
+    ("identity", "identity", "app"),
+    ("incident", "incidents", "app"),
+    ("device", "devices", "app"),
+    ("demo", "demo", "demo"),
+    ("migrate", "migrate", "migrate"),
+    ("backup", "backup", "backup"),
+    ("restore", "backup", "restore"),
+    ("doctor", "doctor", "doctor"),
+    ("audit", "audit", "app"),
+    ("bench", "bench", "app"),
+    ("dashboards", "dashboards", "dashboards"),
+    ("completion", "completion", "completion"),
+)
+"""Name, module, and what in it: a command, or a group's `app`. In the order of the help."""
 
-    @app.command("audit", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-    def _audit() -> None:
-        """Check and read the audit log (the whole wheel has it)."""
-        raise MissingExtraError(feature="this command", extra="server", package="qflare.cli.audit") from None
-else:
-    app.add_typer(audit.app)
-app.add_typer(bench.app)
-app.command("dashboards")(dashboards.dashboards)
-app.command("completion")(completion.completion)
+
+def _add(name: str, module: str, what: str) -> None:
+    """Add one command or group; where the wheel for devices leaves it out, one that says so."""
+    package = f"qflare.cli.{module}"
+    try:
+        found = getattr(import_module(package), what)
+    except ModuleNotFoundError as missing:
+        if missing.name != package:
+            raise
+        _add_left_out(name, package)
+        return
+    if isinstance(found, typer.Typer):
+        app.add_typer(found)
+    else:
+        app.command(name)(found)
+
+
+def _add_left_out(name: str, package: str) -> None:
+    @app.command(name, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+    def command() -> None:
+        """Not in the wheel for devices: the whole wheel has it."""
+        raise MissingExtraError(feature="this command", extra="server", package=package)
+
+
+for _command in _COMMANDS:
+    _add(*_command)
