@@ -85,6 +85,7 @@ COMMANDS = (
     ("audit", "disclose"),
     ("audit", "verify-disclosure"),
     ("audit", "erase"),
+    ("audit", "archive"),
     ("audit", "show"),
     ("audit", "tail"),
     ("bench",),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qflare.cli import (
+    audit_archive,
     audit_disclose,
     audit_erase,
     audit_export,
@@ -44,6 +45,7 @@ app.command(
 )(audit_disclose.verify_disclosure)
 app.command("tail")(audit_tail.tail)
 app.command("erase")(audit_erase.erase)
+app.command("archive")(audit_archive.archive)
 
 
 @app.command("show")

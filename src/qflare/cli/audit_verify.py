@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from qflare.cli.progress import Progress
     from qflare.monitor.audit import LogReport
+    from qflare.monitor.export_check import ExportFindings
     from qflare.monitor.held import HeldReceipt
     from qflare.protocol.evidence import Evidence
     from qflare.protocol.identity import ServerIdentity
@@ -39,6 +41,13 @@ def verify(
     since: Annotated[
         Path | None,
         typer.Option("--since", metavar="NOTE", help="A signed head that you kept: the log must go on from it."),
+    ] = None,
+    archive: Annotated[
+        list[Path] | None,
+        typer.Option("--archive", metavar="FILE", help="An archive of older entries; several in their order."),
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None, typer.Option("--passphrase-file", metavar="FILE", help="The archives' passphrase, else typed.")
     ] = None,
     receipts: Annotated[
         list[Path] | None,
@@ -69,8 +78,6 @@ def verify(
     server_id or key it needs read access alone; an export needs one of them and no database. What an interrupted run
     checked is not read again with --state, and the answer says so.
     """
-    import asyncio
-
     from qflare.cli.output import aligned, emit, say_error
     from qflare.cli.progress import Progress
     from qflare.errors import AuthenticationError, ConfigError, EvidenceError, LogForkError, QflareError
@@ -79,12 +86,16 @@ def verify(
     try:
         if export is not None and deep:
             raise ConfigError("an export holds no nodes to compare: every entry of it is always checked")
+        if archive and (export is not None or since is not None):
+            raise ConfigError("archives go with the database, which is then checked from where the last one ends")
         evidence = [(path, read_receipt(path)) for path in receipts or ()]
         asked = _Asked(
             evidence=evidence,
             server_id=parse_server_id(server_id),
             key=None if key is None else read_key(key),
             since=None if since is None else read_note(since),
+            archives=tuple(archive or ()),
+            passphrase_file=passphrase_file,
             progress=shown,
         )
         with _kept(state) as kept:
@@ -116,6 +127,8 @@ class _Asked:
     server_id: bytes | None
     key: LogKey | None
     since: str | None
+    archives: tuple[Path, ...]
+    passphrase_file: Path | None
     progress: Progress
 
 
@@ -201,15 +214,22 @@ async def _verify_database(
     from qflare.cli.managing import choose_dsn, open_monitor, require_server
 
     require_server()
+    archived: dict[str, object] = {}
     from qflare.protocol.log_key import LogKey, open_note
     from qflare.service.auditing import decode_identities, open_audit
 
     async def check(
         run: Callable[..., Awaitable[LogReport]], identities: Sequence[ServerIdentity], keys: Sequence[LogKey]
     ) -> LogReport:
+        held = [_held(path, each, identities) for path, each in asked.evidence]
+        since = None if asked.since is None else open_note(asked.since, keys)
+        if asked.archives:
+            found, held = await asyncio.to_thread(_check_archives, asked, identities[0].server_id, held)
+            since = found.checkpoint
+            archived.update(archived_size=found.size, archived_receipts=found.receipts, archived_entries=found.entries)
         return await run(
-            receipts=[_held(path, each, identities) for path, each in asked.evidence],
-            since=None if asked.since is None else open_note(asked.since, keys),
+            receipts=held,
+            since=since,
             resume=kept.earlier,
             note_state=kept.note,
             now_s=kept.now_s,
@@ -239,8 +259,21 @@ async def _verify_database(
         "erased": report.erased,
         "receipts": report.receipts,
         "entries": report.entries,
+        **archived,
         **kept.facts(report.resumed_at),
     }
+
+
+def _check_archives(
+    asked: _Asked, server_id: bytes, held: Sequence[HeldReceipt]
+) -> tuple[ExportFindings, list[HeldReceipt]]:
+    from qflare.cli.passphrase import read_passphrase
+    from qflare.service.archiving import check_archives
+
+    with read_passphrase(asked.passphrase_file, is_new=False) as passphrase:
+        return check_archives(
+            asked.archives, passphrase, server_id=server_id if asked.key is None else None, key=asked.key, receipts=held
+        )
 
 
 def _held(path: Path, each: Evidence | LogProof, identities: Sequence[ServerIdentity]) -> HeldReceipt:

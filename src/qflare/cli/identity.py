@@ -116,7 +116,8 @@ def export_root(
     from qflare.cli.output import emit
     from qflare.cli.passphrase import read_passphrase
     from qflare.cli.tokens import require_new
-    from qflare.service.root_file import require_passphrase, write_root
+    from qflare.service.passphrase_key import require_passphrase
+    from qflare.service.root_file import write_root
 
     require_new(output)
     with read_passphrase(passphrase_file, is_new=True) as passphrase:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import AuthenticationError, EvidenceError, KeyNotFoundError, LogForkError
+from qflare.model.event import EVENT_ENTRY
+from qflare.monitor.proof import check_entry
 from qflare.protocol import log_export
 from qflare.protocol.checkpoint import encode_note
 from qflare.protocol.log import Frontier, frontier_from_nodes, hash_leaf, nodes_for_frontier
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from qflare.monitor.event_log import Runner
     from qflare.protocol.log_key import LogKey
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 PAGE: Final = 1000
 """Entries read and written at a time."""
 NOTE_EVERY: Final = 1 << 16
@@ -44,8 +48,9 @@ class ExportReport:
 class _Stream:
     """The records of one export, in order; pure but for *write*."""
 
-    def __init__(self, start: Frontier, write: Callable[[bytes], object]) -> None:
+    def __init__(self, start: Frontier, write: Callable[[bytes], object], *, with_rows: bool) -> None:
         self.frontier = start
+        self._with_rows = with_rows
         self._write = write
         self._running = log_export.running_before(log_export.encode_frontier(start))
 
@@ -66,6 +71,9 @@ class _Stream:
                 )
             self._running = log_export.next_running(self._running, leaf_hash)
             self._write(log_export.encode_entry(index, self._running, entry.leaf_data))
+            if self._with_rows and entry.entry_type != EVENT_ENTRY:
+                # The leaf of an entry of type 2 says all that its row does.
+                self._write(log_export.encode_row(_row_of(entry)))
         self.frontier, _ = self.frontier.append([entry.leaf_hash for entry in page])
 
     def note(self, key: LogKey, checkpoint: SignedCheckpoint, *, signed_before: int) -> None:
@@ -90,6 +98,8 @@ async def export_log(
     runner: Runner,
     write: Callable[[bytes], object],
     start: Frontier | None = None,
+    until: SignedCheckpoint | None = None,
+    with_rows: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExportReport:
     """
@@ -102,6 +112,8 @@ async def export_log(
         runner: Where hashing and writing run.
         write: Takes the bytes in order; called in the runner's threads, one call at a time.
         start: Frontier of the tree before the first entry that is wanted: where an earlier export ended.
+        until: The signed head to end under, the latest if not given.
+        with_rows: Whether what rows hold beside their leaves goes along, for an archive.
         progress: Told (entries done, entries in all).
 
     Raises:
@@ -110,12 +122,12 @@ async def export_log(
         LogForkError: the log does not go on from *start*.
     """
     before = start or Frontier()
-    head = await source.latest_checkpoint()
+    head = await source.latest_checkpoint() if until is None else until
     if head is None:
         raise KeyNotFoundError("the log has no signed head yet: a worker signs one soon after the first entry")
     await _require_goes_on(source, before, head)
     key = await runner.run(partial(_signer_of, keys, head))
-    stream, heads, signed_before = _Stream(before, write), 0, before.size
+    stream, heads, signed_before = _Stream(before, write, with_rows=with_rows), 0, before.size
     await runner.run(partial(stream.begin, identities))
     upcoming = await _next_head(source, before.size, head)
     while (size := stream.frontier.size) < head.size:
@@ -134,6 +146,17 @@ async def export_log(
     await runner.run(partial(stream.note, key, head, signed_before=signed_before))
     await runner.run(stream.end)
     return ExportReport(first=before.size, size=head.size, checkpoint=head, heads=heads + 1)
+
+
+def _row_of(entry: AuditEntry) -> log_export.RowRecord:
+    try:
+        check_entry(entry)
+        micros = (entry.recorded_at - _EPOCH) // timedelta(microseconds=1)
+    except TypeError:  # what the driver makes of an infinite time
+        micros = -1
+    if micros < 0:
+        raise EvidenceError(f"entry {entry.index} was altered: no entry has its time", index=entry.index)
+    return log_export.RowRecord(index=entry.index, tenant_id=entry.tenant_id, recorded_at_us=micros, stored=entry.data)
 
 
 async def _require_goes_on(source: AuditSource, before: Frontier, head: SignedCheckpoint) -> None:

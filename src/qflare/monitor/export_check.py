@@ -25,7 +25,7 @@ from qflare.model.event import EVENT_ENTRY, FIELDS_ENTRY, SESSION_ENTRY, Securit
 from qflare.monitor.audit_state import AuditState
 from qflare.monitor.held import check_held, sizes_of
 from qflare.protocol import log_export
-from qflare.protocol.entry import decode_fields_leaf
+from qflare.protocol.entry import decode_fields_leaf, digest_row
 from qflare.protocol.identity import decode_identity
 from qflare.protocol.labels import MAGIC_LEAF
 from qflare.protocol.leaf import decode_event_leaf
@@ -80,6 +80,7 @@ class ExportCheck:
         resume: Where an earlier run was interrupted; of another scope it is not used (`ExportFindings.resumed_at`).
         note_state: Told now and then how far the check has come; it decides what to keep.
         now_s: When this check began, for what is noted.
+        is_archive: Whether what the rows held has to be there as well.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class ExportCheck:
         resume: AuditState | None = None,
         note_state: Callable[[AuditState], None] | None = None,
         now_s: int = 0,
+        is_archive: bool = False,
     ) -> None:
         if (server_id is None) == (key is None):
             raise ConfigError("pin the log by one of server_id and verifier key: an export vouches for nobody")
@@ -115,6 +117,9 @@ class ExportCheck:
         self._skips = resume if resume is not None and resume.scope == self._scope else None
         self._resumed_at: int | None = None
         self._note_state, self._now_s = note_state, now_s
+        self._is_archive = is_archive
+        self._leaf_data = b""
+        self._needs_row = False
 
     def read(self, file: BinaryIO) -> None:
         """
@@ -131,19 +136,9 @@ class ExportCheck:
         self._begin(records)
         try:
             for kind, body in records:
-                if self._skips is not None and kind in {RecordKind.ENTRY, RecordKind.CHECKPOINT, RecordKind.END}:
-                    self._skip(kind, body, self._skips)
-                    if kind is RecordKind.END:
-                        break
-                elif kind is RecordKind.ENTRY:
-                    self._entry(body)
-                elif kind is RecordKind.CHECKPOINT:
-                    self._checkpoint(body)
-                elif kind is RecordKind.END:
-                    self._end(body)
+                self._take(kind, body)
+                if kind is RecordKind.END:
                     break
-                else:
-                    raise self._bad(f"a record of kind {kind} does not stand behind entries")
             else:
                 raise self._bad("the export is cut short: its end is missing")
             for _ in records:
@@ -152,6 +147,29 @@ class ExportCheck:
             raise
         except DecodeError as failure:
             raise self._bad(str(failure)) from None
+
+    def _take(self, kind: RecordKind, body: bytes) -> None:
+        if self._skips is not None and kind in {RecordKind.ENTRY, RecordKind.CHECKPOINT, RecordKind.END}:
+            self._skip(kind, body, self._skips)
+        elif kind is RecordKind.ROW:
+            self._row(body)
+        elif self._needs_row:
+            raise self._bad(f"what the row of entry {self._position - 1} held is missing")
+        elif kind is RecordKind.ENTRY:
+            self._entry(body)
+        elif kind is RecordKind.CHECKPOINT:
+            self._checkpoint(body)
+        elif kind is RecordKind.END:
+            self._end(body)
+        else:
+            raise self._bad(f"a record of kind {kind} does not stand behind entries")
+
+    def set_aside(self) -> list[HeldReceipt]:
+        """Leave receipts under heads beyond what was read to who checks what follows, and return them."""
+        size = self._frontier.size
+        beyond = [each for each in self._receipts if max(sizes_of([each])) > size]
+        self._receipts = [each for each in self._receipts if each not in beyond]
+        return beyond
 
     def finish(self) -> ExportFindings:
         """
@@ -256,12 +274,27 @@ class ExportCheck:
         self._running = running
         self._frontier, _ = self._frontier.append([leaf_hash])
         self._position = self._frontier.size
+        self._leaf_data = record.leaf_data
+        self._needs_row = self._is_archive and not record.leaf_data.startswith(_EVENT_HEAD)
         self._mark_root()
         if self._position % _REPORT_EVERY == 0:
             if self._progress is not None:
                 self._progress(self._position)
             if self._note_state is not None:
                 self._note_state(self.state())
+
+    def _row(self, body: bytes) -> None:
+        """Check what a row held beside its leaf, as far as the leaf says it."""
+        if self._skips is not None:
+            return
+        row, leaf_data = log_export.decode_row(body), self._leaf_data
+        if row.index != self._position - 1 or not leaf_data:
+            raise self._bad(f"what the row of entry {row.index} held stands in the place of another")
+        if leaf_data.startswith(_FIELDS_HEAD):
+            stated = decode_fields_leaf(leaf_data).row_digest
+            if stated != digest_row(row.tenant_id, row.stored):
+                raise EvidenceError(f"what the row of entry {row.index} held was altered", index=row.index)
+        self._leaf_data, self._needs_row = b"", False
 
     def _skip(self, kind: RecordKind, body: bytes, done: AuditState) -> None:
         """Pass over what an earlier run checked; what follows must go on from the frontier that it reached."""

@@ -15,9 +15,10 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import BatchError, DecodeError
+from qflare.model.ids import TenantId
 from qflare.protocol.checkpoint import NOTE_BYTES_MAX
 from qflare.protocol.log import HASH_BYTES, SIZE_MAX, Frontier
-from qflare.protocol.wire import u32, u64
+from qflare.protocol.wire import TENANT_BYTES, u32, u64
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,7 @@ BODY_BYTES_MAX: Final = NOTE_BYTES_MAX
 """Longest body of a record: above every leaf (65,536 bytes of data and its names) and every note."""
 _RECORD_HEAD_BYTES: Final = 5
 _ENTRY_HEAD_BYTES: Final = 8 + HASH_BYTES
+_ROW_HEAD_BYTES: Final = 8 + TENANT_BYTES + 8
 
 
 class RecordKind(IntEnum):
@@ -45,6 +47,8 @@ class RecordKind(IntEnum):
     """A signed note over all entries before it."""
     END = 5
     """Frontier of the tree after the last entry; nothing follows."""
+    ROW = 6
+    """Of the entry before, in archives: index (u64) ‖ tenant_id ‖ recorded_at (u64, µs) ‖ what its row stores."""
 
 
 _KINDS: Final = frozenset(RecordKind)
@@ -57,6 +61,39 @@ class EntryRecord:
     index: int
     running: bytes
     leaf_data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowRecord:
+    """What a row held beside its leaf, as an archive holds it; nothing about it is verified."""
+
+    index: int
+    tenant_id: TenantId
+    recorded_at_us: int
+    stored: bytes
+
+
+def encode_row(row: RowRecord) -> bytes:
+    """Return the record of what an entry's row held."""
+    return encode_record(RecordKind.ROW, u64(row.index) + row.tenant_id + u64(row.recorded_at_us) + row.stored)
+
+
+def decode_row(body: bytes) -> RowRecord:
+    """
+    Read the body of a row's record.
+
+    Raises:
+        DecodeError: it is too short.
+    """
+    if len(body) < _ROW_HEAD_BYTES:
+        message = f"a row's record has {_ROW_HEAD_BYTES} bytes before what it stores, got {len(body)}"
+        raise DecodeError(message)
+    return RowRecord(
+        index=int.from_bytes(body[:8], "big"),
+        tenant_id=TenantId(body[8 : 8 + TENANT_BYTES]),
+        recorded_at_us=int.from_bytes(body[8 + TENANT_BYTES : _ROW_HEAD_BYTES], "big"),
+        stored=body[_ROW_HEAD_BYTES:],
+    )
 
 
 def encode_record(kind: RecordKind, body: bytes) -> bytes:

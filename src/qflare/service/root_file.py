@@ -10,7 +10,6 @@ it as associated data.  Reading and signing need no database.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -21,29 +20,21 @@ from qflare.primitives import aead
 from qflare.primitives.random import random_bytes
 from qflare.primitives.sig import SIG87
 from qflare.protocol.identity import Certificate, sign_certificate
-from qflare.secret import SecretBytes
+from qflare.service.passphrase_key import PARAMETERS, SALT_BYTES, derive_key, require_passphrase
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qflare.secret import SecretBytes
+
 _MAGIC: Final = b"QFLARE-ROOT\x01"
-_SALT_BYTES: Final = 16
 _NONCE_BYTES: Final = 12
-_LOG2_N: Final = 17
-_R: Final = 8
-_P: Final = 1
-"""128 MiB and some 0.4 s a guess, of which a file that was taken costs one for each passphrase tried."""
-_LOG2_N_MAX: Final = 20
-_R_MAX: Final = 8
-_P_MAX: Final = 4
 _PARAMETERS_AT: Final = len(_MAGIC)
 _SALT_AT: Final = _PARAMETERS_AT + 3
-_ROOT_AT: Final = _SALT_AT + _SALT_BYTES
+_ROOT_AT: Final = _SALT_AT + SALT_BYTES
 _NONCE_AT: Final = _ROOT_AT + SIG87.PK_BYTES
 _SEALED_AT: Final = _NONCE_AT + _NONCE_BYTES
 _SIZES: Final = tuple(_SEALED_AT + size + aead.TAG_BYTES for size in (SIG87.SEED_BYTES, SIG87.SK_BYTES))
-PASSPHRASE_CHARS_MIN: Final = 12
-PASSPHRASE_BYTES_MAX: Final = 1024
 
 
 def write_root(path: Path, root: RootKey, passphrase: SecretBytes) -> None:
@@ -93,7 +84,7 @@ def read_root(path: Path, passphrase: SecretBytes) -> RootKey:
         raise ConfigError(f"cannot read {path}: {failure.strerror}") from None
     if len(content) not in _SIZES or not content.startswith(_MAGIC):
         raise DecodeError(f"{path} is no root file of qflare, or cut: name what  qflare identity export-root  wrote")
-    with _key(passphrase, content[_PARAMETERS_AT:_SALT_AT], content[_SALT_AT:_ROOT_AT]) as key:
+    with derive_key(passphrase, content[_PARAMETERS_AT:_SALT_AT], content[_SALT_AT:_ROOT_AT]) as key:
         stored = aead.open(key, content[_NONCE_AT:_SEALED_AT], content[_SEALED_AT:], content[:_SEALED_AT])
     return RootKey(content[_ROOT_AT:_NONCE_AT], stored)
 
@@ -111,40 +102,12 @@ def sign_request(root: RootKey, body: bytes) -> Certificate:
         return sign_certificate(root_sk, root.root_key, body)
 
 
-def require_passphrase(passphrase: SecretBytes) -> None:
-    """
-    Refuse a passphrase that somebody who takes the file would guess.
-
-    Raises:
-        ConfigError: it is too short or too long.
-    """
-    if not PASSPHRASE_CHARS_MIN <= len(passphrase) <= PASSPHRASE_BYTES_MAX:
-        raise ConfigError(
-            f"the passphrase must have {PASSPHRASE_CHARS_MIN} to {PASSPHRASE_BYTES_MAX} bytes: take six words or more "
-            "that no one else chose"
-        )
-
-
 def _seal(root: RootKey, passphrase: SecretBytes) -> bytes:
     require_passphrase(passphrase)
-    parameters = bytes((_LOG2_N, _R, _P))
-    salt, nonce = random_bytes(_SALT_BYTES), random_bytes(_NONCE_BYTES)
-    head = b"".join((_MAGIC, parameters, salt, root.root_key, nonce))
-    with _key(passphrase, parameters, salt) as key, root.stored.view() as stored:
+    salt, nonce = random_bytes(SALT_BYTES), random_bytes(_NONCE_BYTES)
+    head = b"".join((_MAGIC, PARAMETERS, salt, root.root_key, nonce))
+    with derive_key(passphrase, PARAMETERS, salt) as key, root.stored.view() as stored:
         return head + aead.seal(key, nonce, stored, head)
-
-
-def _key(passphrase: SecretBytes, parameters: bytes, salt: bytes) -> SecretBytes:
-    log2_n, r, p = parameters
-    if not (1 <= log2_n <= _LOG2_N_MAX and 1 <= r <= _R_MAX and 1 <= p <= _P_MAX):
-        # Not authenticated before the key is there: an altered file must not take all of the machine's memory.
-        raise DecodeError("the root file asks for more work than any that was written: it was altered")
-    with passphrase.view() as view:
-        # SAFETY: hashlib takes and returns plain bytes; the passphrase's buffer is borrowed, the key copied at once.
-        derived = hashlib.scrypt(
-            view, salt=salt, n=1 << log2_n, r=r, p=p, maxmem=(128 * r << log2_n) + (1 << 20), dklen=32
-        )
-    return SecretBytes.copy_of(derived)
 
 
 def _sync_folder(folder: Path) -> None:
