@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 22;
+SET LOCAL qflare.installs_version = 23;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -2369,6 +2369,30 @@ BEGIN
 END
 $$;
 
+-- rekey_session: as above, unless the bucket turned since the claim was made for p_mark: then 'moved', and nothing is
+-- done.  The old epoch's chain key would else rest in a bucket that ends before the old epoch does.
+CREATE OR REPLACE FUNCTION qflare.rekey_session(
+    p_tenant uuid, p_sid uuid, p_epoch bigint, p_body_hash bytea, p_first bigint, p_buckets bigint[],
+    p_epochs bigint[], p_chain_keys bytea[], p_types text[], p_severities text[], p_devices text[], p_data bytea[],
+    p_leaves bytea[], p_occurred_ms bigint[], p_mark bigint, OUT result text)
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
+    v_current bigint;
+BEGIN
+    -- Held to the end of the transaction, as the function that it calls holds it.
+    PERFORM pg_advisory_xact_lock_shared(1363561219, 0);
+    SELECT m.bucket INTO STRICT v_current FROM qflare.bucket_mark AS m FOR SHARE;
+    IF v_current <> p_mark THEN
+        result := 'moved';
+    ELSE
+        result := qflare.rekey_session(p_tenant, p_sid, p_epoch, p_body_hash, p_first, p_buckets, p_epochs,
+                                       p_chain_keys, p_types, p_severities, p_devices, p_data, p_leaves,
+                                       p_occurred_ms);
+    END IF;
+END
+$$;
+
 -- stop_sessions: end live sessions of devices whose rows the caller holds; returns the last buckets of those ended.
 CREATE OR REPLACE FUNCTION qflare.stop_sessions(p_tenant uuid, p_refs bytea[], p_sids uuid[], p_state text)
 RETURNS bigint[] LANGUAGE plpgsql AS $$
@@ -2986,6 +3010,7 @@ $$;
 
 -- save_turn: write one step of the turn into p_bucket, and count it; the caller leads (lead_turn).
 -- Page i holds the next p_sizes[i] of p_page_sids, which are in order of sid; chain keys go where absent.
+-- A page is sealed as a whole: what has ended since the step read it lies on it to its bucket's end.
 CREATE OR REPLACE FUNCTION qflare.save_turn(
     p_bucket bigint, p_is_late boolean, p_done integer,
     p_page_tenants uuid[], p_sizes integer[], p_page_sids uuid[], p_page_epochs bigint[], p_pages bytea[],
@@ -3001,6 +3026,11 @@ BEGIN
     INSERT INTO qflare.session_state (bucket, sid, tenant_id, slot, epoch, sealed_chain_key)
     SELECT p_bucket, c.sid, c.tenant_id, p_bucket % 8, c.epoch, c.chain_key
       FROM unnest(p_tenants, p_sids, p_epochs, p_chain_keys) AS c (tenant_id, sid, epoch, chain_key)
+     -- Once more: a session may have ended, or been rekeyed, since the step read it.
+     CROSS JOIN LATERAL (
+           SELECT e.state, e.epoch FROM qflare.session AS e
+            WHERE e.sid = c.sid AND e.tenant_id = c.tenant_id LIMIT 1) AS s
+     WHERE s.state = 'live' AND s.epoch = c.epoch
     ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS v_saved = ROW_COUNT;
     FOR v_page IN 1 .. cardinality(p_sizes) LOOP

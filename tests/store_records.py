@@ -108,6 +108,7 @@ def new_rekey(sid, *, epoch=1, first=BUCKET, bucket=BUCKET, body_hash=None):
         epoch=epoch,
         body_hash=body_hash or os.urandom(64),
         first=first,
+        current=bucket,
         chains=(
             SealedChain(**chain, bucket=bucket, epoch=epoch - 1, sealed_chain_key=os.urandom(93)),
             SealedChain(**chain, bucket=first, epoch=epoch, sealed_chain_key=os.urandom(93)),
@@ -202,7 +203,7 @@ async def step_turn(store, bucket=BUCKET + 1, *, is_late=False, range_size=1 << 
             owners |= {(page.tenant_id, page.sids[place], page.epochs[place]) for place in places}
         owners -= found.turned
         if not in_pages:
-            return TurnedRange(chains=tuple(_chain(*owner, bucket) for owner in sorted(owners)))
+            return TurnedRange(chains=tuple(turned_chain(*owner, bucket) for owner in sorted(owners)))
         tenants = {tenant_id for tenant_id, _, _ in owners}
         return TurnedRange(
             pages=tuple(
@@ -218,7 +219,7 @@ async def step_turn(store, bucket=BUCKET + 1, *, is_late=False, range_size=1 << 
     return stage, seen[0] if seen else None
 
 
-def _chain(tenant_id, sid, epoch, bucket):
+def turned_chain(tenant_id, sid, epoch, bucket):
     return SealedChain(tenant_id=tenant_id, sid=sid, bucket=bucket, epoch=epoch, sealed_chain_key=os.urandom(93))
 
 

@@ -67,8 +67,8 @@ SELECT qflare.empty_session_slots() AS slots;
 -- name: rekey_session :one
 -- Make the next epoch the session's (R7); the result in words.
 -- $1 tenant_id uuid, $2 sid uuid, $3 epoch bigint, $4 body hash bytea, $5 first bucket of the new chain bigint,
--- $6 buckets bigint[], $7 epochs bigint[], $8 sealed chain keys bytea[], $9 to $14 events
-SELECT qflare.rekey_session($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS result;
+-- $6 buckets bigint[], $7 epochs bigint[], $8 sealed chain keys bytea[], $9 to $14 events, $15 bucket mark bigint
+SELECT qflare.rekey_session($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) AS result;
 
 -- name: list_session_ids :many
 -- A page of a tenant's sessions in order of id; inside its transaction.

@@ -178,6 +178,38 @@ async def test_a_race_of_one_body_makes_one_epoch(database, tmp_path):
         await device.echo(two)
 
 
+async def test_a_rekey_is_made_again_where_the_bucket_turned_under_it(database, tmp_path, monkeypatch):
+    """R7: another worker turns between claim and commit: the old epoch is read to the end of the bucket after it still."""
+    async with world(database, tmp_path) as (clock, (one, two), device):
+        await device.refresh(one)
+        store, turned = engine_of(one).foundation.store, []
+        rekey_session = store.rekey_session
+
+        async def late(tenant_id, claim, *, event):
+            if not turned:
+                # It has raised the mark, and its turn has not come to this session yet.
+                clock.turn(WIDTH_S)
+                turned.append(await store.raise_bucket_mark(clock.now_s() // WIDTH_S))
+            return await rekey_session(tenant_id, claim, event=event)
+
+        monkeypatch.setattr(store, "rekey_session", late)
+        with await one.open_record(device.device.begin_rekey()) as opened:
+            await one.answer_control(opened)
+        assert 1 == await server_epoch(two, device)
+        assert 1 == sum(b'"rekey"' in entry.data for entry in await one.monitor.list_events())
+        # The device has not heard the answer: it writes the old epoch, here and in the bucket after the commit.
+        for manager in (one, two):
+            await manager.turn()
+        for _ in range(2):
+            device.device.take_announcement(await two.announcement())
+            for manager in (one, two):
+                engine_of(manager).sessions.forget(opened.session.sid)
+                with await manager.open_record(device.device.seal(b"old")) as record:
+                    assert 0 == record.header.epoch
+            await turn(clock, (one, two))
+        assert Refusal.EPOCH == await refused(one, device.device.seal(b"late"))
+
+
 async def control(manager, device, body):
     """Send *body* as control in the device's present epoch; the reason of its refusal, or the answer."""
     record = device.device.seal(body, kind=KIND_CONTROL)

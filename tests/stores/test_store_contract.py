@@ -26,7 +26,7 @@ from qflare.model.device import KeyState
 from qflare.model.ids import DEFAULT_TENANT, TenantId
 from qflare.model.rotation import DueKey, RotationPolicy, RotationReason, SessionUse, TenantPolicy
 from qflare.model.server_key import PendingServerKey, ServerKeyKind
-from qflare.model.session import ClaimResult, SessionState
+from qflare.model.session import ClaimResult, RekeyResult, SessionState
 from qflare.model.token import EnrolmentClaim, TokenRecord, TokenState
 from qflare.model.turn import TurnedRange, TurnStage
 from store_records import (
@@ -40,11 +40,13 @@ from store_records import (
     new_event,
     new_identity,
     new_page,
+    new_rekey,
     new_reply_key,
     new_stream,
     publish,
     register,
     step_turn,
+    turned_chain,
 )
 
 pytestmark = pytest.mark.contract
@@ -456,6 +458,28 @@ async def test_a_turn_carries_each_live_session_once(store, in_pages):
     )
     assert in_pages == bool(pages)
     assert () == await store.find_pages(TenantId(urandom(16)), sids, first=BUCKET + 1, last=BUCKET + 1)
+
+
+async def test_a_turn_carries_no_row_of_a_session_that_ended_meanwhile(store):
+    """R8: what ends, or is rekeyed, between the step's reading and its writing is looked at once more."""
+    await publish(store, *range(BUCKET - 1, BUCKET + 3))
+    await store.raise_bucket_mark(BUCKET)
+    devices = await register(store, 3)
+    lives, ends, rekeyed = [await begin_session(store, device) for device in devices]
+
+    async def work(found):
+        await store.end_sessions(T, [ends.sid], SessionState.ENDED, events=[new_event()])
+        assert RekeyResult.REKEYED is await store.rekey_session(T, new_rekey(rekeyed.sid), event=new_event())
+        return TurnedRange(chains=tuple(turned_chain(*owner, BUCKET + 1) for owner, _ in found.chains))
+
+    assert TurnStage.LED is await store.step_turn(BUCKET + 1, is_late=False, range_size=9, work=work)
+    assert 1 == (await store.find_turn()).carried
+    sids = [lives.sid, ends.sid, rekeyed.sid]
+    carried = await store.find_chains(T, sids, first=BUCKET + 1, last=BUCKET + 1)
+    assert [(lives.sid, 0)] == [(chain.sid, chain.epoch) for chain in carried]
+    await store.await_writers(BUCKET + 1)
+    stage, found = await step_turn(store, is_late=True)
+    assert (TurnStage.LED, {(T, rekeyed.sid, 1)}) == (stage, {owner for owner, _ in found.chains})
 
 
 async def test_a_turn_reads_pages_and_goes_on_by_ranges(store):

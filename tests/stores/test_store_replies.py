@@ -74,11 +74,21 @@ async def test_the_old_epoch_is_read_to_the_end_of_the_bucket_after_the_commit(s
         await store.raise_bucket_mark(bucket)
         assert await accept(store, sid, epoch=0)
         assert await accept(store, sid, epoch=1)
-        assert RekeyResult.REPEATED is await rekey(store, claim)
+        assert RekeyResult.REPEATED is await rekey(store, replace(claim, current=bucket))
     await store.raise_bucket_mark(BUCKET + 2)
     assert not await accept(store, sid, epoch=0, bucket=BUCKET + 1)
     assert await accept(store, sid, epoch=1, bucket=BUCKET + 1)
-    assert RekeyResult.CONFLICT is await rekey(store, claim)
+    assert RekeyResult.CONFLICT is await rekey(store, replace(claim, current=BUCKET + 2))
+
+
+async def test_a_rekey_of_a_bucket_that_turned_is_to_be_made_again(store, sid):
+    """R7: a claim made for another bucket than the server's changes nothing: its old chain key would not last."""
+    size = (await store.log_head()).size
+    await store.raise_bucket_mark(BUCKET + 1)
+    claim = new_rekey(sid)
+    assert RekeyResult.MOVED is await rekey(store, claim)
+    assert (size, 0) == ((await store.log_head()).size, (await store.find_sessions(DEFAULT_TENANT, [sid]))[sid].epoch)
+    assert RekeyResult.REKEYED is await rekey(store, replace(claim, current=BUCKET + 1))
 
 
 async def test_a_rekey_names_a_bucket_of_now(store, sid):
@@ -107,7 +117,7 @@ async def test_both_epochs_rest_until_the_turn_carries_one(store, sid):
     late = [replace(chain, bucket=BUCKET + 1) for chain in found]
     assert 1 == await store.save_chains(late)
     _, listed = await step_turn(store, BUCKET + 1)
-    assert (claim.chains[1],) == listed.chains
+    assert (((DEFAULT_TENANT, sid, 1), claim.chains[1].sealed_chain_key),) == listed.chains
     found = await store.find_chains(DEFAULT_TENANT, [sid], first=BUCKET + 1, last=BUCKET + 1)
     assert [1] == [chain.epoch for chain in found]
 
@@ -139,7 +149,8 @@ async def test_rekeys_do_not_keep_a_turn_waiting(store, sid, admin):
         turn = asyncio.create_task(noted("turn", store.raise_bucket_mark(BUCKET + 1)))
         while not await admin.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
             await asyncio.sleep(0.01)
-        rekeys = [asyncio.create_task(noted("rekey", rekey(store, claim))) for _ in range(3)]
+        again = replace(claim, current=BUCKET + 1)
+        rekeys = [asyncio.create_task(noted("rekey", rekey(store, again))) for _ in range(3)]
         # They queue for the lock that the turn asked for before them, and none has passed it.
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         async with asyncio.timeout(30):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from qflare.errors import StoreUnavailableError
 from qflare.manager.chains import CHAIN_KEY_BYTES, seal_chains
 from qflare.manager.deadline import Deadline
 from qflare.manager.record import OpenedRecord, PlainRecord
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ports import SessionStore
 
+_TRIES: Final = 3
+"""How often a rekey is made while buckets turn under it; a bucket lasts longer than that."""
 _REFUSALS: Final = {
     RekeyResult.CONFLICT: Refusal.CONFLICT,
     RekeyResult.EXPIRED: Refusal.BUCKET,
@@ -79,6 +82,25 @@ class Rekeys:
         if isinstance(rekey, Refusal):
             raise self._refuse(record, rekey)
         await self._buckets.refresh()
+        for _ in range(_TRIES):
+            result = await self._commit(record, session, rekey)
+            if result is not RekeyResult.MOVED:
+                break
+            # Another worker was in the next bucket already.
+            await self._buckets.follow()
+        else:
+            raise StoreUnavailableError("the bucket turned while a rekey was made; send it again")
+        if result in _REFUSALS:
+            raise self._refuse(record, _REFUSALS[result])
+        if result is RekeyResult.REKEYED:
+            # What is held knows the old epoch alone.
+            self._sessions.renew(session.sid)
+        return await self._records.seals.submit(
+            PlainRecord(session.tenant_id, session.sid, encode_rekeyed(rekey.bucket, rekey.epoch), b"", KIND_CONTROL),
+            tenant_id=session.tenant_id,
+        )
+
+    async def _commit(self, record: OpenedRecord, session: Session, rekey: Rekey) -> RekeyResult:
         with self._buckets.lend() as ring:
             # A repetition may come until two buckets after REKEY's; nothing later or further ahead is taken anyway.
             if not ring.first - 1 <= rekey.bucket <= ring.current + 1:
@@ -90,16 +112,7 @@ class Rekeys:
                 {"what": "rekey", "sid": session.sid.hex(), "epoch": rekey.epoch, "bucket": rekey.bucket},
                 device_id=session.device_id,
             )
-            result = await self._deadline.of(self._store.rekey_session(session.tenant_id, claim, event=event))
-        if result in _REFUSALS:
-            raise self._refuse(record, _REFUSALS[result])
-        if result is RekeyResult.REKEYED:
-            # What is held knows the old epoch alone.
-            self._sessions.renew(session.sid)
-        return await self._records.seals.submit(
-            PlainRecord(session.tenant_id, session.sid, encode_rekeyed(rekey.bucket, rekey.epoch), b"", KIND_CONTROL),
-            tenant_id=session.tenant_id,
-        )
+            return await self._deadline.of(self._store.rekey_session(session.tenant_id, claim, event=event))
 
     async def _claim(self, ring: Ring, session: Session, rekey: Rekey) -> RekeyClaim:
         """Derive and seal what the next epoch begins with; nothing where only a repetition can stand."""
@@ -111,7 +124,12 @@ class Rekeys:
                 if isinstance(resolved.sessions[0], Session):
                     chains = await self._offload.run(partial(_seal_claim, ring, session, rekey, resolved))
         return RekeyClaim(
-            sid=session.sid, epoch=rekey.epoch, body_hash=rekey.body_hash, first=rekey.bucket, chains=chains
+            sid=session.sid,
+            epoch=rekey.epoch,
+            body_hash=rekey.body_hash,
+            first=rekey.bucket,
+            current=ring.current,
+            chains=chains,
         )
 
     def _refuse(self, record: OpenedRecord, reason: Refusal) -> QflareError:

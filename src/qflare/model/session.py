@@ -134,6 +134,8 @@ class RekeyClaim:
     """H(REKEY), 64 bytes."""
     first: int
     """REKEY's b: the first bucket of the new chain."""
+    current: int
+    """The server's bucket for which the claim was made."""
     chains: tuple[SealedChain, ...]
     """The new epoch's first chain keys, and the old epoch's for the present bucket."""
 
@@ -146,6 +148,8 @@ class RekeyResult(StrEnum):
     """The same body again, while the old epoch is read: the same answer is due."""
     CONFLICT = "conflict"
     """Another body for that epoch, or an epoch that does not come next."""
+    MOVED = "moved"
+    """The bucket turned since the claim was made: make it again."""
     EXPIRED = "expired"
     """REKEY's bucket is over, or not published yet."""
     ENDED = "ended"

@@ -148,6 +148,7 @@ class Sessions(Connected):
             [chain.epoch for chain in claim.chains],
             [chain.sealed_chain_key for chain in claim.chains],
             *event_columns([event]),
+            claim.current,
         )
         return RekeyResult(row["result"])
 

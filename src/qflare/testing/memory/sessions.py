@@ -130,6 +130,8 @@ class Sessions(Logging):
         """Make the claim's epoch the session's by compare-and-swap, with chain keys and event (R7)."""
         async with self._transaction(tenant_id, claim.sid) as tables:
             mark = tables.bucket_mark.value
+            if mark != claim.current:
+                return RekeyResult.MOVED
             row = self._find(tenant_id, claim.sid)
             is_live = row is not None and row.state is SessionState.LIVE and row.last >= tables.expired_before.value
             if row is None or not is_live:

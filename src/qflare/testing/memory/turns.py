@@ -151,7 +151,12 @@ class Turns(Sessions):
 
     def _write(self, bucket: int, turned: TurnedRange, progress: TurnProgress, step: int, *, is_late: bool) -> None:
         tables = self._tables
-        saved = sum(self._put_chain(replace(chain, bucket=bucket)) for chain in turned.chains)
+        # Once more: a session may have ended, or been rekeyed, since the step read it.
+        saved = sum(
+            self._put_chain(replace(chain, bucket=bucket))
+            for chain in turned.chains
+            if self._is_carried(_owner(chain), bucket)
+        )
         for page in turned.pages:
             self._put_page(replace(page, bucket=bucket))
             saved += len(page.sids)
