@@ -6,10 +6,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard csrc/*.c csrc/*.h csrc/lanes/* csrc/cmake/*) $(wildcard src/qflare/_native/*.py)
 
-.PHONY: demo test lint types check-c check-long bench bench-baseline bench-compare bench-flame detection-report docs clean help
+.PHONY: demo screenshots test lint types check-c check-long bench bench-baseline bench-compare bench-flame detection-report docs clean help
 
 help:
-	@echo "make demo | test | lint | types | check-c | check-long | bench | bench-baseline | bench-compare | bench-flame | detection-report | clean"
+	@echo "make demo | test | lint | types | check-c | check-long | bench | bench-baseline | bench-compare | bench-flame | detection-report | clean | screenshots"
 
 # The stamp is newer than what the extension is built from: a second run starts at once.
 $(VENV)/.installed: $(NATIVE)
@@ -64,6 +64,10 @@ bench-flame: $(VENV)/.installed
 # Measures the detector on recordings of the real protocol and writes docs/detection.md: a few minutes.
 detection-report: $(VENV)/.installed
 	PYTHONPATH=.:tests $(BIN)/python -W ignore -m detection.report
+
+# Pictures of the live page in docs/images, of a run of the demo; needs Chromium (Debian: chromium-headless-shell).
+screenshots: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python tests/screenshots.py
 
 clean:
 	rm -rf build $(VENV)

@@ -133,13 +133,14 @@ SELECT e.event_type, e.severity, count(*) AS events
 -- name: latest_events :many
 -- Where a tenant's newest entries stand that are no sessions', newest first; inside a tenant's transaction.
 -- Among the last $3 of its entries, so that the look costs the same however many sessions lie between.
--- $1 tenant_id uuid, $2 limit bigint, $3 bigint
+-- $1 tenant_id uuid, $2 limit bigint, $3 bigint, $4 severities text[]
 SELECT e.log_index
-  FROM (SELECT a.log_index, a.entry_type
+  FROM (SELECT a.log_index, a.entry_type, a.severity
           FROM qflare.audit_entry AS a
          WHERE a.tenant_id = $1
          ORDER BY a.log_index DESC
          LIMIT $3) AS e
  WHERE e.entry_type <> 1
+   AND e.severity = ANY ($4::text[])
  ORDER BY e.log_index DESC
  LIMIT $2;

@@ -242,7 +242,7 @@ async def test_the_stream_says_what_has_changed_and_ends_with_the_visit(database
             reader.cookies = client.cookies
             async with streaming(reader) as following:
                 mark, _, data = await following("parts")
-                assert {"status", "fleet", "handshakes", "buckets", "incidents", "events", "log"} == set(
+                assert {"status", "fleet", "handshakes", "buckets", "incidents", "warnings", "events", "log"} == set(
                     json.loads(data)
                 )
                 await manager.generate_device_keypair("newcomer")

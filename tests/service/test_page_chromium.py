@@ -113,7 +113,7 @@ async def test_the_page_is_used_by_keyboard_and_told_to_a_screen_reader(database
             call_id=bytes(16),
         )
         await tab.until("document.getElementById('part-incidents').textContent.includes('replays')")
-        assert "1 incidents are not closed." == await tab.until("document.getElementById('said').textContent")
+        assert "One incident is not closed." == await tab.until("document.getElementById('said').textContent")
         assert "verify" == await tab.evaluate(FOCUSED)
         names = await tab.names()
         assert [] == [

@@ -4,6 +4,7 @@ from os import urandom
 
 import pytest
 
+from qflare.model.event import EventSeverity
 from qflare.model.ids import DEFAULT_TENANT, TenantId
 from store_records import begin_session, new_event, publish, register
 
@@ -21,11 +22,13 @@ async def test_the_newest_events_are_found_among_the_last_entries(store):
     await begin_session(store, device)
     await store.append_events(other, [new_event()])
     last = (await store.append_events(T, [new_event()])).first_index
-    assert (last, first + 2, first + 1, first) == await store.latest_events(T, limit=4, among=100)
-    assert (last, first + 2) == await store.latest_events(T, limit=2, among=100)
+    every = set(EventSeverity)
+    assert (last, first + 2, first + 1, first) == await store.latest_events(T, severities=every, limit=4, among=100)
+    assert (last, first + 2) == await store.latest_events(T, severities=every, limit=2, among=100)
     # The last two entries of the tenant are the event and the session.
-    assert (last,) == await store.latest_events(T, limit=9, among=2)
-    assert 2 == len(await store.latest_events(other, limit=9, among=100))
+    assert (last,) == await store.latest_events(T, severities=every, limit=9, among=2)
+    assert 2 == len(await store.latest_events(other, severities=every, limit=9, among=100))
+    assert () == await store.latest_events(T, severities={EventSeverity.CRITICAL}, limit=9, among=100)
 
 
 async def test_sessions_are_counted_by_their_last_bucket(store):

@@ -9,7 +9,7 @@ security).  All raise `StoreUnavailableError` when the store does not answer in 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 from qflare.model.bucket import SealedBucket, SealedIdentity
@@ -18,7 +18,7 @@ from qflare.model.call_ports import CallStore
 from qflare.model.change import Change, ChangePage
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.erasure_ports import ErasureStore
-from qflare.model.event import AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
+from qflare.model.event import AuditEntry, EventSeverity, LogAppend, LogHead, NewEvent, SignedCheckpoint
 from qflare.model.ids import CallId, DeviceId, DeviceRef, RequestId, SessionId, TenantId, TokenId
 from qflare.model.key_record import KeyRecord
 from qflare.model.mark import HighWaterMark, Pulse
@@ -475,7 +475,9 @@ class LogStore(Protocol):
     async def count_events(self, tenant_id: TenantId, *, since_s: int) -> dict[tuple[str, str], int]:
         """Return counts by (event type, severity) since a time."""
 
-    async def latest_events(self, tenant_id: TenantId, *, limit: int, among: int) -> tuple[int, ...]:
+    async def latest_events(
+        self, tenant_id: TenantId, *, severities: Collection[EventSeverity], limit: int, among: int
+    ) -> tuple[int, ...]:
         """Return where the newest entries that are no sessions' stand, newest first, *among* the last so many."""
 
 

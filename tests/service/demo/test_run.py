@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
+import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from qflare.errors import ConfigError
@@ -60,10 +64,39 @@ def left_running(folder: Path, *, wait_s: float = 0.0) -> list[str]:
         time.sleep(0.05)
 
 
+class _Watching(SilentProgress):
+    """Looks at the live page once the run is over, as whoever was told the address can, and then ends the run."""
+
+    def __init__(self) -> None:
+        self.shown: re.Match[str] | None = None
+        self.page = ""
+
+    def note(self, text: str) -> None:
+        self.shown = self.shown or re.fullmatch(r"live page at (\S+) for operator (\S+) with the secret (\S+)", text)
+        if text.startswith("the run is over; the live page stays at "):
+            # In a thread: the page is served by the loop that says this.
+            threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        try:
+            url, name, secret = self.shown.groups()
+            with httpx.Client(base_url=url, trust_env=False, timeout=60, headers={"origin": url}) as client:
+                token = re.search(r'name="token" value="([^"]+)"', client.get("/login").text).group(1)
+                client.post("/login", data={"token": token, "name": name, "secret": secret})
+                self.page = client.get("/").text
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[DemoResult, Path]:
+def watching() -> _Watching:
+    return _Watching()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, watching) -> tuple[DemoResult, Path]:
     folder = tmp_path_factory.mktemp("demo") / "output"
-    return run.run_demo(small(folder)), folder
+    return run.run_demo(replace(small(folder), is_watched=True), watching), folder
 
 
 def test_run_holds_everything(finished):
@@ -93,6 +126,17 @@ def test_every_attack_is_refused_counted_and_logged(finished):
         assert (REFUSED_TEXT, 1) == (attack.answer, attack.counted)
     indexes = [attack.entry_index for attack in result.attacks]
     assert len(set(indexes)) == len(indexes)
+
+
+def test_attacks_show_on_the_live_page(finished, watching):
+    """Whoever watches finds every attempt that the log has among the newest warnings, and ends the run with Ctrl-C."""
+    result, _ = finished
+    warnings = watching.page.partition('id="part-warnings"')[2].partition("</section>")[0]
+    assert result.attacks
+    for attack in result.attacks:
+        if attack.reason != "key-version":  # no warning: a device may be late with its rotation
+            assert f"entry {attack.entry_index}, " in warnings, (attack.name, warnings)
+            assert attack.reason in warnings
 
 
 def test_forms_sleeper_and_revoked(finished):

@@ -31,6 +31,7 @@ class DemoOptions:
         folder: Where data, logs, evidence and the report go; an earlier run's output there is replaced.
         seed: Of the data split and of training, 0 to 2^32 - 1.
         width_s: Seconds of a bucket, 2 to 300; short, so that a run sees several turns.
+        is_watched: Whether the live page is shown from the beginning, and kept open after the end until a signal.
 
     Raises:
         ConfigError: a value is out of range; the message names it.
@@ -41,6 +42,7 @@ class DemoOptions:
     folder: Path = field(default_factory=lambda: Path("demo-output"))
     seed: int = 7
     width_s: int = 6
+    is_watched: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""

@@ -105,20 +105,24 @@ async def _run(options: DemoOptions, output: Output, progress: Progress) -> Demo
         devices = await stage.manager.list_devices(limit=len(story.device_ids))
         with progress.step("Everything ends"):
             await _end(children)
-    result = assemble(
-        stage,
-        tally,
-        started_at=started_at,
-        trained=trained,
-        reference=reference,
-        audit=check,
-        timings=timings,
-        roster=devices,
-        machine=look_at_machine(),
-        components=components,
-    )
-    with progress.step("The report is written"):
-        await asyncio.to_thread(write_report, result, output.folder)
+        result = assemble(
+            stage,
+            tally,
+            started_at=started_at,
+            trained=trained,
+            reference=reference,
+            audit=check,
+            timings=timings,
+            roster=devices,
+            machine=look_at_machine(),
+            components=components,
+        )
+        with progress.step("The report is written"):
+            await asyncio.to_thread(write_report, result, output.folder)
+        if stage.page_url is not None:
+            from qflare.service.demo.watching import until_seen
+
+            await until_seen(stage.page_url, progress)
     return result
 
 
@@ -148,6 +152,11 @@ async def _set_up(
             QuantumKeyManager(server.dsn, data_dir=output.data, config=ManagerSettings(bucket_width_s=options.width_s))
         )
         output.identity.write_bytes(await manager.identity())
+    page_url = None
+    if options.is_watched:
+        from qflare.service.demo.watching import watched
+
+        page_url = await stack.enter_async_context(watched(manager, progress))
     coordinator = await stack.enter_async_context(Coordinator())
     # Pushed last of what the children use, so that they end before it does, however the run ends.
     stack.push_async_callback(_end, children)
@@ -173,6 +182,7 @@ async def _set_up(
         split=split,
         manager=manager,
         dsn=server.dsn,
+        page_url=page_url,
         coordinator=coordinator,
         servers=servers,
         crew=crew,

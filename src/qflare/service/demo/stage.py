@@ -33,6 +33,8 @@ class Stage:
     manager: QuantumKeyManager
     """The operator's own; the workers have theirs over the same database."""
     dsn: str
+    page_url: str | None
+    """Where the live page of the run is, None unless somebody watches."""
     coordinator: Coordinator
     servers: Servers
     crew: Crew

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.clock import utc
 from qflare.errors import KeyNotFoundError, UsageError
+from qflare.model.event import EventSeverity
 from qflare.model.incident import IncidentState
 from qflare.protocol.log import (
     consistency_path,
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
 DEVICES: Final = 20
 BUCKETS: Final = 6
 INCIDENTS: Final = 20
-EVENTS: Final = 15
+EVENTS: Final = 10
+WARNINGS: Final = 12
 AMONG: Final = 5000
 """Entries looked back for events: behind so many handshakes an event is no news any more."""
 BARS: Final = 48
 READY_S: Final = 2.0
+_GRAVE: Final = frozenset({EventSeverity.WARNING, EventSeverity.ERROR, EventSeverity.CRITICAL})
+_ALL: Final = frozenset(EventSeverity)
 _NOT_CLOSED: Final = frozenset({IncidentState.OPEN, IncidentState.ACKNOWLEDGED})
 
 
@@ -60,8 +64,10 @@ class Seen:
     """Those not closed, the last seen first."""
     incident_count: int
     """How many there are that are not closed."""
+    warnings: tuple[AuditEntry, ...]
+    """The newest events that are warnings or worse, newest first."""
     events: tuple[AuditEntry, ...]
-    """The newest that are no sessions', newest first."""
+    """The newest events of any severity, newest first; entries of sessions are none."""
     log_size: int
     head: SignedCheckpoint | None
     """The largest signed head."""
@@ -75,7 +81,8 @@ class Look(TenantView):
     def __init__(self, manager: QuantumKeyManager, tenant_id: TenantId) -> None:
         """Look at *tenant_id* alone."""
         self.manager = manager.for_tenant(tenant_id)
-        self._events: dict[int, AuditEntry] = {}
+        self._entries: dict[frozenset[EventSeverity], dict[int, AuditEntry]] = {}
+        """What was read before, of each list."""
 
     @property
     def tenant(self) -> TenantId:
@@ -117,21 +124,27 @@ class Look(TenantView):
             },
             incidents=await wait(store.list_incidents(self.tenant, states=_NOT_CLOSED, limit=INCIDENTS)),
             incident_count=sum(counts.values()),
-            events=await self._latest(),
+            warnings=await self._latest(_GRAVE, WARNINGS),
+            events=await self._latest(_ALL, EVENTS),
             log_size=statistics.log_size,
             head=await wait(store.latest_checkpoint()),
             origin=foundation.identity.certificate.log_origin,
         )
 
-    async def _latest(self) -> tuple[AuditEntry, ...]:
+    async def _latest(self, severities: frozenset[EventSeverity], limit: int) -> tuple[AuditEntry, ...]:
         """Return the newest events; entries never change, so that only new ones are read."""
         foundation = (await self._engine()).foundation
-        indexes = await foundation.deadline.of(foundation.store.latest_events(self.tenant, limit=EVENTS, among=AMONG))
+        indexes = await foundation.deadline.of(
+            foundation.store.latest_events(self.tenant, severities=severities, limit=limit, among=AMONG)
+        )
+        known, found = self._entries.get(severities, {}), {}
         for index in indexes:
-            if index not in self._events:
-                (self._events[index],) = await self.manager.monitor.list_events(first=index, limit=1)
-        self._events = {index: self._events[index] for index in indexes}
-        return tuple(self._events.values())
+            if index in known:
+                found[index] = known[index]
+            else:
+                (found[index],) = await self.manager.monitor.list_events(first=index, limit=1)
+        self._entries[severities] = found
+        return tuple(found.values())
 
     # --- proofs -----------------------------------------------------------------------------------
 
@@ -142,10 +155,15 @@ class Look(TenantView):
         return foundation.identity.certificate.log_origin, head
 
     async def prove_events(self, size: int) -> tuple[tuple[AuditEntry, tuple[bytes, ...]], ...]:
-        """Return the newest events that stand below *size*, each with its inclusion path in the tree of that size."""
+        """Return the entries of both lists that stand below *size*, each with its inclusion path in that tree."""
         foundation = (await self._engine()).foundation
         await self._require_size(size)
-        events = [entry for entry in await self._latest() if entry.index < size]
+        shown = {
+            entry.index: entry
+            for entry in (*await self._latest(_GRAVE, WARNINGS), *await self._latest(_ALL, EVENTS))
+            if entry.index < size
+        }
+        events = [shown[index] for index in sorted(shown)]
         wanted = list({node for entry in events for node in nodes_for_path(entry.index, size)})
         nodes = await foundation.deadline.of(foundation.store.find_nodes(wanted)) if wanted else {}
         return tuple((entry, inclusion_path(entry.index, size, nodes)) for entry in events)

@@ -23,7 +23,7 @@ function tell(text, isBad) {
 function speak(before, now) {
   const count = (part) => part.querySelectorAll(".list > li").length;
   if (count(before) !== count(now)) {
-    said.textContent = `${count(now)} incidents are not closed.`;
+    said.textContent = count(now) === 1 ? "One incident is not closed." : `${count(now)} incidents are not closed.`;
   }
 }
 
@@ -128,7 +128,7 @@ async function checkEvents(head) {
   return step(
     wrong.length === 0,
     wrong.length === 0
-      ? `${events.length} of the newest events lead to the root.`
+      ? `${events.length} entries, the warnings and events above, lead to the root.`
       : `These entries do not lead to the root: ${wrong.join(", ")}.`,
   );
 }

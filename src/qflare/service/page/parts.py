@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from qflare.service.page.look import Seen
 
 _FACTS_MAX: Final = 8
-_VALUE_CHARS_MAX: Final = 120
+_VALUE_CHARS_MAX: Final = 64
 _GRAVE: Final = frozenset({EventSeverity.WARNING, EventSeverity.ERROR, EventSeverity.CRITICAL})
 _CHART_WIDTH: Final = 480
 _CHART_HEIGHT: Final = 72
@@ -41,7 +41,8 @@ def render(seen: Seen) -> dict[str, Markup]:
         "handshakes": _handshakes(seen),
         "buckets": _buckets(seen),
         "incidents": _incidents(seen),
-        "events": _events(seen),
+        "warnings": _events(seen.warnings, none="No warning."),
+        "events": _events(seen.events, none="No event yet."),
         "log": _log(seen),
     }
 
@@ -192,10 +193,10 @@ def _incident(incident: Incident) -> Markup:
     )
 
 
-def _events(seen: Seen) -> Markup:
-    if not seen.events:
-        return element("p", "No event yet.", class_="soft")
-    return element("ol", *[_event(each) for each in seen.events], class_="list")
+def _events(entries: tuple[AuditEntry, ...], *, none: str) -> Markup:
+    if not entries:
+        return element("p", none, class_="soft")
+    return element("ol", *[_event(each) for each in entries], class_="list")
 
 
 def _event(entry: AuditEntry) -> Markup:

@@ -11,13 +11,12 @@ if TYPE_CHECKING:
 
     from qflare.service.page.visits import Visit
 
-_SECTIONS: Final = (
-    ("incidents", "Incidents"),
-    ("events", "Newest events"),
-    ("fleet", "Fleet"),
-    ("handshakes", "Handshakes"),
-    ("buckets", "Buckets"),
+_COLUMNS: Final = (
+    (("incidents", "Incidents"), ("warnings", "Newest warnings")),
+    (("fleet", "Fleet"), ("handshakes", "Handshakes"), ("buckets", "Buckets")),
 )
+"""Beside each other where there is room, below each other where there is not."""
+_BELOW: Final = (("events", "Newest events"),)
 NAME_FIELD: Final = "name"
 SECRET_FIELD: Final = "secret"  # noqa: S105 - a form field's name
 TOKEN_FIELD: Final = "token"  # noqa: S105
@@ -91,15 +90,12 @@ def page(visit: Visit, *, tenant: str, parts: Mapping[str, Markup], mark: str) -
             element("p", "Without JavaScript this page shows how things were when it was loaded: reload it."),
         ),
         element("div", parts["status"], id="part-status"),
-        *[
-            element(
-                "section",
-                element("h2", title, id=f"title-{name}"),
-                element("div", parts[name], id=f"part-{name}"),
-                aria_labelledby=f"title-{name}",
-            )
-            for name, title in _SECTIONS
-        ],
+        element(
+            "div",
+            *[element("div", *[_section(*each, parts) for each in column]) for column in _COLUMNS],
+            class_="columns",
+        ),
+        *[_section(*each, parts) for each in _BELOW],
         _log(parts["log"]),
         id="main",
         tabindex="-1",
@@ -116,6 +112,15 @@ def failed(text: str) -> bytes:
     return _document("QFLARE", main, is_live=False)
 
 
+def _section(name: str, title: str, parts: Mapping[str, Markup]) -> Markup:
+    return element(
+        "section",
+        element("h2", title, id=f"title-{name}"),
+        element("div", parts[name], id=f"part-{name}"),
+        aria_labelledby=f"title-{name}",
+    )
+
+
 def _log(part: Markup) -> Markup:
     """Return the log's head, the button that checks it, and what that does not check."""
     return element(
@@ -128,8 +133,8 @@ def _log(part: Markup) -> Markup:
         element("h3", "What the button checks, and what not"),
         element(
             "p",
-            "Checked in this browser, with SHA-256 alone: that each of the newest events shown above leads to the root "
-            "of the newest signed head, and that this head continues the one this browser saw before.",
+            "Checked in this browser, with SHA-256 alone: that each of the warnings and events shown above leads to "
+            "the root of the newest signed head, and that this head continues the one this browser saw before.",
         ),
         element(
             "p",

@@ -15,7 +15,7 @@ from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_col
 from qflare.stores.postgres.connections import Connected
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import asyncpg
 
@@ -123,10 +123,14 @@ class Log(Connected):
             rows = await transaction.fetch("count_events", transaction.tenant_id, as_time(since_s))
         return {(row["event_type"], row["severity"]): row["events"] for row in rows}
 
-    async def latest_events(self, tenant_id: TenantId, *, limit: int, among: int) -> tuple[int, ...]:
+    async def latest_events(
+        self, tenant_id: TenantId, *, severities: Collection[EventSeverity], limit: int, among: int
+    ) -> tuple[int, ...]:
         """Return where the newest entries that are no sessions' stand, newest first, *among* the last so many."""
         async with self._connections.transaction(tenant_id) as transaction:
-            rows = await transaction.fetch("latest_events", transaction.tenant_id, limit, among)
+            rows = await transaction.fetch(
+                "latest_events", transaction.tenant_id, limit, among, [each.value for each in severities]
+            )
         return tuple(row["log_index"] for row in rows)
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.clock import utc
 from qflare.errors import BatchError, ConflictError
-from qflare.model.event import SESSION_ENTRY, AuditEntry, LogAppend, LogHead, NewEvent, SignedCheckpoint
+from qflare.model.event import SESSION_ENTRY, AuditEntry, EventSeverity, LogAppend, LogHead, NewEvent, SignedCheckpoint
 from qflare.model.ids import CallId, DeviceId, TenantId
 from qflare.protocol.log import HASH_BYTES
 from qflare.testing.memory.constraints import require, require_numbers, require_size
 from qflare.testing.memory.entries import Logging
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 _SIGNATURE_BYTES: Final = 2420
 
@@ -142,9 +142,12 @@ class Log(Logging):
                 )
             )
 
-    async def latest_events(self, tenant_id: TenantId, *, limit: int, among: int) -> tuple[int, ...]:
+    async def latest_events(
+        self, tenant_id: TenantId, *, severities: Collection[EventSeverity], limit: int, among: int
+    ) -> tuple[int, ...]:
         """Return where the newest entries that are no sessions' stand, newest first, *among* the last so many."""
         require_numbers(limit, among)
         async with self._transaction(tenant_id) as tables:
             mine = [row for row in tables.entries.values() if row.tenant_id == tenant_id][::-1][:among]
-            return tuple([row.index for row in mine if row.entry_type != SESSION_ENTRY][:limit])
+            events = [row.index for row in mine if row.entry_type != SESSION_ENTRY and row.severity in severities]
+            return tuple(events[:limit])
