@@ -31,8 +31,10 @@ async def take(url, name, secret):
     async with chromium() as browser:
         tab = await browser.tab()
         await tab.open(f"{url}/login")
+        await tab.until("document.activeElement.id === 'name'")
         await tab.write(name)
         await tab.press("Tab")
+        await tab.until("document.activeElement.id === 'secret'")
         await tab.write(secret)
         async with tab.loading():
             await tab.press("Enter")
