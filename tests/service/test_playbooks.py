@@ -77,7 +77,12 @@ def test_a_good_playbook_is_read(tmp_path):
         (text(RULE | {"per_minute": "5"}), "belongs to limits"),
         (text(RULE | {"action": "'limit-device'"}), "per_minute"),
         (text(RULE | {"lasts_s": "60"}), "belongs to limits"),
-        (text(RULE | {"action": "'limit-source'", "about": "'fleet'", "per_minute": "5"}), "name no address"),
+        (text(RULE | {"action": "'limit-tenant'", "about": "'fleet'", "per_minute": "5"}), "never automatic"),
+        (text(RULE | {"action": "'limit-device'", "per_minute": "0"}), "per_minute must be"),
+        (
+            text(RULE | {"action": "'limit-source'", "about": "'fleet'", "per_minute": "5", "mode": "'propose'"}),
+            "name no address",
+        ),
     ],
 )
 def test_a_bad_playbook_says_where(content, said):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from qflare.manager.buckets import Buckets, Ring
     from qflare.manager.devices import Devices
+    from qflare.manager.limits import Limits
     from qflare.manager.log import Log
     from qflare.manager.offload import Offload
     from qflare.manager.refusals import Refusals
@@ -91,6 +92,7 @@ class Handshakes:
         devices: Devices,
         log: Log,
         refusals: Refusals,
+        limits: Limits,
         offload: Offload,
         server_id: bytes,
         settings: ManagerSettings,
@@ -101,6 +103,7 @@ class Handshakes:
         self._devices = devices
         self._log = log
         self._refusals = refusals
+        self._limits = limits
         self._offload = offload
         self._server_id = server_id
         self._lifetime = settings.lifetime
@@ -176,6 +179,7 @@ class Handshakes:
                         lifetime=self._lifetime,
                     )
                 )
+                answers = [self._limited(claim, answer) for claim, answer in zip(opened.claims, answers, strict=True)]
                 if self._refusals.observations.is_observed:
                     self._refusals.observations.note(
                         [
@@ -190,6 +194,15 @@ class Handshakes:
                     else answer
                     for position, answer in enumerate(answers)
                 ]
+
+    def _limited(self, claim: HelloClaim | Refusal, answer: bytes | Refusal) -> bytes | Refusal:
+        """Count a hello that holds, or refuse it where its device has used up what it may."""
+        if isinstance(claim, Refusal) or isinstance(answer, Refusal):
+            return answer
+        if self._limits.is_over(claim.tenant_id, claim.ref):
+            return Refusal.RATE_LIMITED
+        self._limits.charge(claim.tenant_id, claim.ref)
+        return answer
 
     def _refuse_hello(
         self, reason: Refusal, claim: HelloClaim | Refusal, credential: DeviceCredential | None
@@ -245,7 +258,11 @@ class Handshakes:
                 ended = await self._commit(ring, tenant_id, confirmations)
                 for confirmation, end in zip(confirmations, ended, strict=True):
                     for number, position in enumerate(standing[confirmation.sid]):
-                        results[position] = self._result(confirmation, end, is_copy=number > 0)
+                        result = self._result(confirmation, end, is_copy=number > 0)
+                        results[position] = result
+                        is_first = isinstance(result, Confirmed) and not result.is_repeated
+                        if is_first and confirmation.form == wire.FORM_OFFER:
+                            self._limits.charge(tenant_id, confirmation.ref)
             if self._refusals.observations.is_observed:
                 self._refusals.observations.note(
                     [
@@ -277,6 +294,11 @@ class Handshakes:
                 results[position] = self._refusals.refuse("confirm", verdict)
             elif batch[position].expected_sid not in (None, verdict.sid):
                 results[position] = self._refusals.refuse("confirm", Refusal.UNKNOWN_SESSION)
+            elif verdict.form == wire.FORM_OFFER and self._limits.is_over(verdict.tenant_id, verdict.ref):
+                # Of the hello form the hello was counted.
+                results[position] = self._refusals.refuse(
+                    "confirm", Refusal.RATE_LIMITED, tenant_id=verdict.tenant_id, ref=verdict.ref
+                )
             else:
                 standing.setdefault(verdict.sid, []).append(position)
         for positions in standing.values():

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qflare.manager.buckets import Buckets, Ring
+    from qflare.manager.limits import Limits
     from qflare.manager.offload import Offload
     from qflare.manager.record import SealedRecord
     from qflare.manager.refusals import Refusals
@@ -67,10 +68,12 @@ class Incoming:
         refusals: Refusals,
         offload: Offload,
         uses: Uses,
+        limits: Limits,
         settings: ManagerSettings,
     ) -> None:
         """Hold nothing; batches come from the queue of `Records`."""
         self._uses = uses
+        self._limits = limits
         self._store = store
         self._buckets = buckets
         self._sessions = sessions
@@ -114,6 +117,8 @@ class Incoming:
             for place, its in _opened(verdicts):
                 verdicts[place] = self._within_bounds(its)
             await self._accept(ring, verdicts, reply_keys)
+            for _, its in _opened(verdicts):
+                self._limits.charge(its.session.tenant_id, its.session.ref)
             await self._uses.carry([(it.session, len(batch[at].message)) for at, it in _opened(verdicts)])
         except BaseException:
             _wipe_opened(verdicts)
@@ -133,6 +138,8 @@ class Incoming:
             reason = Refusal.SESSION_USED_UP
         elif item.header.kind != KIND_CONTROL and self._uses.is_overdue(item.session):
             reason = Refusal.ROTATION_OVERDUE
+        elif self._limits.is_over(item.session.tenant_id, item.session.ref):
+            reason = Refusal.RATE_LIMITED
         else:
             return item
         item.plaintext.wipe()

@@ -13,6 +13,7 @@ from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
     from qflare.manager.buckets import Buckets
+    from qflare.manager.limits import Limits
     from qflare.manager.offload import Offload
     from qflare.manager.record import KeyRequest, OpenedRecord, PlainRecord, SealedRecord
     from qflare.manager.refusals import Refusals
@@ -36,6 +37,7 @@ class Records:
         refusals: Refusals,
         offload: Offload,
         uses: Uses,
+        limits: Limits,
         settings: ManagerSettings,
     ) -> None:
         """Keep one queue for each direction and one for keys."""
@@ -48,6 +50,7 @@ class Records:
             refusals=refusals,
             offload=offload,
             uses=uses,
+            limits=limits,
             settings=settings,
         )
         outgoing = Outgoing(

@@ -13,9 +13,10 @@ from qflare.model.ids import DEFAULT_TENANT, CallId
 from qflare.model.response import (
     ABOUT_DEVICE,
     ABOUT_SERVER,
-    DESTRUCTIVE,
     LIMITS,
+    NEEDS_TWO,
     PER_MINUTE_MAX,
+    PER_MINUTE_MIN,
     REASON_BYTES_MAX,
     REVERSIBLE,
     SHUTS_OUT,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from qflare.manager.buckets import Buckets
     from qflare.manager.certificates import Certificates
     from qflare.manager.devices import Devices
+    from qflare.manager.limits import Limits
     from qflare.manager.maintenance import Maintenance
     from qflare.manager.sessions import Sessions
     from qflare.manager.settings import ManagerSettings
@@ -71,6 +73,7 @@ class Responses:
         buckets: Buckets,
         certificates: Certificates,
         maintenance: Maintenance,
+        limits: Limits,
         clock: Clock,
         bounds: ResponseBounds,
         settings: ManagerSettings,
@@ -82,6 +85,7 @@ class Responses:
         self._buckets = buckets
         self._certificates = certificates
         self._maintenance = maintenance
+        self._limits = limits
         self._clock = clock
         self.bounds = bounds
         """How many devices may be shut out."""
@@ -101,7 +105,7 @@ class Responses:
             UsageError: the target is not one for this action.
         """
         require_target(tenant_id, action, target, per_minute)
-        needs_two = action in DESTRUCTIVE
+        needs_two = action in NEEDS_TWO
         obstacle: str | None = None
         if action in ABOUT_DEVICE:
             device = await self._device(tenant_id, target)
@@ -126,7 +130,7 @@ class Responses:
         else:
             before, count = "", 1
             whom = "all devices of the tenant together" if target.source is None else f"address {target.source}"
-            would = f"take at most {per_minute} messages a minute of {whom}"
+            would = f"take at most {per_minute} messages a minute, in each worker, of {whom}"
             if action is ResponseAction.NOTIFY:
                 would = "send the incident to the webhook"
         return ResponsePlan(
@@ -145,7 +149,7 @@ class Responses:
     ) -> tuple[str, int]:
         name = device.device_id
         if action is ResponseAction.LIMIT_DEVICE:
-            return f"take at most {per_minute} authentic messages a minute of {name!r}", 1
+            return f"take at most {per_minute} authentic messages a minute, in each worker, of {name!r}", 1
         if action is ResponseAction.ROTATE_DEVICE:
             return f"mark key version {device.key_version} of {name!r} as due; it rotates when it next asks", 1
         if action is ResponseAction.LIFT:
@@ -196,12 +200,10 @@ class Responses:
         """
         require_target(tenant_id, asked.action, asked.target, asked.per_minute)
         require_reason(asked.reason)
-        if asked.action in LIMITS:
-            raise UsageError("rate limits are not kept by this version: quarantine the device, or close the port")
         if asked.action in ABOUT_DEVICE:
             await self._device(tenant_id, asked.target)
         event = self._event(tenant_id, "response proposed", asked, by=asked.asked_by, facts={"proven": asked.proven})
-        needs_two = asked.action in DESTRUCTIVE
+        needs_two = asked.action in NEEDS_TWO
         return await self._deadline.of(self._store.ask_response(tenant_id, asked, needs_two=needs_two, event=event))
 
     async def confirm(self, tenant_id: TenantId, response_id: ResponseId, *, by: str) -> Response:
@@ -304,6 +306,8 @@ class Responses:
             self._sessions.forget_device(tenant_id, ref)
         if done.action is ResponseAction.TURN:
             await self._maintenance.step()
+        if done.action in LIMITS:
+            await self._limits.reload()
 
     def _turn_obstacle(self, bucket: int) -> str | None:
         """Say why no early turn may be made now: two in a row would end what is in flight (A2)."""
@@ -363,8 +367,10 @@ def require_target(tenant_id: TenantId, action: ResponseAction, target: Response
         raise UsageError(f"{action.value} is about {'an address' if target.source is None else 'no address'}")
     if (action in LIMITS) != (per_minute is not None):
         raise UsageError("per_minute belongs to limits, and they need it")
-    if per_minute is not None and (type(per_minute) is not int or not 0 <= per_minute <= PER_MINUTE_MAX):
-        raise UsageError(f"per_minute must be a whole number from 0 to {PER_MINUTE_MAX}, got {per_minute!r}")
+    if per_minute is not None and (type(per_minute) is not int or not PER_MINUTE_MIN <= per_minute <= PER_MINUTE_MAX):
+        raise UsageError(
+            f"per_minute must be a whole number from {PER_MINUTE_MIN} to {PER_MINUTE_MAX}, got {per_minute!r}"
+        )
     if action in ABOUT_SERVER and tenant_id != DEFAULT_TENANT:
         raise UsageError(f"{action.value} is about the whole server: ask for it in the default tenant")
 

@@ -29,6 +29,8 @@ class Refusal(StrEnum):
     SESSION_ENDED = "session-ended"
     SESSION_USED_UP = "session-used-up"
     ROTATION_OVERDUE = "rotation-overdue"
+    RATE_LIMITED = "rate-limited"
+    """More than an operator lets through of this device or its tenant."""
     EPOCH = "epoch"
     REPLAY = "replay"
     NO_REQUEST = "no-request"

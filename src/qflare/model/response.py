@@ -16,6 +16,8 @@ REASON_BYTES_MAX: Final = 500
 SOURCE_BYTES_MAX: Final = 64
 EXPIRES_S: Final = 86_400
 """How long a proposal may wait for people."""
+PER_MINUTE_MIN: Final = 1
+"""A limit slows down; shutting out is what a quarantine is for, and is bounded."""
 PER_MINUTE_MAX: Final = 1_000_000
 
 
@@ -48,6 +50,8 @@ class ResponseAction(StrEnum):
 
 DESTRUCTIVE: Final = frozenset({ResponseAction.REVOKE, ResponseAction.TURN, ResponseAction.ROTATE_IDENTITY})
 """What nothing takes back: two persons must want it, and no playbook does it by itself."""
+NEEDS_TWO: Final = DESTRUCTIVE | {ResponseAction.LIMIT_TENANT, ResponseAction.LIMIT_SOURCE}
+"""What two operators must want: nothing takes it back, or it may slow down many devices at once."""
 REVERSIBLE: Final = frozenset(
     {
         ResponseAction.QUARANTINE,

@@ -28,6 +28,7 @@ from qflare.manager.enrolments import Enrolments
 from qflare.manager.entry_keys import EntryKeys
 from qflare.manager.handshakes import Handshakes
 from qflare.manager.identity import Identity, open_identity
+from qflare.manager.limits import Limits
 from qflare.manager.log import Log
 from qflare.manager.lookups import Lookups
 from qflare.manager.maintenance import Maintenance
@@ -132,6 +133,7 @@ class Engine:
     turns: Turns
     maintenance: Maintenance
     changes: Changes
+    limits: Limits
     responses: Responses
     responder: Responder
     detection: Detection | None
@@ -254,12 +256,14 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
         await changes.open()
         lookups = Lookups(store=store, settings=settings)
         registrations = Registrations(devices=devices, settings=settings)
+        limits = await Limits(store=store, clock=clock, settings=settings).open()
         handshakes = Handshakes(
             store=store,
             buckets=buckets,
             devices=devices,
             log=foundation.log,
             refusals=refusals,
+            limits=limits,
             offload=offload,
             server_id=server_id,
             settings=settings,
@@ -305,6 +309,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             refusals=refusals,
             offload=offload,
             uses=uses,
+            limits=limits,
             settings=settings,
         )
         rekeys = Rekeys(
@@ -360,13 +365,19 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             buckets=buckets,
             certificates=certificates,
             maintenance=maintenance,
+            limits=limits,
             clock=clock,
             bounds=playbook.bounds,
             settings=settings,
         )
         loop_task = foundation.background.start(maintenance.run(foundation.background), name="maintenance")
         stack.push_async_callback(_stop, loop_task)
-        for name, work in (("polling", changes.poll_on), ("listener", changes.listen), ("reserve", reserve.run)):
+        for name, work in (
+            ("polling", changes.poll_on),
+            ("listener", changes.listen),
+            ("reserve", reserve.run),
+            ("limits", limits.run),
+        ):
             task = foundation.background.start(work(foundation.background), name=name)
             stack.push_async_callback(_stop, task)
         detection: Detection | None = None
@@ -400,6 +411,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             turns=turns,
             maintenance=maintenance,
             changes=changes,
+            limits=limits,
             responses=responses,
             responder=Responder(foundation, responses, devices, playbook, webhook_key),
             detection=detection,

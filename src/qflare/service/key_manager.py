@@ -251,6 +251,11 @@ class QuantumKeyManager(
         marks.require_same()
         raise AssertionError("lost")  # require_same has raised
 
+    def admits_source(self, source: str) -> bool:
+        """Whether one more request from a network address is taken, by the limits that operators set; counts it."""
+        engine = self._opening.value
+        return engine is None or engine.limits.admit_source(source)
+
     @property
     def refusals(self) -> Counter[tuple[str, Refusal]]:
         """What this worker refused since it was opened, by (step, reason); a copy."""

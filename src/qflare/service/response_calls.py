@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import UsageError
@@ -179,6 +180,11 @@ class ResponseCalls(TenantView):
         engine.responder.start(engine.foundation.background)
 
     def _target(self, device_id: str | None, source: str | None) -> ResponseTarget:
+        if source is not None:
+            try:
+                source = str(ipaddress.ip_address(source))
+            except ValueError:
+                raise UsageError(f"source must be an IP address, got {source!r}") from None
         if device_id is None:
             return ResponseTarget(source=source)
         name = require_name(device_id)

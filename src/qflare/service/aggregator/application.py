@@ -102,7 +102,14 @@ class Aggregator:
                 *(
                     Route(
                         f"{prefix}/{route.name}",
-                        StepEndpoint(route, self._bodies, settings, refusals=self._http_refusals, notices=notices),
+                        StepEndpoint(
+                            route,
+                            self._bodies,
+                            settings,
+                            refusals=self._http_refusals,
+                            notices=notices,
+                            admits=manager.admits_source,
+                        ),
                     )
                     for route in steps.routes()
                 ),

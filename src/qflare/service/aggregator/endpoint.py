@@ -46,6 +46,7 @@ class StepEndpoint:
         *,
         refusals: Counter[tuple[str, str]],
         notices: Notices,
+        admits: Callable[[str], bool],
     ) -> None:
         """Serve *route* within the budget of *bodies*; what never reached the protocol is counted in *refusals*."""
         self._route = route
@@ -53,12 +54,20 @@ class StepEndpoint:
         self._settings = settings
         self._refusals = refusals
         self._notices = notices
+        self._admits = admits
         self._unavailable = answer.unavailable(settings.retry_after_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["method"] != "POST":
             await answer.not_allowed("POST").send(send, is_closing=True)
+            return
+        client = scope.get("client")
+        if client is not None and not self._admits(client[0]):
+            # Before anything of it is read: that is the point of a limit by address.
+            self._refusals[self._route.name, "limited"] += 1
+            self._notices.say(logging.INFO, self._route.name, "limited")
+            await self._unavailable.send(send, is_closing=True)
             return
         try:
             with self._bodies.admit() as reservation:

@@ -20,9 +20,10 @@ from qflare.model.evidence import count_proven
 from qflare.model.incident import SEVERITIES
 from qflare.model.response import (
     ABOUT_DEVICE,
-    DESTRUCTIVE,
     LIMITS,
+    NEEDS_TWO,
     PER_MINUTE_MAX,
+    PER_MINUTE_MIN,
     REASON_BYTES_MAX,
     ResponseAction,
     ResponseBounds,
@@ -176,7 +177,7 @@ def _rule(table: dict[str, object], number: int) -> Rule:
             action=action,
             mode=Mode(_text(table, "mode", NAME_BYTES_MAX)),
             why=_text(table, "why", REASON_BYTES_MAX),
-            per_minute=_number(table, "per_minute", 0, PER_MINUTE_MAX),
+            per_minute=_number(table, "per_minute", PER_MINUTE_MIN, PER_MINUTE_MAX),
             lasts_s=_number(table, "lasts_s", 60, 31_622_400),
         )
         _require_sense(rule)
@@ -187,10 +188,8 @@ def _rule(table: dict[str, object], number: int) -> Rule:
 
 
 def _require_sense(rule: Rule) -> None:
-    if rule.mode is Mode.AUTOMATIC and rule.action in DESTRUCTIVE:
-        raise UsageError(
-            f"{rule.action.value} is never automatic: nothing takes it back, and two operators must want it"
-        )
+    if rule.mode is Mode.AUTOMATIC and rule.action in NEEDS_TWO:
+        raise UsageError(f"{rule.action.value} is never automatic: two operators must want it")
     if rule.action in ABOUT_DEVICE and rule.about is not About.DEVICE:
         raise UsageError(f"{rule.action.value} needs about = 'device'")
     if rule.mode is Mode.AUTOMATIC and rule.action in ABOUT_DEVICE and not rule.proven_min:
