@@ -1,5 +1,6 @@
 """Responses: asked for once, wanted by different operators, done with their event, undone exactly, bounded."""
 
+import asyncio
 from os import urandom
 
 import asyncpg
@@ -206,6 +207,24 @@ async def test_rules_shut_out_no_more_devices_than_they_may(store):
         await accuse(devices[3])
     use = await store.count_response_use(T)
     assert (4, 2, 0, 0) == (use.devices, use.automatic_last_hour, use.automatic_standing, use.single_last_hour)
+
+
+async def test_rules_at_once_shut_out_no_more_than_one_after_the_other(store):
+    """Twelve workers at the same moment: what is counted stays true until it is committed."""
+    devices = await register(store, count=6)
+    accused = [new_response(device=each, by=None, rule="r", is_automatic=True, proven=1) for each in devices]
+    for response in accused:
+        await ask(store, response)
+    bounds = ResponseBounds(automatic_hour_max=2, automatic_ppm=200_000)
+    for _ in range(2):
+        ended = await asyncio.gather(
+            *(carry_out(store, response, bounds=bounds) for response in accused * 2), return_exceptions=True
+        )
+        assert {ConflictError} == {type(each) for each in ended if isinstance(each, Exception)}
+        states = [await state_of(store, device) for device in devices]
+        # One of six stands at a time, whatever the hour allows.
+        assert 1 == states.count(KeyState.SUSPENDED)
+    assert 1 == await logged(store, DONE)
 
 
 async def test_a_single_operator_beyond_the_bound_needs_another(store):
