@@ -82,6 +82,7 @@ COMMANDS = (
     ("audit", "export"),
     ("audit", "prove"),
     ("audit", "watch"),
+    ("audit", "witness-key"),
     ("audit", "disclose"),
     ("audit", "verify-disclosure"),
     ("audit", "erase"),

@@ -10,15 +10,25 @@ from cli.commands import qflare
 from cli.test_cli import run
 from manager_world import make_manager
 from qflare.cli.exits import ExitCode
-from qflare.errors import EvidenceError, LogForkError, OtherLogError
+from qflare.errors import (
+    AuthenticationError,
+    ConfigError,
+    DecodeError,
+    EvidenceError,
+    LogForkError,
+    OtherLogError,
+    UsageError,
+)
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.protocol.checkpoint import decode_note_body, encode_note, sign_checkpoint
+from qflare.protocol.cosignature import verify_cosignature
 from qflare.protocol.identity import decode_identity, server_id_of
 from qflare.protocol.log import Frontier, nodes_for_frontier, root_from_nodes
 from qflare.protocol.log_key import LogKey, open_note
 from qflare.protocol.tile import decode_tile_path, nodes_from_tiles, tiles_of_tree
 from qflare.service.aggregator import Aggregator
 from qflare.service.watching import KeptHead, open_http_log
+from qflare.service.witness_key import open_witness_key
 from qflare.testing import TurnableClock
 from service.served import serving, url_of
 
@@ -187,3 +197,45 @@ async def test_the_command_watches_a_database_as_well(watched, database_dsn):
     assert ExitCode.UNAVAILABLE == away.code
     kept = await run(watched.folder, "audit", "verify", *pin, "--since", "kept.note", "--json", QFLARE_DSN=database_dsn)
     assert later.size == kept.json["first"], kept.err
+
+
+async def test_a_witness_cosigns_what_it_accepted(watched, database_dsn):
+    """The kept note carries log and witness, each under its own key; altered, of another witness or open to others not."""
+    signed = await watched.grow(3)
+    folder = watched.folder
+    made = qflare(folder, "audit", "witness-key", "witness.example/w1", "--output", "w.key", "--json")
+    assert (0, 0o600) == (made.code, stat.S_IMODE((folder / "w.key").stat().st_mode)), made.err
+    witness = LogKey.decode(made.json["verifier_key"])
+    watch = ("audit", "watch", "--keep", "kept.note", "--once", "--key", watched.key.encode(), "--cosign", "w.key")
+    for count in (1, 0, 2):
+        signed = await watched.grow(count) if count else signed
+        done = await run(folder, *watch, QFLARE_DSN=database_dsn)
+        assert done.code == 0, done.err
+        note = watched.kept.path.read_text()
+        assert signed == open_note(note, [watched.key])
+        assert verify_cosignature(note, witness) >= signed.time_s
+    lines = note.split("\n")
+    assert 2 == sum(line.startswith("\u2014 ") for line in lines)
+    for changed in (
+        note.replace(lines[1], str(signed.size + 1), 1),
+        note.replace(watched.key.origin, "other.example/log", 1),
+    ):
+        with pytest.raises(AuthenticationError):
+            verify_cosignature(changed, witness)
+    with pytest.raises(OtherLogError):
+        verify_cosignature(note, LogKey(origin="witness.example/w2", key=witness.key))
+    with open_witness_key(folder / "w.key") as key:
+        assert "w1" in repr(key)
+        with pytest.raises(UsageError, match="name of its own"):
+            key.cosign(note.replace(watched.key.origin, witness.origin), time_s=5)
+    assert 2 == qflare(folder, "audit", "witness-key", "witness.example/w1", "--output", "w.key").code
+    assert 2 == qflare(folder, "audit", "witness-key", "no spaces here", "--output", "x.key").code
+    assert not (folder / "x.key").exists()
+    content = (folder / "w.key").read_bytes()
+    (folder / "cut.key").write_bytes(content[:-1])
+    (folder / "cut.key").chmod(0o600)
+    with pytest.raises(DecodeError):
+        open_witness_key(folder / "cut.key")
+    (folder / "w.key").chmod(0o640)
+    with pytest.raises(ConfigError, match="others may read"):
+        open_witness_key(folder / "w.key")

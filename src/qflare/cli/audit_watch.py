@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ from qflare.cli import options
 from qflare.cli.audit_files import parse_server_id, read_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from qflare.monitor.witness import Seen, WitnessSource
     from qflare.protocol.log_key import LogKey
@@ -30,6 +30,10 @@ def watch(
     ] = None,
     key: Annotated[
         str | None, typer.Option("--key", metavar="VKEY", help="The log's verifier key you pinned, or its file.")
+    ] = None,
+    cosign: Annotated[
+        Path | None,
+        typer.Option("--cosign", metavar="KEYFILE", help="Add this witness's signature to the head that is kept."),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Look once and end, as from cron.")] = False,
     every: Annotated[
@@ -68,10 +72,44 @@ def watch(
         return open_http_log(url, server_id=pinned, key=pinned_key)
 
     try:
-        asyncio.run(_follow(keep, opened, every_s=None if once else every, as_json=as_json))
+        with _signing(cosign) as sign:
+            asyncio.run(_follow(keep, opened, sign, every_s=None if once else every, as_json=as_json))
     except LogForkError as failure:
         say_error(type(failure).__name__, str(failure), as_json=as_json)
         raise typer.Exit(ExitCode.FORKED) from None
+
+
+def witness_key(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="What the witness is called, such as witness.example.org/w1.")
+    ],
+    *,
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="A new file, which becomes yours alone.")],
+    as_json: options.Json = False,
+) -> None:
+    """Make a key with which  qflare audit watch --cosign  signs, and print its verifier key.
+
+    Hand the verifier key to those who shall believe this witness; the file holds the signing key.
+    """
+    from qflare.cli.output import emit
+    from qflare.service.witness_key import make_witness_key
+
+    public = make_witness_key(output, name)
+    facts: dict[str, object] = {"written": str(output), "verifier_key": public.encode()}
+    emit(facts, as_json=as_json, text=public.encode())
+
+
+@contextmanager
+def _signing(path: Path | None) -> Iterator[Callable[[str], str] | None]:
+    if path is None:
+        yield None
+        return
+    from qflare.clock import SystemClock
+    from qflare.service.witness_key import open_witness_key
+
+    clock = SystemClock()
+    with open_witness_key(path) as key:
+        yield lambda note: key.cosign(note, time_s=clock.now_s())
 
 
 @asynccontextmanager
@@ -89,6 +127,7 @@ async def _database(
 async def _follow(
     keep: Path,
     opened: Callable[[], AbstractAsyncContextManager[WitnessSource]],
+    sign: Callable[[str], str] | None,
     *,
     every_s: float | None,
     as_json: bool,
@@ -105,7 +144,7 @@ async def _follow(
         try:
             # Opened anew each time: a database or a server that was away is no reason to end.
             async with opened() as source:
-                _say(await kept.follow(source), as_json=as_json, always=every_s is None)
+                _say(await kept.follow(source, cosign=sign), as_json=as_json, always=every_s is None)
         except StoreUnavailableError as failure:
             if every_s is None:
                 raise

@@ -75,15 +75,20 @@ def checkpoint_message(origin: str, size: int, root: bytes, time_s: int) -> byte
 
     Source: C2SP tlog-cosignature, "ML-DSA-44 signed message"; docs/protocol.md, H9.
     """
-    name = encode_origin(origin)
+    return cosigned_message(origin, origin, size, root, time_s)
+
+
+def cosigned_message(cosigner: str, origin: str, size: int, root: bytes, time_s: int) -> bytes:
+    """Return the bytes that *cosigner* signs about a log's head; the rest as `checkpoint_message`."""
+    name, log = encode_origin(cosigner), encode_origin(origin)
     if len(root) != HASH_BYTES:
         label = "root"
         raise LengthError(label, expected=HASH_BYTES, actual=len(root))
     if not 1 <= size <= SIZE_MAX or not 1 <= time_s <= SIZE_MAX:
         message = f"a checkpoint states a size and a time of 1 to 2^63 - 1, got size {size} and time {time_s}"
         raise UsageError(message)
-    opaque = bytes((len(name),)) + name
-    return b"".join((_COSIGNED_LABEL, opaque, u64(time_s), opaque, u64(0), u64(size), root))
+    who, what = bytes((len(name),)) + name, bytes((len(log),)) + log
+    return b"".join((_COSIGNED_LABEL, who, u64(time_s), what, u64(0), u64(size), root))
 
 
 def sign_checkpoint(log_signing_key: SecretBytes, origin: str, size: int, root: bytes, time_s: int) -> SignedCheckpoint:
@@ -140,10 +145,26 @@ def encode_note(origin: str, log_key: bytes, checkpoint: SignedCheckpoint) -> st
 
     Source: C2SP signed-note and tlog-checkpoint; the signature is ``timestamp u64 ‖ ML-DSA-44 signature``.
     """
-    encode_origin(origin)
-    signed = key_id(origin, log_key) + u64(checkpoint.time_s) + checkpoint.signature
-    line = f"{_SIGNATURE_PREFIX}{origin} {base64.b64encode(signed).decode()}"
-    return f"{_note_text(origin, checkpoint.size, checkpoint.root)}\n{line}\n"
+    line = signature_line(origin, log_key, checkpoint.time_s, checkpoint.signature)
+    return f"{_note_text(origin, checkpoint.size, checkpoint.root)}\n{line}"
+
+
+def signature_line(name: str, key: bytes, time_s: int, signature: bytes) -> str:
+    """Return the line of a note that holds a timestamped ML-DSA-44 signature by the key of that name."""
+    signed = key_id(name, key) + u64(time_s) + signature
+    return f"{_SIGNATURE_PREFIX}{name} {base64.b64encode(signed).decode()}\n"
+
+
+def find_signature(note: str, name: str, key: bytes) -> tuple[int, bytes]:
+    """
+    Return time and signature of the line by that key, unverified.
+
+    Raises:
+        OtherLogError: there is none.
+        DecodeError: it is no checkpoint note.
+    """
+    signed = _find_signature(_split_note(note)[1], name, key_id(name, key))
+    return int.from_bytes(signed[:_TIME_BYTES], "big"), signed[_TIME_BYTES:]
 
 
 class NoteBody(NamedTuple):

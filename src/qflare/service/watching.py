@@ -27,7 +27,7 @@ from qflare.service.auditing import Audit, decode_identities
 from qflare.service.state_file import write_owned
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     import httpx
@@ -187,9 +187,17 @@ class KeptHead:
         except OSError as failure:
             raise ConfigError(f"cannot read {self.path}: {failure.strerror}") from None
 
-    async def follow(self, source: WitnessSource) -> Seen:
-        """Look at the log, and keep its head; errors as `look`, and what was kept stands."""
+    async def follow(self, source: WitnessSource, *, cosign: Callable[[str], str] | None = None) -> Seen:
+        """
+        Look at the log, and keep its head; errors as `look`, and what was kept stands.
+
+        Args:
+            source: The log.
+            cosign: Adds a witness's line to the note, at every look: it says when the head was still the largest.
+        """
         seen = await look(source, self.load())
-        if seen.before is None or seen.checkpoint.size > seen.before.size:
+        if cosign is not None:
+            write_owned(self.path, cosign(seen.note).encode())
+        elif seen.before is None or seen.checkpoint.size > seen.before.size:
             write_owned(self.path, seen.note.encode())
         return seen
