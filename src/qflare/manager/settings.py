@@ -83,6 +83,8 @@ class ManagerSettings:
     """Whether this worker looks for attacks (docs/detection.md); refusals are counted and logged in any case."""
     playbook: str | None = None
     """File of the rules by which incidents lead to responses; unset takes the shipped ones (docs/operations.md)."""
+    detection_opinion: bool = False
+    """Whether incidents of fleets carry a second opinion of `river`, of the extra `detect`."""
     certificate_years: int = 10
     """Life of a CERT, from its issue or request."""
     log_origin: str | None = None
@@ -134,8 +136,10 @@ class ManagerSettings:
             value: object = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise ConfigError(f"setting {name} must be a whole number from {low} to {high}, got {value!r}")
-        if not isinstance(self.detection, bool):
-            raise ConfigError(f"setting detection must be True or False, got {self.detection!r}")
+        for name in ("detection", "detection_opinion"):
+            chosen: object = getattr(self, name)
+            if not isinstance(chosen, bool):
+                raise ConfigError(f"setting {name} must be True or False, got {chosen!r}")
         for name in (
             "store_timeout_s",
             "close_timeout_s",

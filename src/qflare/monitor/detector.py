@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from qflare.clock import Clock
     from qflare.model.ids import DeviceRef, TenantId
     from qflare.model.observation import Observation
+    from qflare.monitor.opinion import Opinion
     from qflare.monitor.parameters import FleetRule
+    from qflare.protocol.leaf import JsonValue
 
 _SIGNALS: Final[dict[tuple[str, Refusal], Signal]] = {
     (HELLO, Refusal.TAG): Signal.BROKEN_MESSAGES,
@@ -96,6 +98,9 @@ class Fleet:
         self.traffic_minute = 0
         self.half_open = 0
         """Hellos of the minute that is open beyond the handshakes finished in it."""
+        self.opinion: Opinion | None = None
+        self.unusual: int | None = None
+        """How unusual the last minute was, in percent, if there is an opinion about it."""
 
     def took(self, minute: int) -> None:
         """Count a message that was taken."""
@@ -107,6 +112,11 @@ class Fleet:
         """Close the minute with its traffic, before another is counted in."""
         if minute > self.traffic_minute:
             self.judge_half_open(self.traffic_minute * 60)
+            if self.opinion is not None and self.traffic_minute:
+                counts = {
+                    signal: rate.count for signal, rate in self.rates.items() if rate.minute == self.traffic_minute
+                }
+                self.unusual = self.opinion.judge(counts, traffic=self.traffic)
             for signal, rate in self.rates.items():
                 rate.pass_to(FLEET_RULES[signal], minute, traffic=self.traffic)
             self.announcements.pass_to(ANNOUNCEMENT_RULE, minute, traffic=self.traffic)
@@ -155,6 +165,8 @@ class Detector:
         self.waiting = 0
         """Observations that wait."""
         self.fleets: OrderedDict[TenantId, Fleet] = OrderedDict()
+        self.new_opinion: Callable[[], Opinion] | None = None
+        """Makes the second opinion about a fleet, where one is wanted."""
         self._tenants: list[TenantId] = []
         self._waiting_max = waiting_max
         self._batches: deque[tuple[int, list[Observation]]] = deque()
@@ -245,7 +257,8 @@ class Detector:
         score = rate.add(rule, at_s=at_s, traffic=fleet.traffic)
         severity = severity_of(rule.ladder, score)
         if severity is not None:
-            self.suspicions.add(tenant_id, signal, None, severity, at_s=at_s, score=score, what=what)
+            facts: dict[str, JsonValue] | None = None if fleet.unusual is None else {"unusual_percent": fleet.unusual}
+            self.suspicions.add(tenant_id, signal, None, severity, at_s=at_s, score=score, what=what, facts=facts)
 
     # --- what was taken -----------------------------------------------------------------------------
 
@@ -385,6 +398,8 @@ class Detector:
                 return self.fleets[DEFAULT_TENANT]
             fleet = self.fleets[tenant_id] = Fleet(len(self._tenants))
             self._tenants.append(tenant_id)
+        if fleet.opinion is None and self.new_opinion is not None:
+            fleet.opinion = self.new_opinion()
         return fleet
 
     def _took(self, tenant_id: TenantId, at_s: int) -> Fleet:

@@ -114,6 +114,13 @@ NORM_Z: Final = 6.0
 NORM_SIGMA_MIN: Final = 0.10
 """Least standard deviation of ln(norm): ten per cent are never far, however even the updates were before."""
 
+OPINION_WINDOW: Final = 60
+"""Minutes that the second opinion calls the present: an hour, as the EWMA of fleets."""
+OPINION_TREES: Final = 25
+"""Its trees: the number of its authors; a minute costs them about half a millisecond."""
+OPINION_COUNT_MAX: Final = 1_000_000
+"""Count a minute beyond which it sees no more differences of magnitude."""
+
 DEVICES_MAX: Final = 2**18
 """Devices that one worker's detector remembers: 76 bytes each, 19 MiB, taken from the system as they are needed. Where
 more are active, the one of four places that was not seen for longest makes room, and is counted."""

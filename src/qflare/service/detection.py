@@ -21,6 +21,7 @@ from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, CallId
 from qflare.monitor.dashboard import DetectorFigures
 from qflare.monitor.detector import Detector
 from qflare.monitor.gauges import Gauges, first_altered
+from qflare.monitor.opinion import load_opinions
 from qflare.monitor.parameters import (
     ENTRIES_CHECKED,
     FLUSH_S,
@@ -97,7 +98,14 @@ class Detection:
         )
 
     async def open(self) -> None:
-        """Recall what was saved; a state that cannot be read is left out, and said so."""
+        """
+        Recall what was saved; a state that cannot be read is left out, and said so.
+
+        Raises:
+            MissingExtraError: a second opinion is wanted, and its extra is not installed.
+        """
+        if self._foundation.settings.detection_opinion:
+            self.detector.new_opinion = await self._foundation.offload.run(load_opinions)
         store, wait = self._foundation.store, self._foundation.deadline.of
         for tenant_id, _ in await wait(store.list_tenants()):
             saved = await wait(store.find_detector_state(tenant_id))
