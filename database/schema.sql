@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 23;
+SET LOCAL qflare.installs_version = 24;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -555,6 +555,15 @@ CREATE TABLE IF NOT EXISTS qflare.audit_key (
     CONSTRAINT audit_key_sealed_key_size CHECK (octet_length(sealed_key) BETWEEN 48 AND 128)
 );
 
+-- Leaf hashes of entries that were archived and dropped; read by proofs beside those of audit_entry.
+CREATE TABLE IF NOT EXISTS qflare.archived_leaf (
+    log_index bigint NOT NULL,
+    leaf_hash bytea  NOT NULL,
+    CONSTRAINT archived_leaf_pkey PRIMARY KEY (log_index),
+    CONSTRAINT archived_leaf_log_index_range CHECK (log_index >= 0),
+    CONSTRAINT archived_leaf_leaf_hash_size CHECK (octet_length(leaf_hash) = 32)
+);
+
 -- One row: size of the log and roots of its complete subtrees, largest first; locked last by every append.
 CREATE TABLE IF NOT EXISTS qflare.log_head (
     only_row boolean NOT NULL DEFAULT true,
@@ -955,6 +964,9 @@ CREATE POLICY reply_key_dropped ON qflare.reply_key FOR DELETE TO qflare_mainten
 DROP POLICY IF EXISTS change_for_maintenance ON qflare.change;
 CREATE POLICY change_for_maintenance ON qflare.change TO qflare_maintenance USING (true);
 
+DROP POLICY IF EXISTS audit_entry_archived ON qflare.audit_entry;
+CREATE POLICY audit_entry_archived ON qflare.audit_entry FOR DELETE TO qflare_maintenance USING (true);
+
 -- Privileges -----------------------------------------------------------------------------------------------------------
 REVOKE ALL ON ALL TABLES IN SCHEMA qflare FROM PUBLIC, qflare_app, qflare_auditor, qflare_maintenance;
 GRANT SELECT ON ALL TABLES IN SCHEMA qflare TO qflare_auditor;
@@ -984,6 +996,9 @@ GRANT SELECT, INSERT ON qflare.device_key_move, qflare.device_psk_move, qflare.c
 GRANT SELECT, INSERT, UPDATE ON qflare.device_psk TO qflare_app;
 GRANT SELECT, INSERT, UPDATE ON qflare.device_count TO qflare_app;
 GRANT SELECT, DELETE ON qflare.change TO qflare_maintenance;
+GRANT SELECT, DELETE ON qflare.audit_entry TO qflare_maintenance;
+GRANT SELECT, INSERT ON qflare.archived_leaf TO qflare_maintenance;
+GRANT SELECT ON qflare.checkpoint TO qflare_maintenance;
 GRANT SELECT, INSERT, UPDATE ON qflare.incident, qflare.detector_state, qflare.operator TO qflare_app;
 -- What was asked for stays as it was asked; what became of it is added.
 GRANT SELECT, INSERT ON qflare.response TO qflare_app;
@@ -3098,7 +3113,42 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     RETURN QUERY
-    SELECT e.log_index::bigint, e.leaf_hash::bytea FROM qflare.audit_entry AS e WHERE e.log_index = ANY (p_indexes);
+    SELECT e.log_index::bigint, e.leaf_hash::bytea FROM qflare.audit_entry AS e WHERE e.log_index = ANY (p_indexes)
+     UNION ALL
+    SELECT l.log_index, l.leaf_hash FROM qflare.archived_leaf AS l WHERE l.log_index = ANY (p_indexes);
+END
+$$;
+
+-- drop_archived_entries: up to p_limit of the oldest entries before p_before, whose archive the entry p_entry tells of;
+-- their leaf hashes stay.  For who may change the schema alone, whoever may call it: no worker drops an entry.
+CREATE OR REPLACE FUNCTION qflare.drop_archived_entries(p_before bigint, p_entry bigint, p_limit integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    v_told    CONSTANT bytea := convert_to(format('"size":%s,"what":"log entries archived"}', p_before), 'UTF8');
+    v_dropped bigint;
+BEGIN
+    IF NOT pg_has_role(session_user, 'qflare_owner', 'MEMBER') THEN
+        RAISE EXCEPTION 'entries are dropped by who may change the schema' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF NOT EXISTS (SELECT FROM qflare.checkpoint AS c WHERE c.size = p_before)
+       OR NOT EXISTS (SELECT FROM qflare.audit_entry AS e
+                       WHERE e.log_index = p_entry AND p_entry >= p_before AND e.entry_type = 3
+                         AND e.tenant_id = '00000000-0000-0000-0000-000000000000'
+                         AND e.event_type = 'operator_action'
+                         AND substring(e.data FROM octet_length(e.data) - octet_length(v_told) + 1) = v_told) THEN
+        RAISE EXCEPTION 'no entry of the log tells that the entries before % were archived', p_before
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'audit_entry_archived', TABLE = 'audit_entry';
+    END IF;
+    -- The oldest first: wherever this ends, what is left is the end of the log.
+    WITH gone AS (
+        DELETE FROM qflare.audit_entry AS e
+         WHERE e.log_index IN (SELECT o.log_index FROM qflare.audit_entry AS o
+                                WHERE o.log_index < p_before ORDER BY o.log_index LIMIT p_limit)
+        RETURNING e.log_index, e.leaf_hash)
+    INSERT INTO qflare.archived_leaf (log_index, leaf_hash) SELECT g.log_index, g.leaf_hash FROM gone AS g;
+    GET DIAGNOSTICS v_dropped = ROW_COUNT;
+    RETURN v_dropped;
 END
 $$;
 

@@ -119,7 +119,16 @@ SELECT c.size, c.root, c.time_s, c.signature
 -- $1 indexes bigint[]
 SELECT e.log_index, e.leaf_hash
   FROM qflare.audit_entry AS e
- WHERE e.log_index = ANY ($1::bigint[]);
+ WHERE e.log_index = ANY ($1::bigint[])
+ UNION ALL
+SELECT l.log_index, l.leaf_hash
+  FROM qflare.archived_leaf AS l
+ WHERE l.log_index = ANY ($1::bigint[]);
+
+-- name: drop_archived_entries :one
+-- Drop up to so many of the oldest entries, whose archive an entry tells of; for who may change the schema.
+-- $1 before bigint, $2 entry bigint, $3 limit integer
+SELECT qflare.drop_archived_entries($1, $2, $3) AS dropped;
 
 -- name: count_events :many
 -- Entries by type and severity since a time; inside a tenant's transaction.

@@ -87,6 +87,7 @@ COMMANDS = (
     ("audit", "verify-disclosure"),
     ("audit", "erase"),
     ("audit", "archive"),
+    ("audit", "drop"),
     ("audit", "show"),
     ("audit", "tail"),
     ("bench",),

@@ -1,7 +1,10 @@
 """Archives: old entries with what their rows hold, sealed, and checked together with the database after them."""
 
+import json
+import secrets
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 
 from cli.test_cli import run
@@ -12,14 +15,17 @@ from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.monitor.export_check import ExportCheck
 from qflare.monitor.held import HeldReceipt
 from qflare.protocol import log_export
+from qflare.protocol.log import inclusion_path, nodes_for_path, verify_inclusion
 from qflare.protocol.log_export import RecordKind, decode_row, encode_record, read_records
 from qflare.secret import SecretBytes
 from qflare.service import archive_file
 from qflare.service.archive_file import MAGIC, ArchiveWriter, open_archive
 from qflare.service.archiving import check_archives, write_archive
 from qflare.service.auditing import open_audit
+from qflare.service.dropping import drop_archived
 
 SYSTEM, INFO = SecurityEventType.SYSTEM, EventSeverity.INFO
+ACTION = SecurityEventType.OPERATOR_ACTION
 WORDS = b"six words that no one chose"
 
 
@@ -196,3 +202,77 @@ async def test_the_commands_archive_and_verify(filled, tmp_path):
     ended = await run(tmp_path, "audit", "archive", tmp_path / "x", "--before", "sometime", *sealed, **given)
     assert 2 == ended.code
     assert not list(tmp_path.glob("*.part"))
+
+
+# Dropping ---------------------------------------------------------------------------------------------------------------
+
+
+async def drop(filled, folder, paths, size, *, min_age_s=0):
+    with words() as passphrase:
+        return await drop_archived(filled.dsn, folder / "data", paths, passphrase, confirmed=size, min_age_s=min_age_s)
+
+
+async def test_a_log_goes_on_without_what_was_archived_and_dropped(filled, tmp_path, admin):
+    """Archived twice and dropped twice: proofs of old and new entries, erasure, and the check of the whole stay."""
+    monitor = filled.manager.monitor
+    paths = [tmp_path / "one", tmp_path / "two"]
+    for number, path in enumerate(paths):
+        size = (await filled.archive(path, 10 + 8 * number)).size
+        before = await admin.fetchval("SELECT count(*) FROM qflare.audit_entry WHERE log_index < $1", size)
+        assert None is (await drop(filled, tmp_path, paths[: number + 1], None)).dropped
+        assert before == (await drop(filled, tmp_path, paths[: number + 1], size)).dropped
+        assert 0 == (await drop(filled, tmp_path, paths[: number + 1], size)).dropped
+        assert size == await admin.fetchval("SELECT min(log_index) FROM qflare.audit_entry")
+        await filled.grow(3)
+    with words() as passphrase:
+        found, beyond = check_archives(paths, passphrase, server_id=filled.server_id, receipts=filled.held)
+    assert len(filled.held) == found.receipts + len(beyond)
+    assert found.receipts
+    report = await monitor.verify_log(since=found.checkpoint, receipts=beyond)
+    told = [json.loads(each.data) for each in await monitor.list_events() if each.event_type is ACTION]
+    assert (found.size, found.root.hex()) in [(each["size"], each["root"]) for each in told]
+    # Without the archives it is a log cut at its beginning.
+    with pytest.raises(EvidenceError) as caught:
+        await monitor.verify_log()
+    assert 0 == caught.value.index
+    # Every leaf is proven from the database as before.
+    store = (await filled.manager._engine()).foundation.store
+    for index in range(report.size):
+        nodes = await store.find_nodes([(0, index), *nodes_for_path(index, report.size)])
+        verify_inclusion(nodes[0, index], index, report.size, inclusion_path(index, report.size, nodes), report.root)
+    # An erasure reaches what is archived: its keys are in the database.
+    plan = await monitor.plan_device_erasure("camera")
+    assert plan.entries == await admin.fetchval("SELECT count(*) FROM qflare.audit_key") - 1  # the edge's registration
+    assert await admin.fetchval("SELECT count(*) FROM qflare.audit_key WHERE log_index < $1", found.size)
+    await monitor.erase_device_entries("camera")
+    assert (await monitor.verify_log(since=found.checkpoint)).erased
+
+
+async def test_only_who_may_change_the_schema_drops_and_only_what_was_archived(filled, tmp_path, admin):
+    """A worker's login, an entry that tells of no archive, another size, young entries: nothing goes."""
+    path = tmp_path / "one"
+    size = (await filled.archive(path, 10)).size
+    count = "SELECT count(*) FROM qflare.audit_entry WHERE log_index < 10"
+    for age, confirmed, reason in ((0, size + 2, "not"), (3600, size, "younger")):
+        with pytest.raises(UsageError, match=reason):
+            await drop(filled, tmp_path, [path], confirmed, min_age_s=age)
+    with pytest.raises(asyncpg.CheckViolationError):
+        await admin.fetchval("SELECT qflare.drop_archived_entries($1, $1, 10)", size)
+    name = f"worker_{secrets.token_hex(4)}"
+    await admin.execute(f"CREATE ROLE {name} LOGIN IN ROLE qflare_app, qflare_auditor")
+    try:
+        for role in (name, "qflare_app", "qflare_auditor", "qflare_maintenance"):
+            await admin.execute(f"SET SESSION AUTHORIZATION {role}")
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await admin.fetchval("SELECT qflare.drop_archived_entries($1, $2, 10)", size, size)
+            await admin.execute("RESET SESSION AUTHORIZATION")
+    finally:
+        await admin.execute(f"DROP ROLE {name}")
+    assert 10 == await admin.fetchval(count)
+    (tmp_path / "words").write_bytes(WORDS)
+    arguments = ("--archive", path, "--passphrase-file", tmp_path / "words", "--data-dir", tmp_path / "data")
+    planned = await run(tmp_path, "audit", "drop", *arguments, "--json", QFLARE_DSN=filled.dsn)
+    assert {"size": size, "dropped": None} == planned.json
+    ended = await run(tmp_path, "audit", "drop", *arguments, "--confirm", str(size), QFLARE_DSN=filled.dsn)
+    assert 2 == ended.code
+    assert 10 == await admin.fetchval(count)

@@ -17,6 +17,7 @@ TABLES = """
 KEPT = "kept as they are"
 EMPTIED = "emptied"
 RULES = {
+    "archived_leaf": KEPT,
     "audit_entry": KEPT,
     "audit_key": KEPT,
     "bucket_key": EMPTIED,
@@ -84,7 +85,7 @@ async def test_every_table_of_a_copy_is_kept_ended_or_emptied(fuller, admin):
     assert set(RULES) == set(tables)
     before = {table: await contents(admin, table) for table in tables}
     empty = {table for table in tables if not before[table]["rows"]}
-    assert empty <= {"bucket_record_move", "checkpoint", "log_node", "server_key_move"}
+    assert empty <= {"archived_leaf", "bucket_record_move", "checkpoint", "log_node", "server_key_move"}
     live = await admin.fetchval("SELECT count(*) FROM qflare.session WHERE state = 'live'")
     assert live == await fuller.begin_anew(bucket=5000)
     for table, rule in RULES.items():

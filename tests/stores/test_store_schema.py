@@ -119,6 +119,7 @@ async def test_every_unique_key_holds_the_tenant_or_the_bucket(admin):
         "log_node",
         "checkpoint",
         "audit_entry",
+        "archived_leaf",
         "session_route",
         "tenant",
     }

@@ -9,6 +9,7 @@ import typer
 from qflare.cli import (
     audit_archive,
     audit_disclose,
+    audit_drop,
     audit_erase,
     audit_export,
     audit_prove,
@@ -47,6 +48,7 @@ app.command("witness-key")(audit_watch.witness_key)
 app.command("tail")(audit_tail.tail)
 app.command("erase")(audit_erase.erase)
 app.command("archive")(audit_archive.archive)
+app.command("drop")(audit_drop.drop)
 
 
 @app.command("show")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 WHAT: Final = "log entries erased"
 """The `what` of an erasing entry; nobody else may write it."""
+ARCHIVED: Final = "log entries archived"
+"""The `what` of an entry that tells of an archive; the same holds for it, and the database reads it."""
 _CHUNK: Final = 1000
 """Entries that one erasing entry names."""
 _PART_MAX: Final = 40

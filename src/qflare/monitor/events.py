@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import UsageError
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
+from qflare.monitor.erasure import ARCHIVED
 from qflare.monitor.erasure import WHAT as ERASURE
 from qflare.protocol.entry import EntryVault, new_event
 from qflare.protocol.identity import encode_name
@@ -64,8 +65,8 @@ def security_event(
     if device_id is not None:
         encode_name(device_id)
     _refuse_secrets(data, path="data", depth=0)
-    if event_type is SecurityEventType.OPERATOR_ACTION and data.get("what") == ERASURE:
-        raise UsageError(f"only an erasure itself is logged with 'what' = {ERASURE!r}: name your event otherwise")
+    if event_type is SecurityEventType.OPERATOR_ACTION and (what := data.get("what")) in (ERASURE, ARCHIVED):
+        raise UsageError(f"only an erasure or archive itself is logged with 'what' = {what!r}: name yours otherwise")
     event = new_event(
         event_type,
         severity,

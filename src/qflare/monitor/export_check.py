@@ -63,6 +63,8 @@ class ExportFindings:
     """Signed heads by keys that were not given: none with a server_id, which vouches for them all."""
     entries: dict[str, int]
     receipts: int
+    recorded_at_us: int
+    """When the last entry was recorded, of an archive, µs since the Unix epoch."""
     resumed_at: int | None
     """Where this run went on: entries from `first` to here were read by an earlier run, and not again."""
 
@@ -120,6 +122,7 @@ class ExportCheck:
         self._is_archive = is_archive
         self._leaf_data = b""
         self._needs_row = False
+        self._recorded_at_us = 0
 
     def read(self, file: BinaryIO) -> None:
         """
@@ -199,6 +202,7 @@ class ExportCheck:
             heads_of_others=self._others,
             entries=dict(self._kinds),
             receipts=len(self._receipts),
+            recorded_at_us=self._recorded_at_us,
             resumed_at=self._resumed_at,
         )
 
@@ -295,6 +299,7 @@ class ExportCheck:
             if stated != digest_row(row.tenant_id, row.stored):
                 raise EvidenceError(f"what the row of entry {row.index} held was altered", index=row.index)
         self._leaf_data, self._needs_row = b"", False
+        self._recorded_at_us = max(self._recorded_at_us, row.recorded_at_us)
 
     def _skip(self, kind: RecordKind, body: bytes, done: AuditState) -> None:
         """Pass over what an earlier run checked; what follows must go on from the frontier that it reached."""

@@ -98,6 +98,23 @@ class AuditLog:
                 return await self._connection.fetch(queries()[name].text, *arguments, timeout=self._timeout_s)
 
 
+async def drop_archived_entries(
+    connection: asyncpg.Connection, before: int, entry: int, *, limit: int, timeout_s: float
+) -> int:
+    """
+    Drop up to *limit* of the oldest entries before an index, whose archive *entry* tells of; return how many went.
+
+    Raises:
+        ConflictError: that entry tells of no such archive.
+        StoreError: the login may not change the schema.
+    """
+    with translated():
+        row = await connection.fetchrow(
+            queries()["drop_archived_entries"].text, before, entry, limit, timeout=timeout_s
+        )
+    return 0 if row is None else int(row["dropped"])
+
+
 if TYPE_CHECKING:
 
     def _fits_the_port(log: AuditLog) -> AuditSource:
