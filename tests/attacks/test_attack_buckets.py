@@ -30,7 +30,7 @@ async def test_loop_that_destroys_keys_outlives_a_fault_of_our_own(database_dsn,
         engine = engine_of(manager)
         before, sweep, failed = await manager.current_bucket(), engine.maintenance._turns.sweep, asyncio.Event()
 
-        async def fault():
+        async def fault(_bucket):
             failed.set()
             engine.maintenance._turns.sweep = sweep
             raise RuntimeError("a fault of our own")

@@ -117,6 +117,57 @@ async def test_touched_while_another_leads_is_carried_once(database_dsn, tmp_pat
         )
 
 
+@pytest.mark.parametrize("moment", ["before the late sweep", "before its writers are awaited", "before the sweep"])
+async def test_a_bucket_that_begins_between_two_looks_is_swept_into(database, tmp_path, monkeypatch, moment):
+    """R8: a step whose bucket ends while it works sweeps into the next one, and does not wait for itself for ever."""
+    clock = clock_at()
+    async with managers(database, tmp_path, clock=clock) as (manager,):
+        sessions = await sessions_of(manager, 2)
+        clock.turn(WIDTH_S)
+        await manager.turn()
+        clock.turn(WIDTH_S * 0.95 - 10)
+        maintenance, moved = engine_of(manager).maintenance, []
+        owner, name = {
+            "before the late sweep": (maintenance, "_is_late"),
+            "before its writers are awaited": (engine_of(manager).foundation.store, "await_writers"),
+            "before the sweep": (maintenance._turns, "sweep"),
+        }[moment]
+        method = getattr(owner, name)
+
+        def turned(*arguments):
+            if not moved:
+                clock.turn(WIDTH_S * 0.1)
+                moved.append(name)
+            return method(*arguments)
+
+        monkeypatch.setattr(owner, name, turned)
+        if moment == "before the sweep":
+            clock.turn(WIDTH_S * 0.1)
+        async with asyncio.timeout(60):
+            await manager.turn()
+            # What came too late for this step comes with the next look, which it does not hold up.
+            bucket = await manager.turn()
+        assert (name, await manager.current_bucket()) == (*moved, bucket)
+        await all_carry(manager, sessions)
+        assert bucket == (await engine_of(manager).foundation.store.find_turn()).bucket
+
+
+async def test_looks_that_crowd_carry_every_session(database, tmp_path):
+    """R8: many looks at once, at every moment of buckets that follow each other: none of them holds up the others."""
+    clock = clock_at()
+    async with managers(database, tmp_path, 2, clock=clock) as opened:
+        sessions = await sessions_of(opened[0], 2)
+        for _ in range(4):
+            looks = []
+            for _ in range(10):
+                clock.turn(WIDTH_S / 10)
+                looks += [asyncio.create_task(manager.turn()) for manager in opened]
+                await asyncio.sleep(0)
+            async with asyncio.timeout(60):
+                await asyncio.gather(*looks)
+            await all_carry(opened[0], sessions)
+
+
 async def test_a_turn_that_lags_shows_in_the_readiness(database_dsn, tmp_path):
     """In the middle of a bucket a worker says how far an unfinished turn is, and is ready all the same."""
     clock = clock_at()

@@ -108,6 +108,31 @@ async def test_a_sleeping_device_comes_back(manager, clock):
         assert terms.sid == device.session.sid
 
 
+async def test_pauses_let_no_bucket_pass_unseen():
+    """A device that pauses across a bucket's end lets the manager turn there: the session lives on."""
+    clock = TurnableClock(1_700_000_000 // 300 * 300 + 299)
+    config = ManagerSettings(tick_max_s=3600.0)
+    async with (
+        memory_manager(clock=clock, config=config) as manager,
+        await FakeDevice.provisioned(manager, "d", clock=clock, on_record=echo) as device,
+    ):
+        terms = await device.connect()
+        before = await manager.current_bucket()
+        device.link.is_asleep = True
+        with pytest.raises(StoreUnavailableError, match="asleep"):
+            await device.refresh()
+        assert device.pauses
+        await device._pause(1000.0)
+        device.link.is_asleep = False
+        for _ in range(2):
+            clock.turn(manager.settings.bucket_width_s)
+            bucket = await manager.turn()
+        assert before + 6 == bucket
+        await device.refresh()
+        assert b"cba" == await said(device, b"abc")
+        assert terms.sid == device.session.sid
+
+
 async def test_a_refusal_is_a_refusal(manager, clock):
     """A revoked device is refused as over HTTP, and what the application throws is no answer."""
 

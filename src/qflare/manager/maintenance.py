@@ -40,6 +40,8 @@ _log = logging.getLogger("qflare.manager")
 
 _LAST_TENTH: Final = 0.1
 """The second sweep of a bucket runs in its last tenth: what began late is carried on before its KEK dies."""
+_SWEEPS: Final = 3
+"""How often a step sweeps into a bucket that has begun while it swept into the one before; then others are due."""
 _BACKOFF_MAX_S: Final = 30.0
 _JITTER: Final = 1 << 16
 _NS: Final = 1_000_000_000
@@ -144,14 +146,8 @@ class Maintenance:
             reserve.discard_old()
         await self._buckets.refresh()
         await self._buckets.follow()
-        bucket = self._buckets.current
         async with self._turning:
-            if self._swept != bucket and await self._turns.sweep():
-                await self._replies.sweep()
-                self._swept = bucket
-            if self._swept == bucket and self._swept_late != bucket and self._is_late() and await self._turns.settle():
-                await self._replies.sweep()
-                self._swept_late = bucket
+            bucket = await self._turn()
         async with self._cleaning:
             alarms = self._buckets.take_alarms()
             if alarms:
@@ -163,6 +159,27 @@ class Maintenance:
             await self._uses.flush()
             await self._policies.step()
         self.tally.done_ns = self._clock.monotonic_ns()
+        return bucket
+
+    async def _turn(self) -> int:
+        """Sweep into the server's bucket, late in it once more, and return it."""
+        # Looked at under the lock: what waited for it must not sweep into a bucket that is over.
+        bucket = await self._buckets.refresh()
+        for _ in range(_SWEEPS):
+            if self._swept == bucket:
+                break
+            if await self._turns.sweep(bucket):
+                await self._replies.sweep()
+                self._swept = bucket
+            bucket = await self._buckets.refresh()
+        if (
+            self._swept == bucket
+            and self._swept_late != bucket
+            and self._is_late()
+            and await self._turns.settle(bucket)
+        ):
+            await self._replies.sweep()
+            self._swept_late = bucket
         return bucket
 
     async def clean(self) -> CleanupReport:

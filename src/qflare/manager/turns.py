@@ -55,18 +55,24 @@ class Turns:
         self.steps_s = Histogram(SECONDS)
         """How long each step took that this worker led, seconds."""
 
-    async def sweep(self) -> bool:
-        """Carry what rests in the bucket before the current one; return whether all of it is, by whatever worker."""
-        return await self._steps(await self._buckets.refresh(), is_late=False)
-
-    async def settle(self) -> bool:
+    async def sweep(self, bucket: int) -> bool:
         """
-        Carry what was written into the bucket before the current one since it was swept; return whether all of it is.
+        Carry what rests in the bucket before *bucket*; return whether all of it is, by whatever worker.
+
+        False where the next bucket has begun meanwhile: then that is to be swept into.
+        """
+        return await self._steps(bucket, is_late=False)
+
+    async def settle(self, bucket: int) -> bool:
+        """
+        Carry what was written into the bucket before *bucket* since that was swept; return whether all of it is.
+
+        False where the next bucket has begun meanwhile, as it may between a look at the clock and this: then a sweep
+        comes before anything can be settled.
 
         Raises:
             StoreUnavailableError: somebody still writes into it; to be tried again.
         """
-        bucket = await self._buckets.refresh()
         # Exclusive for an instant, not while keys are stepped: whoever has the current bucket carries by itself what
         # it still writes there (Handshakes), and must not wait for us.
         await self._deadline.of(self._store.await_writers(bucket - 1))
@@ -90,6 +96,9 @@ class Turns:
                 )
             if stage in (TurnStage.DONE, TurnStage.OVER):
                 return True
+            if stage is TurnStage.EARLY:
+                # Whoever is to sweep first may be who called: waiting here would be for ever.
+                return False
             if stage is TurnStage.LED:
                 self.steps_s.observe(asyncio.get_running_loop().time() - began_s)
             else:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Self
 
 from qflare.device import AsyncDevice, Device
+from qflare.errors import QflareError
 from qflare.testing.clock import TurnableClock
 from qflare.testing.link import ManagerLink
 
@@ -22,7 +24,8 @@ class FakeDevice(AsyncDevice):
     An `AsyncDevice` that speaks to a manager in the same process; fake is its way there, real its cryptography.
 
     `link` has the knobs: `lose_messages`, `lose_answers`, `repeat`, `is_asleep`.  Its waits between attempts take no
-    time: they are noted in `pauses`, and turn the clock if that is a `TurnableClock`.
+    time: they are noted in `pauses`, and turn the clock if that is a `TurnableClock`, and the manager at each bucket's
+    end: a server that does not look for a whole bucket loses its sessions (R8).
     """
 
     def __init__(self, device: Device, link: ManagerLink, *, clock: Clock | None = None) -> None:
@@ -66,5 +69,18 @@ class FakeDevice(AsyncDevice):
     async def _pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
         if isinstance(self._clock, TurnableClock):
-            self._clock.turn(seconds)
+            await self._pass(self._clock, seconds)
         await asyncio.sleep(0)
+
+    async def _pass(self, clock: TurnableClock, seconds: float) -> None:
+        """Let time pass for both sides: at each bucket's end the manager turns, as it does where time is real."""
+        width_s = self.link.manager.settings.bucket_width_s
+        while seconds > 0:
+            step = min(seconds, width_s - clock.seconds % width_s)
+            before = clock.now_s() // width_s
+            clock.turn(step)
+            seconds -= step
+            if clock.now_s() // width_s != before:
+                # What fails here fails again where the manager is asked.
+                with contextlib.suppress(QflareError):
+                    await self.link.manager.turn()

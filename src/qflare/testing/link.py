@@ -39,7 +39,7 @@ class ManagerLink:
         """What the manager was asked, in order, repetitions included."""
         self.repeated_answers: list[bytes] = []
         """What the manager said to repeated messages."""
-        self._manager = manager
+        self.manager = manager
         self._intake = Intake(manager, on_record=on_record, on_records=None, batch_max=_BATCH_MAX)
         steps = Steps(manager, self._intake, record_bytes_max=manager.settings.record_bytes_max, refusals=Counter())
         self._takers = {Step(route.name): route.take for route in steps.routes()}
@@ -73,10 +73,10 @@ class ManagerLink:
         self.carried.append(step)
         try:
             if step is Step.IDENTITY:
-                return await self._manager.identity()
+                return await self.manager.identity()
             if step is Step.ANNOUNCEMENT:
                 which = message.decode("ascii")
-                return await self._manager.announcement(int(which) if which.isdecimal() else which)
+                return await self.manager.announcement(int(which) if which.isdecimal() else which)
             body = (await self._takers[step](message)).body
             return b"".join(body) if isinstance(body, tuple) else bytes(body)
         except RefusedError:
