@@ -141,6 +141,19 @@ async def test_with_a_pin_read_access_is_enough(filled, auditor_dsn):
     assert "not the pinned one" in other.line
 
 
+async def test_a_login_that_may_not_audit_is_told_so(filled, admin):
+    """Membership without inheritance suffices; a login without it is refused in one line, before anything is read."""
+    parts = urlsplit(filled.dsn)
+    for role, code in (("NOINHERIT IN ROLE qflare_auditor", 0), ("", 2)):
+        name = f"auditor_{secrets.token_hex(4)}"
+        await admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'p' {role}")
+        dsn = urlunsplit(parts._replace(netloc=f"{name}:p@{parts.netloc.rpartition('@')[2]}"))
+        done = await filled.audit("verify", *filled.pin, QFLARE_DSN=dsn)
+        assert code == done.code, done.err
+        assert not code or "qflare_auditor" in done.line
+        await admin.execute(f"DROP ROLE {name}")
+
+
 async def test_a_check_goes_on_from_its_state_and_says_so(filled, auditor_dsn, monkeypatch):
     """--state takes up what an interrupted run left, names it in the answer, and is gone when the check is done."""
     monkeypatch.setattr("qflare.monitor.audit.PAGE", 3)

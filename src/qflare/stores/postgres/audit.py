@@ -46,6 +46,7 @@ class AuditLog:
         """
         with translated():
             async with self._connection.transaction(readonly=True):
+                await self._connection.fetch(queries()["become_auditor"].text, timeout=self._timeout_s)
                 await check_schema(self._connection, timeout_s=self._timeout_s)
 
     async def log_head(self) -> LogHead:
