@@ -110,7 +110,7 @@ async def test_an_address_is_limited_before_its_body_is_read(database_dsn, tmp_p
     async with managers(database_dsn, tmp_path, clock=TurnedClock()) as (manager,):
         await operators(manager, "ann", "bob")
         app = Aggregator(manager)
-        request = head("hello", "Content-Length: 4"), b"junk"
+        request = head("hello", "Content-Length: 4", "Connection: close"), b"junk"
         async with serving(app) as server:
             assert (await speak(server.port, *request, wait_s=30)).startswith(b"HTTP/1.1 403")
             done = await by_two(manager, "limit-source", source="127.0.0.1", per_minute=1)

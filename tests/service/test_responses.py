@@ -55,13 +55,21 @@ async def test_a_dry_run_changes_nothing(database_dsn, admin, tmp_path):
             action: await manager.plan_response(action, device_id=edge.name)
             for action in ("quarantine", "lift", "rekey", "rotate-device", "revoke")
         }
+        for action, more in (
+            ("limit-device", {"device_id": edge.name}),
+            ("limit-tenant", {}),
+            ("limit-source", {"source": "192.0.2.7"}),
+        ):
+            plans[action] = await manager.plan_response(action, per_minute=5, **more)
         plans["turn"] = await manager.plan_response("turn")
         plans["rotate-identity"] = await manager.plan_response("rotate-identity")
         assert before == await whole(admin)
         obstacles = {name: plan.obstacle for name, plan in plans.items() if plan.obstacle}
         assert {"lift": "the device is active"} == obstacles
-        assert {"revoke", "turn", "rotate-identity"} == {name for name, plan in plans.items() if plan.needs_two}
-        assert {"quarantine", "lift"} == {name for name, plan in plans.items() if plan.is_reversible}
+        limits = {"limit-device", "limit-tenant", "limit-source"}
+        needing = {"revoke", "turn", "rotate-identity", "limit-tenant", "limit-source"}
+        assert needing == {name for name, plan in plans.items() if plan.needs_two}
+        assert {"quarantine", "lift"} | limits == {name for name, plan in plans.items() if plan.is_reversible}
         assert 1 == plans["rekey"].count
         assert "1 live sessions" in plans["quarantine"].would
 
@@ -183,6 +191,32 @@ async def test_an_early_turn_destroys_the_bucket_before_and_keeps_sessions(datab
         with pytest.raises(IllegalTransitionError, match="ahead of the clock"):
             await manager.confirm_response(again.response_id, by="bob")
         assert bucket + 1 == await manager.current_bucket()
+
+
+async def test_an_early_turn_reaches_the_other_worker(database_dsn, tmp_path):
+    """At its next look at the clock another worker is in the new bucket too."""
+    async with managers(database_dsn, tmp_path, 2, clock=TurnedClock(), tick_max_s=0.1) as (first, second):
+        await operators(first, "ann", "bob")
+        bucket = await second.current_bucket()
+        asked = await first.respond("turn", by="ann", reason="a leak")
+        await first.confirm_response(asked.response_id, by="bob")
+        async with asyncio.timeout(60):
+            while await second.current_bucket() != bucket + 1:
+                await asyncio.sleep(0.05)
+
+
+async def test_a_lift_is_undone_too(database_dsn, tmp_path):
+    """A device that an operator suspended is let in again by a response, and out again by its end."""
+    async with managers(database_dsn, tmp_path) as (manager,):
+        await operators(manager, "ann")
+        edge = await Edge.provision(manager)
+        await manager.suspend_device(edge.name, reason="by hand")
+        done = await manager.respond("lift", by="ann", reason="a mistake", device_id=edge.name)
+        await edge.connect(manager)
+        await manager.undo_response(done.response_id, by="ann", reason="none after all")
+        assert KeyState.SUSPENDED is (await manager.find_device(edge.name)).state
+        with pytest.raises(RefusedError):
+            await edge.connect(manager)
 
 
 async def test_an_identity_is_rotated_once(database_dsn, tmp_path):

@@ -301,6 +301,25 @@ async def test_what_is_done_elsewhere_is_begun_and_ended(store):
         await store.confirm_response(T, other.response_id, by="ann", event=new_event())
 
 
+async def test_what_is_too_old_is_not_done_and_limits_end(store, admin):
+    """A proposal of yesterday is not confirmed or carried out, and a limit ends by itself."""
+    await operators(store, "ann", "bob")
+    (device,) = await register(store)
+    response = new_response(device=device)
+    await ask(store, response)
+    limit = new_response(ResponseAction.LIMIT_TENANT, per_minute=1, lasts_s=60)
+    await ask(store, limit)
+    await carry_out(store, limit)
+    assert 1 == len(await store.list_limits())
+    await admin.execute("UPDATE qflare.response SET expires_at = now(), until_at = until_at - interval '60 seconds'")
+    assert () == await store.list_limits()
+    with pytest.raises(IllegalTransitionError, match="older than a day"):
+        await carry_out(store, response)
+    with pytest.raises(IllegalTransitionError, match="ask for it anew"):
+        await store.confirm_response(T, response.response_id, by="bob", event=new_event())
+    assert KeyState.ACTIVE is await state_of(store, device)
+
+
 async def test_responses_are_listed_by_incident_and_tenant(store):
     """Pages follow one another, the last asked for first; another tenant's responses are not seen or moved."""
     await operators(store, "ann")

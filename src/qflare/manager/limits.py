@@ -80,11 +80,15 @@ class Limits:
 
     async def run(self, background: Background) -> None:
         """Reload until the manager closes; while the database is away what stood stands."""
+        is_away = False
         while not background.stop.is_set():
             try:
                 await self.reload()
+                is_away = False
             except QflareError as failure:
-                _log.info("rate limits stay as they were (%s)", type(failure).__name__)
+                if not is_away:
+                    _log.info("rate limits stay as they were (%s)", type(failure).__name__)
+                is_away = True
             await background.pause(self._poll_s)
 
     def is_over(self, tenant_id: TenantId, ref: DeviceRef) -> bool:

@@ -52,9 +52,8 @@ from qflare.secret import SecretBytes
 from qflare.service.config import make_data_dir
 from qflare.service.detection import Detection
 from qflare.service.keepers import open_keeper
-from qflare.service.responding.playbook import Playbook, read_playbook
+from qflare.service.responding.playbook import read_playbook
 from qflare.service.responding.responder import Responder
-from qflare.service.responding.webhook import read_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -227,7 +226,7 @@ async def open_foundation(
 
 
 @asynccontextmanager
-async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
+async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:  # noqa: PLR0915 - a part, a statement
     """Put the manager together on *foundation*, make or load the live buckets, and start the maintenance loop."""
     store, keeper, offload = foundation.store, foundation.keeper, foundation.offload
     clock, settings, refusals = foundation.clock, foundation.settings, foundation.refusals
@@ -357,7 +356,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             clock=clock,
             settings=settings,
         )
-        playbook, webhook_key = await _open_playbook(foundation, stack)
+        playbook = await offload.run(partial(read_playbook, settings.playbook))
         responses = Responses(
             store=store,
             devices=devices,
@@ -370,6 +369,8 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             bounds=playbook.bounds,
             settings=settings,
         )
+        responder = Responder(foundation, responses, devices, playbook)
+        stack.push_async_callback(responder.close)
         loop_task = foundation.background.start(maintenance.run(foundation.background), name="maintenance")
         stack.push_async_callback(_stop, loop_task)
         for name, work in (
@@ -413,7 +414,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:
             changes=changes,
             limits=limits,
             responses=responses,
-            responder=Responder(foundation, responses, devices, playbook, webhook_key),
+            responder=responder,
             detection=detection,
         )
 
@@ -422,17 +423,6 @@ async def _stop(task: asyncio.Task[None]) -> None:
     """End a loop before the buckets and sessions under it are wiped."""
     task.cancel()
     await asyncio.wait({task})
-
-
-async def _open_playbook(foundation: Foundation, stack: AsyncExitStack) -> tuple[Playbook, SecretBytes | None]:
-    """Read the playbook and the key of its webhook, if it has one; *stack* wipes that."""
-    offload = foundation.offload
-    playbook = await offload.run(partial(read_playbook, foundation.settings.playbook))
-    if playbook.webhook is None:
-        return playbook, None
-    key: SecretBytes = await offload.run(partial(read_key, playbook.webhook.key_file), wipe=SecretBytes.wipe)
-    stack.callback(key.wipe)
-    return playbook, key
 
 
 async def _open_signer(settings: ManagerSettings, stack: AsyncExitStack) -> Signer | None:

@@ -175,9 +175,12 @@ class ResponseCalls(TenantView):
         Have this worker look at incidents every five seconds, and propose or do what the playbook's rules say.
 
         `qflare serve` does it in each worker; an application that mounts the Aggregator itself calls it once.
+
+        Raises:
+            ConfigError: the key or the certificates of the playbook's webhook cannot be used.
         """
         engine = await self._engine()
-        engine.responder.start(engine.foundation.background)
+        await engine.responder.start(engine.foundation.background)
 
     def _target(self, device_id: str | None, source: str | None) -> ResponseTarget:
         if source is not None:

@@ -7,9 +7,11 @@ many ask.  What cannot be done now is tried again at the next step.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundError
@@ -21,8 +23,9 @@ from qflare.model.incident import IncidentState, Sighting
 from qflare.model.response import ABOUT_DEVICE, ABOUT_SERVER, NewResponse, ResponseAction, ResponseState, ResponseTarget
 from qflare.model.signal import Signal
 from qflare.protocol.leaf import JsonValue, encode_event_data
+from qflare.secret import SecretBytes
 from qflare.service.responding.playbook import Mode
-from qflare.service.responding.webhook import DEADLINE_S, Delivery, Webhook
+from qflare.service.responding.webhook import DEADLINE_S, Delivery, Webhook, read_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
     from qflare.model.ids import TenantId
     from qflare.model.incident import Incident
     from qflare.model.response import Response
-    from qflare.secret import SecretBytes
     from qflare.service.assembly import Foundation
     from qflare.service.responding.playbook import Playbook, Rule
 
@@ -60,12 +62,11 @@ class Responder:
         responses: Responses,
         devices: Devices,
         playbook: Playbook,
-        key: SecretBytes | None,
     ) -> None:
-        """Do nothing yet; `run` is the loop, `step` one look at one tenant; *key* signs what the webhook sends."""
+        """Do nothing yet; `run` is the loop, `step` one look at one tenant."""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._key: SecretBytes | None = None
         self._webhook: Webhook | None = None
-        if playbook.webhook is not None and key is not None:
-            self._webhook = Webhook(playbook.webhook, key, clock=foundation.clock, ended=self.delivered)
         self._foundation = foundation
         self._responses = responses
         self._devices = devices
@@ -75,14 +76,31 @@ class Responder:
         self._handled: OrderedDict[ResponseId, None] = OrderedDict()
         """What needs no second look, by the response's id; forgetting one costs a look."""
 
-    def start(self, background: Background) -> None:
-        """Run in the background until the manager closes; once."""
+    async def start(self, background: Background) -> None:
+        """
+        Run in the background until the manager closes; once.
+
+        Raises:
+            ConfigError: the webhook's key or certificates cannot be used.
+        """
         if self._is_started:
             return
         self._is_started = True
-        background.start(self.run(background), name="responder")
-        if self._webhook is not None:
-            background.start(self._webhook.run(background), name="webhook")
+        foundation, target = self._foundation, self._playbook.webhook
+        if target is not None:
+            self._key = await foundation.offload.run(partial(read_key, target.key_file), wipe=SecretBytes.wipe)
+            self._webhook = Webhook(target, self._key, clock=foundation.clock, ended=self.delivered)
+            self._tasks.append(background.start(self._webhook.run(background), name="webhook"))
+        self._tasks.append(background.start(self.run(background), name="responder"))
+
+    async def close(self) -> None:
+        """End what runs, and erase the webhook's key."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._key is not None:
+            self._key.wipe()
 
     async def run(self, background: Background) -> None:
         """Step until the manager closes."""
