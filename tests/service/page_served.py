@@ -26,7 +26,7 @@ async def paging(manager, *, clock=None, **settings):
     server = QuietServer(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not server.started and not task.done():
                 await asyncio.sleep(0.01)
         async with page.running():
@@ -39,7 +39,7 @@ async def paging(manager, *, clock=None, **settings):
 @asynccontextmanager
 async def browsing(url):
     """Yield a client that keeps cookies and follows nothing."""
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30, headers={"origin": url}) as client:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=120, headers={"origin": url}) as client:
         yield client
 
 
@@ -63,7 +63,7 @@ async def streaming(client, **headers):
         assert 200 == response.status_code, await response.aread()
         lines = response.aiter_lines()
 
-        async def following(wanted=None, *, within_s=30):
+        async def following(wanted=None, *, within_s=120):
             async with asyncio.timeout(within_s):
                 event = {}
                 with contextlib.suppress(httpx.TransportError):

@@ -414,7 +414,7 @@ async def test_serve_gives_the_page_to_one_worker_and_to_the_one_that_follows_it
                 for pid in server.workers:
                     os.kill(pid, signal.SIGKILL)
                 assert "closed" == (await following("none"))[1]
-            await wait_for(f"{server.page}/login", 200)
+            await wait_for(f"{server.page}/login", 200, within_s=120)
             # The visits were in the memory of the worker that is gone.
             assert (303, "/login") == await asked(client, "/")
             assert 303 == (await log_in(client, "ann", secret)).status_code
@@ -422,4 +422,4 @@ async def test_serve_gives_the_page_to_one_worker_and_to_the_one_that_follows_it
                 await following("parts")
                 server.terminate()
                 assert "end" == (await following("end"))[1]
-        assert 0 == await server.ended()
+        assert 0 == await server.ended(within_s=60)

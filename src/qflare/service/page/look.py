@@ -37,6 +37,8 @@ EVENTS: Final = 10
 WARNINGS: Final = 12
 AMONG: Final = 5000
 """Entries looked back for events: behind so many handshakes an event is no news any more."""
+FORGET_S: Final = 60
+"""Longest time for which an entry is shown as it was read."""
 BARS: Final = 48
 READY_S: Final = 2.0
 _GRAVE: Final = frozenset({EventSeverity.WARNING, EventSeverity.ERROR, EventSeverity.CRITICAL})
@@ -83,6 +85,7 @@ class Look(TenantView):
         self.manager = manager.for_tenant(tenant_id)
         self._entries: dict[frozenset[EventSeverity], dict[int, AuditEntry]] = {}
         """What was read before, of each list."""
+        self._read_ns = 0
 
     @property
     def tenant(self) -> TenantId:
@@ -132,8 +135,12 @@ class Look(TenantView):
         )
 
     async def _latest(self, severities: frozenset[EventSeverity], limit: int) -> tuple[AuditEntry, ...]:
-        """Return the newest events; entries never change, so that only new ones are read."""
+        """Return the newest events; entries never change, so that only new ones are read, and now and then all."""
         foundation = (await self._engine()).foundation
+        now_ns = foundation.clock.monotonic_ns()
+        if now_ns - self._read_ns > FORGET_S * 10**9:
+            # A subject may have been erased meanwhile: then its entries open no more, and are not shown from memory.
+            self._entries, self._read_ns = {}, now_ns
         indexes = await foundation.deadline.of(
             foundation.store.latest_events(self.tenant, severities=severities, limit=limit, among=AMONG)
         )

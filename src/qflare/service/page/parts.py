@@ -190,6 +190,7 @@ def _incident(incident: Incident) -> Markup:
             class_="soft",
         ),
         _data(incident.evidence),
+        element("p", element("code", f"qflare incident show {incident.incident_id.hex()}"), class_="soft command"),
     )
 
 
