@@ -48,12 +48,12 @@ def row(key, *, score=0.0, seen_s=NOW_S, session=0, norms=0.0):
 def test_what_is_remembered_is_recalled():
     """Scores, sessions, norms and rates of one tenant are the same in another detector, and nothing of the other's."""
     old = busy_detector()
-    saved = remember(old, T).encode()
+    saved = remember(old)[T].encode()
     new = new_detector()
     recall(new, T, decode_remembered(saved))
     for number, ref in enumerate(REFS):
         places = [each.devices.find(device_key(ref)) for each in (old, new)]
-        if number % 5 == 0:
+        if number % 5 == 0 or number == 0:
             assert None is places[1]
             continue
         for column in ("sessions", "seen_s", "norms", "norm_mean", "norm_variance", "usual"):
@@ -63,7 +63,7 @@ def test_what_is_remembered_is_recalled():
             assert old.devices.score(places[0], signal) == new.devices.score(places[1], signal)
     rates = [each.fleet_of(T).rates[Signal.BROKEN_MESSAGES] for each in (old, new)]
     assert (rates[0].minute, rates[0].count) == (rates[1].minute, rates[1].count)
-    assert saved == remember(new, T).encode()
+    assert saved == remember(new)[T].encode()
 
 
 def test_merging_keeps_the_higher_the_newer_and_the_longer():
@@ -96,7 +96,7 @@ def test_a_large_fleet_is_saved_within_the_bound_the_suspected_first():
 @pytest.mark.parametrize("seed", range(3))
 def test_damaged_states_are_refused_and_never_half_taken(seed):
     """Cut, prolonged, of another version or with random bytes in it: a clear error, or numbers that can be."""
-    good = remember(busy_detector(), T).encode()
+    good = remember(busy_detector())[T].encode()
     generator = random.Random(seed)
     for bad in (b"", b"QFD1", b"QFD0" + good[4:], good[:-1], good + b"x", good[:8] + b"[" + good[9:]):
         with pytest.raises(DecodeError, match="begin anew"):
@@ -110,13 +110,45 @@ def test_damaged_states_are_refused_and_never_half_taken(seed):
             continue
 
 
-def test_what_is_older_than_a_day_is_not_saved():
-    """A device that was silent for longer has scores of 0 by then, and makes room."""
+def test_what_is_old_is_not_saved_whoever_saved_it():
+    """Scores of more than a day ago go, histories of norms of more than a month, also those that were merged."""
+    day, month = parameters.STATE_AGE_S, parameters.STATE_NORMS_AGE_S
+    remembered = Remembered({}, {1: row(1, score=9.0), 2: row(2, score=9.0, norms=10.0)})
+    remembered.forget_old(NOW_S + day)
+    assert {1, 2} == set(remembered.devices)
+    remembered.forget_old(NOW_S + day + 1)
+    assert {2} == set(remembered.devices)
+    kept = remembered.devices[2]
+    assert (0.0, 10.0, 1.5) == (sum(kept.scores), kept.norms, kept.norm_mean)
+    remembered.forget_old(NOW_S + month + 1)
+    assert {} == remembered.devices
     detector = busy_detector()
-    detector.clock.turn(parameters.STATE_AGE_S + 3600)
-    assert {} == remember(detector, T).devices
+    detector.clock.turn(month + 3600)
+    assert {} == remember(detector)[T].devices
 
 
-def test_an_unknown_tenant_has_nothing_to_remember():
-    """Nothing was seen of it."""
-    assert {} == remember(new_detector(), OTHER).devices
+def test_only_tenants_that_were_heard_of_are_saved_again():
+    """What did not change since the last save is not written again; what did is whole."""
+    detector = busy_detector()
+    assert {T, OTHER} == set(remember(detector))
+    whole = remember(detector)[OTHER]
+    detector.clock.turn(600)
+    since_s = detector.clock.now_s()
+    assert {} == remember(detector, changed_since_s=since_s)
+    for _ in range(3):
+        detector.take(Observation(HELLO, Refusal.SIGNATURE, OTHER, REFS[5]), since_s)
+    changed = remember(detector, changed_since_s=since_s)
+    assert {OTHER} == set(changed)
+    assert set(whole.devices) == set(changed[OTHER].devices)
+
+
+def test_the_pass_over_the_table_finds_every_row():
+    """Whatever column alone says something of a device, at the edges of blocks too, the row is found."""
+    detector = new_detector()
+    table = detector.devices
+    columns = (*table.scores, table.usual, table.norms)
+    places = [0, 1, 63, 64, 127, 128, 500, 1023]
+    for number, place in enumerate(places):
+        table.keys[place], table.seen_s[place] = place + 1, NOW_S
+        columns[number % len(columns)][place] = 1.0
+    assert {place + 1 for place in places} == set(remember(detector)[T].devices)

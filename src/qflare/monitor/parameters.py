@@ -150,7 +150,9 @@ LOOK_S: Final = 60.0
 SAVE_S: Final = 300.0
 """Time between two saves of what is remembered: what a crash loses. At its end a worker saves in any case."""
 STATE_AGE_S: Final = 86_400
-"""Age at which a device's entry is not saved any more: its scores are at zero by then."""
+"""Age at which a device's scores are not saved any more: they are at zero by then."""
+STATE_NORMS_AGE_S: Final = 30 * 86_400
+"""Age at which the history of a device's norms is not saved any more: rounds may be weeks apart."""
 STATE_DEVICES_MAX: Final = 12_000
 """Devices of one tenant that are saved, those with the highest scores first: the row stays below 1 MiB."""
 

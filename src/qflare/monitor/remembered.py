@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from qflare.errors import DecodeError
 from qflare.model.signal import Signal
 from qflare.monitor.device_table import SCORED
-from qflare.monitor.parameters import FLEET_RULES, STATE_AGE_S, STATE_DEVICES_MAX
+from qflare.monitor.parameters import FLEET_RULES, STATE_AGE_S, STATE_DEVICES_MAX, STATE_NORMS_AGE_S
 from qflare.monitor.rates import FleetRate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from qflare.model.ids import TenantId
     from qflare.monitor.detector import Detector
@@ -24,6 +24,7 @@ _MAGIC: Final = b"QFD1"
 _COUNT: Final = struct.Struct("<I")
 _ROW: Final = struct.Struct(f"<QIIQ{len(SCORED)}f4f")
 _RATES_MAX: Final = 64
+_BLOCK: Final = 64
 
 
 class DeviceRow(NamedTuple):
@@ -63,6 +64,16 @@ class Remembered:
         for key, row in other.devices.items():
             mine_row = self.devices.get(key)
             self.devices[key] = row if mine_row is None else _merged(mine_row, row)
+
+    def forget_old(self, now_s: int) -> None:
+        """Leave out what is too old to mean anything, whoever saved it."""
+        kept: dict[int, DeviceRow] = {}
+        for key, row in self.devices.items():
+            if row.seen_s >= now_s - STATE_AGE_S:
+                kept[key] = row
+            elif row.norms and row.seen_s >= now_s - STATE_NORMS_AGE_S:
+                kept[key] = row._replace(scores=(0.0,) * len(SCORED), usual=0.0)
+        self.devices = kept
 
     def encode(self) -> bytes:
         """Return the bytes that are saved, below 1 MiB."""
@@ -122,25 +133,45 @@ def decode_remembered(state: bytes) -> Remembered:
     return remembered
 
 
-def remember(detector: Detector, tenant_id: TenantId) -> Remembered:
-    """Return what *detector* knows of a tenant; may run in a thread, beside the detector at work."""
-    fleet = detector.fleets.get(tenant_id)
-    if fleet is None:
-        return Remembered()
-    rates = {
-        signal: FleetRate(rate.minute, rate.count, rate.usual, rate.score)
-        for signal, rate in list(fleet.rates.items())
-        if rate.count or rate.usual or rate.score
-    }
+def remember(detector: Detector, *, changed_since_s: int = 0) -> dict[TenantId, Remembered]:
+    """
+    Return what *detector* knows of each tenant that it has heard of since; may run in a thread, beside it at work.
+
+    One pass over the table, whatever the number of tenants.  A device of which only the newest session is known is left
+    out: it is known again with its next record.
+    """
     table = detector.devices
-    since_s = detector.clock.now_s() - STATE_AGE_S
-    devices = {
-        row.key: row
-        for place, key in enumerate(table.keys.tolist())
-        if key and table.tenants[place] == fleet.number and table.seen_s[place] >= since_s
-        if any((row := _row(table, place)).scores) or row.usual or row.norms or row.session
-    }
-    return Remembered(rates, devices)
+    tenants = {fleet.number: tenant_id for tenant_id, fleet in list(detector.fleets.items())}
+    found: dict[TenantId, Remembered] = {tenant_id: Remembered() for tenant_id in tenants.values()}
+    heard: set[TenantId] = set()
+    for place in _places(table):
+        tenant_id = tenants.get(table.tenants[place])
+        if tenant_id is None:
+            continue
+        if table.seen_s[place] >= changed_since_s:
+            heard.add(tenant_id)
+        row = _row(table, place)
+        found[tenant_id].devices[row.key] = row
+    for tenant_id, fleet in list(detector.fleets.items()):
+        for signal, rate in list(fleet.rates.items()):
+            if rate.count or rate.usual or rate.score:
+                found[tenant_id].rates[signal] = FleetRate(rate.minute, rate.count, rate.usual, rate.score)
+                if rate.minute * 60 >= changed_since_s - 60:
+                    heard.add(tenant_id)
+    for tenant_id in heard:
+        found[tenant_id].forget_old(detector.clock.now_s())
+    return {tenant_id: found[tenant_id] for tenant_id in heard}
+
+
+def _places(table: DeviceTable) -> Iterator[int]:
+    """Return the rows of which something is known, quickly where nearly nothing is."""
+    columns = (*table.scores, table.usual, table.norms)
+    for first in range(0, table.places, _BLOCK):
+        last = min(first + _BLOCK, table.places)
+        if any(column[first:last].tobytes().count(0) != 4 * (last - first) for column in columns):
+            for place in range(first, last):
+                if any(column[place] for column in columns):
+                    yield place
 
 
 def recall(detector: Detector, tenant_id: TenantId, remembered: Remembered) -> None:

@@ -30,6 +30,7 @@ from qflare.monitor.parameters import (
     SAVE_S,
     SLICE_MAX,
     TENANTS_LOOKED_AT,
+    TENANTS_MAX,
     TICK_S,
 )
 from qflare.monitor.remembered import Remembered, decode_remembered, recall, remember
@@ -81,6 +82,7 @@ class Detection:
         """Sightings that incidents were made of, by signal."""
         self._looks = 0
         self._next_tenant = 0
+        self._saved_s = 0
 
     @property
     def figures(self) -> DetectorFigures:
@@ -107,11 +109,13 @@ class Detection:
         if self._foundation.settings.detection_opinion:
             self.detector.new_opinion = await self._foundation.offload.run(load_opinions)
         store, wait = self._foundation.store, self._foundation.deadline.of
-        for tenant_id, _ in await wait(store.list_tenants()):
+        for tenant_id, _ in (await wait(store.list_tenants()))[:TENANTS_MAX]:
             saved = await wait(store.find_detector_state(tenant_id))
             if saved is not None:
                 try:
-                    recall(self.detector, tenant_id, decode_remembered(saved.state))
+                    remembered = decode_remembered(saved.state)
+                    remembered.forget_old(self._foundation.clock.now_s())
+                    recall(self.detector, tenant_id, remembered)
                 except DecodeError as failure:
                     _log.warning("%s", failure)
         self._foundation.refusals.observations.observer = self.detector
@@ -262,17 +266,23 @@ class Detection:
     # --- state --------------------------------------------------------------------------------------
 
     async def save(self) -> None:
-        """Save what is remembered of each tenant, merged with what other workers saved."""
-        for tenant_id in list(self.detector.fleets):
-            mine = await self._foundation.offload.run(partial(remember, self.detector, tenant_id))
-            if mine.rates or mine.devices:
+        """Save what is remembered of each tenant that was heard of since the last time, merged with other workers'."""
+        now_s = self._foundation.clock.now_s()
+        known = await self._foundation.offload.run(partial(remember, self.detector, changed_since_s=self._saved_s))
+        for tenant_id, mine in known.items():
+            try:
                 await self._save(tenant_id, mine)
+            except KeyNotFoundError:
+                _log.warning("what is remembered of a tenant that is gone is not saved")
+        self._saved_s = now_s
 
     async def _save(self, tenant_id: TenantId, mine: Remembered) -> None:
         store, wait = self._foundation.store, self._foundation.deadline.of
         for _ in range(_SAVE_TRIES):
             saved = await wait(store.find_detector_state(tenant_id))
-            state = await self._foundation.offload.run(partial(_merged, mine, None if saved is None else saved.state))
+            now_s = self._foundation.clock.now_s()
+            old = None if saved is None else saved.state
+            state = await self._foundation.offload.run(partial(_merged, mine, old, now_s=now_s))
             if await wait(store.save_detector_state(tenant_id, state, after=0 if saved is None else saved.version)):
                 return
         _log.info("other workers save the detector's state just now: this one's next save will do")
@@ -289,13 +299,14 @@ class Detection:
                 await self._waits.wait()
 
 
-def _merged(mine: Remembered, saved: bytes | None) -> bytes:
+def _merged(mine: Remembered, saved: bytes | None, *, now_s: int) -> bytes:
     merged = Remembered(dict(mine.rates), dict(mine.devices))
     if saved is not None:
         try:
             merged.merge(decode_remembered(saved))
         except DecodeError as failure:
             _log.warning("%s", failure)
+    merged.forget_old(now_s)
     return merged.encode()
 
 
