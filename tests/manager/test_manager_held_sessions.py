@@ -198,3 +198,22 @@ def test_a_live_session_takes_few_bytes():
         tracemalloc.stop()
     assert count == len(sessions)
     assert (after - before) / count <= 600
+
+
+def test_a_name_that_shows_across_two_keys_is_no_key():
+    """Keys are found by whole entries: the end of one and the beginning of the next make no third."""
+    rows = KeyRows(64)
+    held = HeldSession(session_of(), rows)
+    # Entries are epoch, bucket and row, big-endian: here the second half of each is the first half of the other's name.
+    held.keep(ChainId(0, 0), key_of(1))
+    held.keep(ChainId(0, 1), key_of(2))
+    held.keep(ChainId(1, 0), key_of(3))
+    packed = held._keys
+    for at in range(1, len(packed) - 12):
+        if at % 16:
+            wanted = ChainId(
+                int.from_bytes(packed[at : at + 4], "big"), int.from_bytes(packed[at + 4 : at + 12], "big")
+            )
+            if wanted not in held.chain_ids:
+                assert held.find_key(wanted) is None
+    assert [key_of(1), key_of(2), key_of(3)] == [held.key(its) for its in held.chain_ids]

@@ -8,12 +8,9 @@ when none of their rows is taken.
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from qflare.secret import SecretBytes, zeroize
-
-if TYPE_CHECKING:
-    from qflare.secret import SecretBytes as Secret
 
 BLOCK_ROWS: Final = 1024
 
@@ -24,7 +21,8 @@ class _Block:
     __slots__ = ("free", "memory")
 
     def __init__(self, size: int) -> None:
-        self.memory: Secret = SecretBytes.zeros(BLOCK_ROWS * size)
+        # The view keeps the memory, which wipes itself when both are gone.
+        self.memory: memoryview = SecretBytes.zeros(BLOCK_ROWS * size).view()
         self.free = array("H", range(BLOCK_ROWS - 1, -1, -1))
 
 
@@ -62,12 +60,13 @@ class KeyRows:
         place = block.free.pop()
         if not block.free:
             del self._open[number]
-        block.memory.row(place, self._size)[:] = key
+        block.memory[place * self._size : (place + 1) * self._size] = key
         return number * BLOCK_ROWS + place
 
     def view(self, row: int) -> memoryview:
         """Return a view of a taken row."""
-        return self._blocks[row // BLOCK_ROWS].memory.row(row % BLOCK_ROWS, self._size)
+        at = row % BLOCK_ROWS * self._size
+        return self._blocks[row // BLOCK_ROWS].memory[at : at + self._size]
 
     def give_back(self, row: int) -> None:
         """Wipe a taken row, which may be another's from then on."""

@@ -112,14 +112,16 @@ class Sessions:
         # Nothing is awaited from here to the end: no key can be wiped or evicted in between.
         sessions: list[Session | Refusal] = []
         chain_keys = SecretBytes.zeros(len(wanted) * CHAIN_KEY_BYTES)
+        rows = chain_keys.view()
         for position, (it, chain_id) in enumerate(zip(asked, wanted, strict=True)):
             held = found.get(it.sid)
-            verdict = _verdict(held, chain_id)
-            if isinstance(verdict, Refusal) or held is None:
-                sessions.append(verdict if isinstance(verdict, Refusal) else Refusal.UNKNOWN_SESSION)
+            refusal = _refusal(held, chain_id)
+            key = None if held is None or refusal is not None else held.find_key(chain_id)
+            if held is None or key is None:
+                sessions.append(refusal or (Refusal.UNKNOWN_SESSION if held is None else _absence(held, chain_id)))
                 continue
-            chain_keys.row(position, CHAIN_KEY_BYTES)[:] = held.key(chain_id)
-            sessions.append(verdict)
+            rows[position * CHAIN_KEY_BYTES : (position + 1) * CHAIN_KEY_BYTES] = key
+            sessions.append(held.session)
         return Resolved(sessions, chain_keys, [its.bucket for its in wanted], [its.epoch for its in wanted])
 
     async def find(self, sids: Sequence[SessionId]) -> dict[SessionId, Session]:
@@ -323,7 +325,8 @@ def _lacking(asked: Sequence[Asked], found: dict[SessionId, HeldSession], curren
     }
 
 
-def _verdict(held: HeldSession | None, chain_id: ChainId) -> Session | Refusal:
+def _refusal(held: HeldSession | None, chain_id: ChainId) -> Refusal | None:
+    """Say why a session is refused, whatever keys are held of it."""
     if held is None:
         return Refusal.UNKNOWN_SESSION
     if held.state is SessionState.REVOKED:
@@ -332,7 +335,7 @@ def _verdict(held: HeldSession | None, chain_id: ChainId) -> Session | Refusal:
         return Refusal.SESSION_ENDED
     if not held.start <= chain_id.bucket <= held.last_bucket:
         return Refusal.BUCKET
-    return held.session if held.has(chain_id) else _absence(held, chain_id)
+    return None
 
 
 def _absence(held: HeldSession, chain_id: ChainId) -> Refusal:
