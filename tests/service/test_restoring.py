@@ -15,7 +15,9 @@ from at_rest import run as run_program
 from manager_world import Edge, TurnedClock, engine_of, make_manager, managers, settings
 from qflare.errors import ConfigError, KeeperError, QflareError, RefusedError, RestoredError
 from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.model.ids import DEFAULT_TENANT
 from qflare.protocol.identity import decode_identity
+from qflare.protocol.leaf import encode_event_data, event_leaf
 from qflare.service.assembly import Place
 from qflare.service.restoring import _accept, back_up, restore
 from qflare.service.security_monitor import SecurityMonitor
@@ -360,8 +362,8 @@ async def test_a_backup_from_before_checksums_is_restored_when_it_is_said(world)
         await edge.connect(manager)
 
 
-OLD = ("device", "device_key", "server_identity", "audit_entry", "log_head", "log_node", "checkpoint")
-"""What lasts, in an order that its references allow."""
+OLD = ("device", "device_key", "server_identity")
+"""What lasts, in an order that its references allow; the log is another one, of entries as they were then."""
 
 
 async def write_as_version_1(dsn, old_dsn):
@@ -369,7 +371,6 @@ async def write_as_version_1(dsn, old_dsn):
     source, old = await asyncpg.connect(dsn), await asyncpg.connect(old_dsn)
     try:
         await old.execute(migrations()[0].text)
-        await old.execute("TRUNCATE qflare.log_head")
         for table in OLD:
             columns = await old.fetchval(
                 "SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute"
@@ -378,6 +379,22 @@ async def write_as_version_1(dsn, old_dsn):
             )
             rows = await source.fetch(f"SELECT {', '.join(columns)} FROM qflare.{table}")  # noqa: S608 - catalogue
             await old.copy_records_to_table(table, schema_name="qflare", records=rows, columns=columns)
+        data = [encode_event_data({"n": number}) for number in range(5)]
+        leaves = [
+            event_leaf(
+                tenant_id=DEFAULT_TENANT,
+                event_type=SecurityEventType.SYSTEM,
+                severity=EventSeverity.INFO,
+                device_id="camera",
+                occurred_at_ms=1000,
+                data=each,
+            )
+            for each in data
+        ]
+        await old.fetchrow(
+            "SELECT * FROM qflare.append_events('00000000-0000-0000-0000-000000000000', $1, $2, $3, $4, $5, $6)",
+            *(["system"] * 5, ["info"] * 5, ["camera"] * 5, data, leaves, [1000] * 5),
+        )
     finally:
         await source.close()
         await old.close()
