@@ -315,9 +315,9 @@ async def test_a_signer_that_is_silent_or_none_is_told_in_time(place):
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
 
-    for answer, reason in ((silent, "did not answer"), (another, "no signer")):
+    for answer, reason, timeout_s in ((silent, "did not answer", 0.3), (another, "no signer", 30.0)):
         server = await asyncio.start_unix_server(answer, str(path))
-        async with server, asking(path, timeout_s=0.3) as client:
+        async with server, asking(path, timeout_s=timeout_s) as client:
             with pytest.raises(SignerUnavailableError, match=reason):
                 await client.public_key()
             await client.close()
@@ -361,14 +361,15 @@ async def test_workers_sign_through_a_process_and_hold_no_key(database_dsn, tmp_
 async def test_nothing_is_answered_while_the_signer_is_gone(database_dsn, tmp_path, place):
     """Killed with -9 under load: no answer without a signature, errors in time; back with it, and the log is whole."""
     path, folder = place / "s", place / "keys"
-    changes = {"signer_socket": str(path), "signer_timeout_s": 5.0}
+    changes = {"signer_socket": str(path), "signer_timeout_s": 30.0}
     async with contextlib.AsyncExitStack() as stack:
         process = await stack.enter_async_context(signer(folder, path))
         (manager,) = await stack.enter_async_context(managers(database_dsn, tmp_path, **changes))
         good = await events(manager, 5)
         working = asyncio.create_task(events(manager, 200, 5))
-        while (await manager.monitor.get_security_dashboard_data()).log_size < 20:
-            await asyncio.sleep(0.005)
+        async with asyncio.timeout(WAIT_S):
+            while (await manager.monitor.get_security_dashboard_data()).log_size < 20:
+                await asyncio.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         await process.wait()
         good += [each for each in await working if isinstance(each, LoggedEvent)]
@@ -391,7 +392,10 @@ async def test_a_log_moves_to_a_signer_by_a_rotation(database_dsn, tmp_path, pla
     path = place / "s"
     async with managers(database_dsn, tmp_path) as (manager,):
         logged = await events(manager, 3)
-    async with signer(place / "keys", path), managers(database_dsn, tmp_path, signer_socket=str(path)) as (manager,):
+    async with (
+        signer(place / "keys", path),
+        managers(database_dsn, tmp_path, signer_socket=str(path), signer_timeout_s=30.0) as (manager,),
+    ):
         logged += await events(manager, 3)
         for reason in ("to the signer", "once more"):
             before = (await manager.identity())[-10_000:]
@@ -409,7 +413,7 @@ async def test_a_signer_refuses_another_database(database_dsn, empty_database_ds
     path = place / "s"
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    changes = {"signer_socket": str(path), "log_origin": ORIGIN}
+    changes = {"signer_socket": str(path), "signer_timeout_s": 30.0, "log_origin": ORIGIN}
     async with signer(place / "keys", path), managers(database_dsn, tmp_path / "one", **changes) as (one,):
         await events(one, 5)
         connection = await asyncpg.connect(empty_database_dsn)
