@@ -9,6 +9,7 @@ import pytest
 
 from cli.test_cli import run
 from manager_world import managers
+from qflare.cli.audit_tail import _Filter, _last
 from qflare.model.event import EventSeverity, SecurityEventType
 from service.processes import environment
 
@@ -39,24 +40,29 @@ def numbers(ended):
     return [data["number"] for data in found if "number" in data]
 
 
-async def test_the_last_entries_are_chosen_by_type_severity_and_device(logged, tmp_path):
-    """Each filter alone and together; --lines counts what is wanted, not what is passed over."""
-    _, tail, place = logged
-    for arguments, wanted in (
-        ((), [0, 1, 2, 3, 4]),
-        (("--lines", 2), [3, 4]),
-        (("--lines", 0), []),
-        (("--type", "mapping"), [1, 3]),
-        (("--type", "mapping", "--type", "system", "--lines", 4), [1, 2, 3, 4]),
-        (("--severity", "warning"), [1, 2]),
-        (("--device", "b"), [1, 2]),
-        (("--device", "a", "--lines", 1), [4]),
-        (("--device", "b", "--severity", "critical", "--type", "system"), [2]),
-        (("--device", "nobody"), []),
+async def test_the_last_entries_are_chosen_by_type_severity_and_device(logged, tmp_path, monkeypatch):
+    """Each filter alone and together; how many are wanted counts those that are taken, not those passed over."""
+    monitor, tail, place = logged
+    end = await monitor.log_size()
+    for kinds, severity, device, lines, wanted in (
+        ((), EventSeverity.DEBUG, None, 5, [0, 1, 2, 3, 4]),
+        ((), EventSeverity.DEBUG, None, 2, [3, 4]),
+        ((), EventSeverity.DEBUG, None, 0, []),
+        ((MAPPING,), EventSeverity.DEBUG, None, 20, [1, 3]),
+        ((MAPPING, SYSTEM), EventSeverity.DEBUG, None, 4, [1, 2, 3, 4]),
+        ((), WARNING, None, 20, [1, 2]),
+        ((), EventSeverity.DEBUG, "a", 1, [4]),
+        ((SYSTEM,), CRITICAL, "b", 20, [2]),
+        ((), EventSeverity.DEBUG, "nobody", 20, []),
     ):
-        assert wanted == numbers(await run(tmp_path, *tail, "--json", *arguments, **place)), arguments
-    for wrong in (("--type", "nonsense"), ("--severity", "loud"), ("--lines", -1)):
-        assert 2 == (await run(tmp_path, *tail, *wrong, **place)).code
+        chosen = _Filter(kinds=frozenset(kinds), severity=severity, device=device)
+        for page in (1000, 2):
+            monkeypatch.setattr("qflare.cli.audit_tail._PAGE", page)
+            found = [json.loads(entry.data) for entry in await _last(monitor, chosen, end, lines)]
+            assert wanted == [data["number"] for data in found if "number" in data], (kinds, severity, device, lines)
+    asked = ("--type", "mapping", "--type", "system", "--severity", "warning", "--device", "b", "--lines", 1, "--json")
+    assert [2] == numbers(await run(tmp_path, *tail, *asked, **place))
+    assert 2 == (await run(tmp_path, *tail, "--severity", "loud", **place)).code
 
 
 async def test_nothing_in_an_entry_moves_the_terminal(logged, tmp_path):
