@@ -356,6 +356,51 @@ async def test_an_altered_row_of_the_log_is_critical(database_dsn, admin, tmp_pa
         assert [(Signal.LOG_ALTERED, None)] == list(found)
 
 
+async def test_old_rows_are_read_again_in_turn(database_dsn, admin, tmp_path, monkeypatch):
+    """An old row that is altered is found within a pass, also one that cannot even be read; then the pass begins anew."""
+    monkeypatch.setattr("qflare.service.detection.ENTRIES_CHECKED", 5)
+    async with managers(database_dsn, tmp_path, detection=True) as (manager,):
+        events = [(SecurityEventType.SYSTEM, EventSeverity.INFO, {"n": number}, None) for number in range(30)]
+        await manager.monitor.log_security_events_many(events)
+        for index, change in ((12, "recorded_at = recorded_at + interval '1 hour'"), (3, "event_type = 'invented'")):
+            await admin.execute(f"UPDATE qflare.audit_entry SET {change} WHERE log_index = $1", index)  # noqa: S608
+            for _ in range(20):
+                await detection_of(manager).look()
+                await detection_of(manager).settle()
+                if opened := await manager.monitor.list_incidents(states=[IncidentState.OPEN]):
+                    break
+            (found,) = opened
+            assert (Signal.LOG_ALTERED, index) == (found.signal, json.loads(found.evidence)["index"])
+            await admin.execute(
+                f"UPDATE qflare.audit_entry SET {change.replace(' + ', ' - ').replace('invented', 'system')}"  # noqa: S608
+                " WHERE log_index = $1",
+                index,
+            )
+            await manager.monitor.move_incident(found.incident_id, IncidentState.CLOSED)
+            await detection_of(manager).settle()
+
+
+async def test_a_database_that_hangs_holds_up_no_closing(tmp_path):
+    """Whatever the detector has still to write, the manager closes in bounded time."""
+    store = make_memory_store()
+    async with managers(store, tmp_path, detection=True) as (manager,):
+        edge, forger = await Edge.provision(manager), await Edge.provision(manager)
+        for _ in range(5):
+            await refused(manager.answer_hello(await forged_hello(manager, edge, forger)))
+        hanging = asyncio.Event()
+
+        async def hang(*_, **__):
+            hanging.set()
+            await asyncio.Event().wait()
+
+        store.report_incidents = store.save_detector_state = hang
+        detection = detection_of(manager)
+        async with asyncio.timeout(60):
+            await detection.close(0.2)
+        assert hanging.is_set()
+        assert not engine_of(manager).foundation.refusals.observations.is_observed
+
+
 async def test_a_clock_that_is_wrong_is_told(database_dsn, tmp_path):
     """A worker whose clock differs from the database's by 10 s is a warning, by two minutes an error."""
     for skew_s, severity in ((10, WARNING), (-120, ERROR)):

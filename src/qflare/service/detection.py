@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import DecodeError, KeyNotFoundError, QflareError
+from qflare.errors import DecodeError, EvidenceError, KeyNotFoundError, QflareError
 from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, CallId
 from qflare.monitor.dashboard import DetectorFigures
 from qflare.monitor.detector import Detector
@@ -82,6 +82,8 @@ class Detection:
         """Sightings that incidents were made of, by signal."""
         self._looks = 0
         self._next_tenant = 0
+        self._checked: dict[TenantId, int] = {}
+        """Up to which entry each tenant's log was read again, in this pass over it."""
         self._saved_s = 0
 
     @property
@@ -248,12 +250,29 @@ class Detection:
         store, wait = self._foundation.store, self._foundation.deadline.of
         at_s = self._foundation.clock.now_s()
         size = (await wait(store.log_head())).size
-        first = max(0, size - ENTRIES_CHECKED)
-        entries = await wait(store.list_entries(tenant_id, first=first, limit=ENTRIES_CHECKED))
-        failure = await self._foundation.offload.run(partial(first_altered, entries, self._foundation.entry_keys))
-        if failure is not None:
-            self._gauges.altered(tenant_id, failure, at_s=at_s)
+        newest = max(0, size - ENTRIES_CHECKED)
+        # The newest at every look; all others in turn, some at each.
+        await self._read_again(tenant_id, newest, at_s=at_s)
+        if newest > 0:
+            first = min(self._checked.get(tenant_id, 0), newest)
+            last = await self._read_again(tenant_id, first, at_s=at_s)
+            self._checked[tenant_id] = 0 if last >= newest else last
         self._gauges.out_of_service(tenant_id, await wait(store.count_out_of_service(tenant_id)), at_s=at_s)
+
+    async def _read_again(self, tenant_id: TenantId, first: int, *, at_s: int) -> int:
+        """Read entries from *first* on and compare them with their hashes; return where to go on."""
+        store, wait = self._foundation.store, self._foundation.deadline.of
+        try:
+            entries = await wait(store.list_entries(tenant_id, first=first, limit=ENTRIES_CHECKED))
+        except EvidenceError as failure:
+            # A column that nothing ever wrote: the row cannot even be read.
+            self._gauges.altered(tenant_id, failure, at_s=at_s)
+            return first + ENTRIES_CHECKED if failure.index is None else failure.index + 1
+        problem = await self._foundation.offload.run(partial(first_altered, entries, self._foundation.entry_keys))
+        if problem is not None:
+            self._gauges.altered(tenant_id, problem, at_s=at_s)
+        # Less than asked for: it was the end of this tenant's log.
+        return entries[-1].index + 1 if len(entries) == ENTRIES_CHECKED else 2**62
 
     async def _tenants(self) -> list[TenantId]:
         """Return the tenants whose turn it is: the default one, and some of the others."""
