@@ -68,7 +68,9 @@ class Canaries:
             yield name, part
             yield name, part.hex().encode()
             yield name, part.hex().upper().encode()
+            # Python escapes ' where the whole has " as well, whatever part of it is looked for.
             yield name, repr(part)[2:-1].encode()
+            yield name, repr(b"\"'" + part)[5:-1].encode()
             for shift in range(3):
                 # Base64 of the part wherever it stands in a longer string.
                 text = base64.b64encode(bytes(shift) + part)
@@ -271,12 +273,13 @@ async def as_coroutine(call, *args):
 
 def test_the_search_finds_what_is_there():
     """A canary is found raw, in hex, in base64 at every offset, and as Python prints bytes: the search can fail."""
+    for secret in (os.urandom(64), b"'" + bytes(40) + b'"', b'"' + bytes(40) + b"'", b"\\'" + bytes(40)):
+        canaries = Canaries()
+        canaries.plant("it", secret)
+        for shown in (secret, secret.hex().encode(), repr(secret).encode()):
+            assert ["it"] == canaries.found_in(b"xx" + shown)
+        for shift in range(4):
+            assert ["it"] == canaries.found_in(base64.b64encode(os.urandom(shift) + secret))
     canaries = Canaries()
-    secret = os.urandom(64)
-    canaries.plant("it", secret)
-    for shown in (secret, secret.hex().encode(), repr(secret).encode()):
-        assert ["it"] == canaries.found_in(b"xx" + shown)
-    for shift in range(4):
-        assert ["it"] == canaries.found_in(base64.b64encode(os.urandom(shift) + secret))
     with pytest.raises(AssertionError):
         canaries.plant("too short", b"x")
