@@ -2,6 +2,7 @@
 
 from os import urandom
 
+from cli.commands import qflare
 from cli.test_listings import command  # noqa: F401 - a fixture
 from manager_world import Edge, engine_of, make_manager
 from qflare.cli.exits import ExitCode
@@ -92,3 +93,13 @@ async def test_what_is_wrong_is_one_line(command, database_dsn, tmp_path):  # no
     call = ("incident", "apply", key, "turn", "--by", "ann", "--reason", "x", "--yes", "--secret-file")
     assert "no operator's secret" in await command(*call, tmp_path / "none", code=ExitCode.REFUSED)
     assert "cannot read the operator's secret" in await command(*call, tmp_path / "absent", code=ExitCode.USAGE)
+
+
+def test_a_playbook_is_checked_before_workers_have_it(tmp_path):
+    """Without a database: the shipped rules, and what is wrong with a file, in one line."""
+    shown = qflare(tmp_path, "incident", "rules", "--json").json
+    assert {"quarantine-clones"} <= {rule["rule"] for rule in shown["rules"]}
+    assert (10, None) == (shown["bounds"]["automatic_hour_max"], shown["webhook"])
+    (tmp_path / "mine.toml").write_text("version = 1\n[[rule]]\nname = 'x'\n")
+    refused = qflare(tmp_path, "incident", "rules", "--file", "mine.toml")
+    assert (2, True) == (refused.code, "rule 1 ('x')" in refused.line)

@@ -67,6 +67,7 @@ COMMANDS = (
     ("incident", "confirm"),
     ("incident", "undo"),
     ("incident", "dismiss"),
+    ("incident", "rules"),
     ("device",),
     ("device", "show"),
     ("device", "connect"),

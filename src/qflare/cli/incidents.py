@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
@@ -21,6 +22,7 @@ app = typer.Typer(name="incident", help="Look at incidents and respond to them (
 
 _COLUMNS: Final = {"incident_id": 32, "signal": 20, "severity": 8, "state": 7, "device_id": 20}
 _RESPONSES: Final = {"response_id": 32, "action": 15, "state": 9, "lacks": 5, "device_id": 13}
+_RULES: Final = {"rule": 30, "signal": 18, "action": 15, "mode": 9}
 _PAGE_MAX: Final = 100
 
 Id: TypeAlias = Annotated[str, typer.Argument(metavar="INCIDENT", help="The incident's id, 32 hex digits.")]
@@ -313,6 +315,45 @@ def dismiss(
         *(by, secret_file, dsn, data_dir, tenant),
         as_json=as_json,
     )
+
+
+@app.command("rules")
+def rules(
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="A playbook; else QFLARE_PLAYBOOK's, or the shipped one."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Check a playbook before workers start with it, and show its rules."""
+    from qflare.cli.managing import require_server
+    from qflare.cli.output import emit
+    from qflare.cli.table import table
+
+    require_server()
+    from qflare.manager.settings import ManagerSettings
+    from qflare.service.config import read_settings
+    from qflare.service.responding.playbook import read_playbook
+
+    path = str(file) if file is not None else read_settings(ManagerSettings).playbook
+    playbook = read_playbook(path)
+    rows: list[dict[str, object]] = [
+        {
+            "rule": rule.name,
+            "signal": "any" if rule.signal is None else rule.signal.value,
+            "severity": rule.severity.value,
+            "action": rule.action.value,
+            "mode": rule.mode.value,
+            "about": rule.about.value,
+            "proven_min": rule.proven_min,
+            "why": rule.why,
+        }
+        for rule in playbook.rules
+    ]
+    sent = None if playbook.webhook is None else playbook.webhook.url
+    facts = {"rules": rows, "bounds": dataclasses.asdict(playbook.bounds), "webhook": sent}
+    emit(facts, as_json=as_json, text=table(rows, _RULES, none="no rules"))
 
 
 # --- what they share ----------------------------------------------------------------------------------
