@@ -47,7 +47,7 @@ async def world(database_dsn, folder, count=1, **changes):
 
 
 async def entries(manager, what):
-    found = await engine_of(manager).foundation.store.list_entries(manager.tenant, first=0, limit=10_000)
+    found = await manager.monitor.list_events(limit=1000)
     return [entry for entry in found if json.loads(entry.data).get("what") == what]
 
 
