@@ -20,7 +20,7 @@ from chromium import WHY_NOT, chromium, program
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 BYTES_MAX = 300_000
 """Of all pictures together: they are in every clone for ever."""
-COLOURS = 48
+COLOURS = 128
 RUN_S = 400
 SHOWN = re.compile(r"live page at (\S+) for operator (\S+) with the secret (\S+)")
 OVER = "the run is over"
