@@ -16,7 +16,9 @@ from qflare.protocol.identity import decode_identity, server_id_of
 from qflare.protocol.log import nodes_for_frontier, root_from_nodes
 from qflare.protocol.log_key import LogKey, open_note
 from qflare.protocol.tile import nodes_from_tiles, tiles_of_tree
+from qflare.secret import SecretBytes
 from qflare.service.auditing import open_audit
+from qflare.service.root_file import write_root
 
 
 class Filled:
@@ -243,3 +245,32 @@ async def test_the_tree_is_written_for_publication(filled, admin):
         assert (5, error) == (broken.code, json.loads(broken.err)["error"])
     assert kept == (folder / "checkpoint").read_bytes()
     assert not (filled.folder / "anew" / "checkpoint").exists()
+
+
+async def test_a_root_countersigns_a_kept_head(filled):
+    """The exported root adds its line offline; verify checks both, over database and export, and an altered line is an alarm."""
+    async with managers(filled.dsn, filled.folder) as (manager,):
+        with (
+            SecretBytes.copy_of(b"six words that nobody else chose") as passphrase,
+            await manager.export_root() as root,
+        ):
+            write_root(filled.folder / "root", root, passphrase)
+    (filled.folder / "words").write_text("six words that nobody else chose\n")
+    (filled.folder / "kept.note").write_text(filled.note(filled.signed))
+    sign = ("countersign", "kept.note", "--root", "root", "--passphrase-file", "words", "--output")
+    done = await filled.audit(*sign, "both.note", "--json")
+    assert (0, filled.signed.size) == (done.code, done.json["size"]), done.err
+    await filled.append(1)
+    assert (await filled.audit("export", "log.bin")).code == 0
+    for note, is_signed in (("kept.note", False), ("both.note", True)):
+        for where in ((), ("--export", "log.bin")):
+            found = await filled.audit("verify", *where, *filled.pin, "--since", note, "--json")
+            assert (0, is_signed) == (found.code, found.json["countersigned"]), found.err
+    both = (filled.folder / "both.note").read_text()
+    head, _, last = both.rstrip("\n").rpartition(" ")
+    other = "A" if last[40] != "A" else "B"
+    (filled.folder / "bad.note").write_text(f"{head} {last[:40]}{other}{last[41:]}\n")
+    assert 1 == (await filled.audit("verify", *filled.pin, "--since", "bad.note")).code
+    for arguments in (sign, ("countersign", "evidence.json", *sign[2:])):
+        assert (await filled.audit(*arguments, "both.note" if arguments is sign else "new.note")).code in {2, 3}
+    assert not (filled.folder / "new.note").exists()

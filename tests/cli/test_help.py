@@ -84,6 +84,7 @@ COMMANDS = (
     ("audit", "prove"),
     ("audit", "watch"),
     ("audit", "witness-key"),
+    ("audit", "countersign"),
     ("audit", "disclose"),
     ("audit", "verify-disclosure"),
     ("audit", "erase"),

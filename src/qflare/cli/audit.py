@@ -8,6 +8,7 @@ import typer
 
 from qflare.cli import (
     audit_archive,
+    audit_countersign,
     audit_disclose,
     audit_drop,
     audit_erase,
@@ -44,6 +45,7 @@ app.command("disclose")(audit_disclose.disclose)
 app.command(
     "verify-disclosure", epilog="Exit codes: 0 the disclosure holds, 1 it does not, 2 it could not be checked."
 )(audit_disclose.verify_disclosure)
+app.command("countersign")(audit_countersign.countersign)
 app.command("witness-key")(audit_watch.witness_key)
 app.command("tail")(audit_tail.tail)
 app.command("erase")(audit_erase.erase)

@@ -204,8 +204,23 @@ def _verify_export(path: Path, asked: _Asked, kept: _Kept) -> dict[str, object]:
         "parts": len(parts),
         "receipts": found.receipts,
         "entries": found.entries,
+        **_countersigned(asked.since, check.root_key),
         **kept.facts(found.resumed_at),
     }
+
+
+def _countersigned(note: str | None, root_key: bytes | None) -> dict[str, object]:
+    """Say whether the kept head carries the signature of the root too, where that is known; a bad one is an alarm."""
+    from qflare.errors import OtherLogError
+    from qflare.protocol.countersignature import verify_countersignature
+
+    if note is None or root_key is None:
+        return {}
+    try:
+        verify_countersignature(note, root_key)
+    except OtherLogError:
+        return {"countersigned": False}
+    return {"countersigned": True}
 
 
 async def _verify_database(
@@ -215,12 +230,16 @@ async def _verify_database(
 
     require_server()
     archived: dict[str, object] = {}
+    root_key: bytes | None = None
     from qflare.protocol.log_key import LogKey, open_note
     from qflare.service.auditing import decode_identities, open_audit
 
     async def check(
         run: Callable[..., Awaitable[LogReport]], identities: Sequence[ServerIdentity], keys: Sequence[LogKey]
     ) -> LogReport:
+        nonlocal root_key
+        if asked.key is None and identities:
+            root_key = identities[0].root_key
         held = [_held(path, each, identities) for path, each in asked.evidence]
         since = None if asked.since is None else open_note(asked.since, keys)
         if asked.archives:
@@ -260,6 +279,7 @@ async def _verify_database(
         "receipts": report.receipts,
         "entries": report.entries,
         **archived,
+        **_countersigned(asked.since, root_key),
         **kept.facts(report.resumed_at),
     }
 

@@ -101,6 +101,8 @@ class ExportCheck:
         if (server_id is None) == (key is None):
             raise ConfigError("pin the log by one of server_id and verifier key: an export vouches for nobody")
         self._server_id = server_id
+        self.root_key: bytes | None = None
+        """The server's root key as the export shows it, once the server_id vouched for it."""
         self._pinned = key
         self._keys: tuple[LogKey, ...] = () if key is None else (key,)
         self._since_note = since
@@ -222,13 +224,15 @@ class ExportCheck:
     def _trust(self, served: Sequence[bytes]) -> None:
         if self._server_id is not None:
             try:
-                keys = [LogKey.of(decode_identity(each, server_id=self._server_id).certificate) for each in served]
+                found = [decode_identity(each, server_id=self._server_id) for each in served]
             except ServerIdentityError as failure:
                 raise OtherLogError(f"the export is of another log: {failure}") from None
             except AuthenticationError:
                 raise self._bad("a certificate in the export was altered") from None
-            if not keys:
+            if not found:
                 raise self._bad("the export holds no certificate")
+            self.root_key = found[0].root_key
+            keys = (LogKey.of(identity.certificate) for identity in found)
             self._keys = tuple(dict.fromkeys((*self._keys, *keys)))
         if self._since_note is not None and self._since is None:
             self._since = open_note(self._since_note, self._keys)
