@@ -6,7 +6,7 @@ from os import urandom
 import asyncpg
 import pytest
 
-from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundError
+from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundError, StoreError
 from qflare.model.device import KeyState
 from qflare.model.event import SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT, TenantId
@@ -299,6 +299,41 @@ async def test_what_is_done_elsewhere_is_begun_and_ended(store):
     assert (ResponseState.DISMISSED, "bob") == (dismissed.state, dismissed.ended_by)
     with pytest.raises(IllegalTransitionError, match="dismissed cannot become applied"):
         await store.confirm_response(T, other.response_id, by="ann", event=new_event())
+
+
+REFUSE_ENTRIES = """
+    CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'the log is full'; END $$;
+    CREATE TRIGGER refused BEFORE INSERT ON qflare.audit_entry FOR EACH ROW EXECUTE FUNCTION public.refuse();
+"""
+
+
+async def test_nothing_is_done_that_the_log_does_not_take(store, admin):
+    """Where the entry cannot be written, nothing is asked for, wanted, carried out or undone."""
+    await operators(store, "ann", "bob")
+    await publish(store)
+    devices = await register(store, count=2)
+    claim = await begin_session(store, devices[0])
+    waiting, done = (new_response(device=device) for device in devices)
+    for response in (waiting, done):
+        await ask(store, response)
+    await carry_out(store, done)
+    rekey = new_response(ResponseAction.REKEY, device=devices[0])
+    await ask(store, rekey)
+    before = await store.list_responses(T, limit=10)
+    await admin.execute(REFUSE_ENTRIES)
+    for call in (
+        ask(store, new_response(device=devices[0])),
+        store.confirm_response(T, waiting.response_id, by="bob", event=new_event()),
+        carry_out(store, waiting),
+        carry_out(store, rekey),
+        store.end_response(T, waiting.response_id, ResponseState.DISMISSED, by="ann", because="", event=new_event()),
+        store.undo_response(T, done.response_id, by="ann", because="no", event=new_event()),
+    ):
+        with pytest.raises(StoreError):
+            await call
+    assert before == await store.list_responses(T, limit=10)
+    assert [KeyState.ACTIVE, KeyState.SUSPENDED] == [await state_of(store, device) for device in devices]
+    assert SessionState.LIVE is (await store.find_sessions(T, [claim.sid]))[claim.sid].state
 
 
 async def test_what_is_too_old_is_not_done_and_limits_end(store, admin):
