@@ -70,9 +70,10 @@ async def test_an_incident_is_listed_responded_to_and_closed(command, database_d
     assert "active" == (await command("devices", "show", "pump", "--json"))["state"]
     assert "applied" == (await command("incident", "confirm", revoke, *bob, "--json"))["state"]
     assert "deactivated" == (await command("devices", "show", "pump", "--json"))["state"]
-    again = await command("incident", "apply", key, "turn", *ann, *because, "--yes", "--json")
+    again = await command("incident", "apply", "-", "turn", *ann, *because, "--yes", "--json")
     assert "dismissed" in await command("incident", "dismiss", again["response_id"], *bob, "--reason", "no need")
-    assert 3 == len((await command("incident", "show", key, "--json"))["responses"])
+    assert None is again["incident_id"]
+    assert 2 == len((await command("incident", "show", key, "--json"))["responses"])
     assert "acknowledged" in await command("incident", "ack", key, "--note", "looking")
     assert "closed" == (await command("incident", "close", key, "--json"))["state"]
     assert [None] == [each["device_id"] for each in (await command("incident", "list", "--json"))["incidents"]]

@@ -26,6 +26,9 @@ _RULES: Final = {"rule": 30, "signal": 18, "action": 15, "mode": 9}
 _PAGE_MAX: Final = 100
 
 Id: TypeAlias = Annotated[str, typer.Argument(metavar="INCIDENT", help="The incident's id, 32 hex digits.")]
+IdOrNone: TypeAlias = Annotated[
+    str, typer.Argument(metavar="INCIDENT", help="The incident's id, 32 hex digits; - for none.")
+]
 ResponseArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="RESPONSE", help="The response's id, 32 hex digits.")
 ]
@@ -45,7 +48,7 @@ Source: TypeAlias = Annotated[
     str | None, typer.Option("--source", metavar="ADDRESS", help="The network address of limit-source.")
 ]
 PerMinute: TypeAlias = Annotated[
-    int | None, typer.Option("--per-minute", metavar="N", min=0, help="Of a limit: messages a minute.")
+    int | None, typer.Option("--per-minute", metavar="N", min=1, help="Of a limit: messages a minute.")
 ]
 LastsHours: TypeAlias = Annotated[
     int | None, typer.Option("--hours", metavar="N", min=1, help="Of a limit: when it ends by itself.")
@@ -179,7 +182,7 @@ def responses(
 
 @app.command("plan")
 def plan(
-    incident: Id,
+    incident: IdOrNone,
     action: Action,
     *,
     device: DeviceOption = None,
@@ -194,7 +197,7 @@ def plan(
     from qflare.cli.managing import run_with_manager
     from qflare.cli.output import emit
 
-    key = listing.parse_id(incident, name="INCIDENT")
+    key = None if incident == "-" else listing.parse_id(incident, name="INCIDENT")
 
     async def work(manager: QuantumKeyManager) -> ResponsePlan:
         name = await _device_of(manager, key, action, device)
@@ -205,7 +208,7 @@ def plan(
 
 @app.command("apply")
 def apply(
-    incident: Id,
+    incident: IdOrNone,
     action: Action,
     *,
     by: By,
@@ -238,7 +241,7 @@ def apply(
             as_json=as_json,
         )
         return
-    key = listing.parse_id(incident, name="INCIDENT")
+    key = None if incident == "-" else listing.parse_id(incident, name="INCIDENT")
 
     async def work(manager: QuantumKeyManager) -> Response:
         await _authenticate(manager, by, secret_file)
@@ -429,11 +432,13 @@ async def _get(manager: QuantumKeyManager, key: bytes) -> Incident:
     return found
 
 
-async def _device_of(manager: QuantumKeyManager, key: bytes, action: str, device: str | None) -> str | None:
+async def _device_of(manager: QuantumKeyManager, key: bytes | None, action: str, device: str | None) -> str | None:
     """Return the device that a response is about: the one that was named, else the incident's."""
     from qflare.model.response import ABOUT_DEVICE
     from qflare.service.response_calls import as_action
 
+    if key is None:
+        return device
     found = await _get(manager, key)
     return device if device is not None or as_action(action) not in ABOUT_DEVICE else found.device_id
 
