@@ -381,6 +381,35 @@ async def test_old_rows_are_read_again_in_turn(database_dsn, admin, tmp_path, mo
             await detection_of(manager).settle()
 
 
+async def test_a_database_that_hangs_holds_up_no_observation(tmp_path, monkeypatch):
+    """While a report hangs, what is seen is looked at all the same."""
+    monkeypatch.setattr("qflare.service.detection.FLUSH_S", 0.01)
+    store = make_memory_store()
+    hanging, go_on = asyncio.Event(), asyncio.Event()
+    write = store.report_incidents
+
+    async def hang(*arguments, **named):
+        hanging.set()
+        await go_on.wait()
+        return await write(*arguments, **named)
+
+    store.report_incidents = hang
+    async with managers(store, tmp_path, detection=True) as (manager,):
+        edge, forger = await Edge.provision(manager, "d"), await Edge.provision(manager)
+        for _ in range(5):
+            await refused(manager.answer_hello(await forged_hello(manager, edge, forger)))
+        detection = detection_of(manager)
+        async with asyncio.timeout(60):
+            await hanging.wait()
+            taken = detection.detector.taken
+            await refused(manager.answer_hello(await forged_hello(manager, edge, forger)))
+            while detection.detector.waiting:
+                await asyncio.sleep(0.01)
+        assert detection.detector.taken > taken
+        go_on.set()
+        assert {(Signal.FORGED_MESSAGES, "d")} == set(await incidents(manager))
+
+
 async def test_a_database_that_hangs_holds_up_no_closing(tmp_path):
     """Whatever the detector has still to write, the manager closes in bounded time."""
     store = make_memory_store()
@@ -472,3 +501,21 @@ async def test_devices_taken_out_at_once_are_an_unusual_act(database, tmp_path):
         assert {(Signal.OPERATOR_ACTS, None): WARNING} == {
             key: each.severity for key, each in (await incidents(manager)).items()
         }
+
+
+async def test_a_failure_is_told_once_until_it_is_over(tmp_path, caplog):
+    """A database that is away for long is one warning, not one every two seconds; the next time is another."""
+    store = make_memory_store()
+    async with managers(store, tmp_path, detection=True) as (manager,):
+        detection = detection_of(manager)
+
+        async def look():
+            raise StoreUnavailableError("gone")
+
+        async def look_well():
+            pass
+
+        look_well.__name__ = "look"
+        for work in (look, look, look, look_well, look):
+            await detection._attempt(work)
+        assert 2 == [record.levelname for record in caplog.records if "look failed" in record.message].count("WARNING")

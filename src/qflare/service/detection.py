@@ -85,6 +85,8 @@ class Detection:
         self._checked: dict[TenantId, int] = {}
         """Up to which entry each tenant's log was read again, in this pass over it."""
         self._saved_s = 0
+        self._failing: set[str] = set()
+        """What failed when it was tried last."""
 
     @property
     def figures(self) -> DetectorFigures:
@@ -123,24 +125,29 @@ class Detection:
         self._foundation.refusals.observations.observer = self.detector
 
     async def run(self) -> None:
-        """Work until `close`."""
-        loop = asyncio.get_running_loop()
-        look_s, save_s = (loop.time() + _jittered(period) for period in (LOOK_S, SAVE_S))
-        flush_s = loop.time() + FLUSH_S
+        """Work until `close`: look at observations, and beside that write and measure, however slow the database is."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._observe())
+            group.create_task(self._care())
+
+    async def _observe(self) -> None:
         while not self._stop.is_set():
             self._waits.clear()
             await self._work_off()
-            now = loop.time()
-            if now >= flush_s:
-                flush_s = now + FLUSH_S
-                await self._attempt(self.report)
-            if now >= look_s:
-                look_s = now + _jittered(LOOK_S)
+            await _pause(self._waits, TICK_S)
+
+    async def _care(self) -> None:
+        loop = asyncio.get_running_loop()
+        look_s, save_s = (loop.time() + _jittered(period) for period in (LOOK_S, SAVE_S))
+        while not self._stop.is_set():
+            await _pause(self._stop, FLUSH_S)
+            await self._attempt(self.report)
+            if loop.time() >= look_s:
+                look_s = loop.time() + _jittered(LOOK_S)
                 await self._attempt(self.look)
-            if now >= save_s:
-                save_s = now + _jittered(SAVE_S)
+            if loop.time() >= save_s:
+                save_s = loop.time() + _jittered(SAVE_S)
                 await self._attempt(self.save)
-            await self._pause(TICK_S)
 
     async def close(self, timeout_s: float) -> None:
         """Look at what waits still, report and save it, within *timeout_s*."""
@@ -307,15 +314,22 @@ class Detection:
         _log.info("other workers save the detector's state just now: this one's next save will do")
 
     async def _attempt(self, work: Callable[[], Awaitable[None]]) -> None:
+        name = str(getattr(work, "__name__", "looking at a tenant"))
         try:
             await work()
         except Exception as failure:  # noqa: BLE001 - detection goes on whatever fails in one of its parts
-            _log.warning("detection: %s failed (%s)", getattr(work, "__name__", "a look"), type(failure).__name__)
+            # Once, not every two seconds while a database is away.
+            level = logging.DEBUG if name in self._failing else logging.WARNING
+            _log.log(level, "detection: %s failed (%s)", name, type(failure).__name__)
+            self._failing.add(name)
+        else:
+            self._failing.discard(name)
 
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._waits.wait()
+
+async def _pause(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _merged(mine: Remembered, saved: bytes | None, *, now_s: int) -> bytes:
