@@ -111,7 +111,7 @@ def listen(host: str, port: int, *, name: str = "--host") -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as failure:
         listener.close()
-        raise ConfigError(_bind_message(host, port, failure)) from None
+        raise ConfigError(_bind_message(host, port, failure, name)) from None
     listener.setblocking(False)
     return listener
 
@@ -401,9 +401,10 @@ def _error_named(name: str, message: str) -> QflareError:
     return QflareError(message)
 
 
-def _bind_message(host: str, port: int, failure: OSError) -> str:
+def _bind_message(host: str, port: int, failure: OSError, name: str) -> str:
+    where = "--port" if name == "--host" else f"the setting {name}"
     if failure.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is in use; choose another with --port, or 0 for a free one"
+        return f"port {port} of {host} is in use; choose another with {where}, or 0 for a free one"
     if failure.errno == errno.EACCES:
-        return f"port {port} of {host} needs privileges; choose one above 1023 with --port"
+        return f"port {port} of {host} needs privileges; choose one above 1023 with {where}"
     return f"cannot listen on {host} port {port}: {os.strerror(failure.errno or 0)}"
