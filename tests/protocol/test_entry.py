@@ -1,7 +1,7 @@
 """Entries of type 3: fields committed to one by one, sealed where they tell of a device, and pinned."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qflare.errors import AuthenticationError, DecodeError, LengthError, UsageError
@@ -38,6 +38,7 @@ def made(vault, data=None, *, device_id="camera-7", **changes):
     )
 
 
+@settings(deadline=None)
 @given(JSON, st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))
 def test_every_event_opens_to_what_it_said(data, device_id):
     """Row and leaf fit, the commitments open, and device and data come back."""
@@ -114,6 +115,7 @@ def test_truncated_and_lengthened_leaves_are_refused(vault):
             entry.decode_fields_leaf(bad)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_the_readers_are_total(data):
     """Any bytes are read, or refused with a DecodeError."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cli.test_cli import run
@@ -207,6 +207,7 @@ def test_a_head_that_cannot_be_kept_is_not_signed(state, place):
     assert 4 == state.sign(tree.request(key, 4, old=2)).checkpoint.size
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_the_readers_are_total(data):
     """Any bytes are read, or refused with a DecodeError."""
