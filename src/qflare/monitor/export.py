@@ -63,7 +63,10 @@ class _Stream:
     def entries(self, page: Sequence[AuditEntry]) -> None:
         for index, entry in enumerate(page, self.frontier.size):
             if entry.index != index:
-                raise EvidenceError(f"entry {index} is missing: the next one stored is {entry.index}", index=index)
+                message = f"entry {index} is missing: the next one stored is {entry.index}"
+                if index == 0:
+                    message += "; if archives hold what is before it, export since the head that they end with"
+                raise EvidenceError(message, index=index)
             leaf_hash = hash_leaf(entry.leaf_data)
             if leaf_hash != entry.leaf_hash:
                 raise EvidenceError(
