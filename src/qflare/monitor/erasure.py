@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from qflare.errors import DecodeError
 from qflare.model.event import FIELDS_ENTRY, EventSeverity, SecurityEventType
 from qflare.protocol.entry import new_event, open_stored
 
@@ -97,8 +98,13 @@ def erased_by(entry: AuditEntry) -> Iterator[int]:
     stored = entry.data if entry.stored is None else entry.stored
     if entry.entry_type != FIELDS_ENTRY or entry.event_type is not SecurityEventType.OPERATOR_ACTION:
         return
-    opening = open_stored(entry.tenant_id, stored)
-    data: object = None if opening is None else json.loads(opening.data)
+    data: object = None
+    try:
+        opening = open_stored(entry.tenant_id, stored)
+        data = None if opening is None else json.loads(opening.data)
+    except (DecodeError, ValueError, RecursionError):
+        # A row that was altered tells of nothing; that it was altered, the check of it says.
+        return
     if not isinstance(data, dict) or data.get("what") != WHAT:
         return
     budget = _COUNT_MAX
