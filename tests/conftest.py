@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import vector_sets
 from postgres_database import (  # noqa: F401 - fixtures
@@ -18,6 +19,10 @@ from postgres_database import (  # noqa: F401 - fixtures
 )
 from qflare.stores.keeper.file import default_volatile
 from qflare.stores.keeper.folder import LOCK_NAME
+
+# Time is measured in benchmarks/: an example that a busy machine takes long for has found nothing.
+settings.register_profile("qflare", deadline=None)
+settings.load_profile("qflare")
 
 NO_SKIPS = "QFLARE_NO_SKIPS"
 """Set where every component is installed (.ci/run): then a test that was not run is a failure."""
