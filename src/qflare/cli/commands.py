@@ -51,7 +51,7 @@ _COMMANDS: Final = (
     ("operator", "operators", "app"),
     ("policy", "policy", "app"),
     ("identity", "identity", "app"),
-    ("incident", "incidents", "app"),
+    ("incident", "responses", "app"),
     ("device", "devices", "app"),
     ("demo", "demo", "demo"),
     ("migrate", "migrate", "migrate"),

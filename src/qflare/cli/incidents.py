@@ -1,10 +1,8 @@
-"""`qflare incident`: what the detector found, and what is done about it (server side)."""
+"""`qflare incident`: what the detector found (server side); `responses` adds what is done about it."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
@@ -12,55 +10,25 @@ import typer
 from qflare.cli import listing, options
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from qflare.model.incident import Incident, IncidentState
-    from qflare.model.response import Response, ResponsePlan
+    from qflare.model.response import Response
     from qflare.service.key_manager import QuantumKeyManager
 
 app = typer.Typer(name="incident", help="Look at incidents and respond to them (server side).", no_args_is_help=True)
 
 _COLUMNS: Final = {"incident_id": 32, "signal": 20, "severity": 8, "state": 7, "device_id": 20}
-_RESPONSES: Final = {"response_id": 32, "action": 15, "state": 9, "lacks": 5, "device_id": 13}
-_RULES: Final = {"rule": 30, "signal": 18, "action": 15, "mode": 9}
 _PAGE_MAX: Final = 100
 
 Id: TypeAlias = Annotated[str, typer.Argument(metavar="INCIDENT", help="The incident's id, 32 hex digits.")]
-IdOrNone: TypeAlias = Annotated[
-    str, typer.Argument(metavar="INCIDENT", help="The incident's id, 32 hex digits; - for none.")
-]
-ResponseArgument: TypeAlias = Annotated[
-    str, typer.Argument(metavar="RESPONSE", help="The response's id, 32 hex digits.")
-]
 Note: TypeAlias = Annotated[str, typer.Option("--note", metavar="TEXT", help="What is to be said about it.")]
-By: TypeAlias = Annotated[str, typer.Option("--by", metavar="NAME", help="The operator who asks.")]
-SecretFile: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--secret-file", metavar="FILE", help="The operator's secret; else it is typed unseen."),
-]
-Action: TypeAlias = Annotated[
-    str, typer.Argument(metavar="ACTION", help="What to do: quarantine, lift, rekey, revoke, … (docs/operations.md).")
-]
-DeviceOption: TypeAlias = Annotated[
-    str | None, typer.Option("--device", metavar="NAME", help="The device; else the incident's.")
-]
-Source: TypeAlias = Annotated[
-    str | None, typer.Option("--source", metavar="ADDRESS", help="The network address of limit-source.")
-]
-PerMinute: TypeAlias = Annotated[
-    int | None, typer.Option("--per-minute", metavar="N", min=1, help="Of a limit: messages a minute.")
-]
-LastsHours: TypeAlias = Annotated[
-    int | None, typer.Option("--hours", metavar="N", min=1, help="Of a limit: when it ends by itself.")
-]
 
 
 @app.callback()
 def _group() -> None:
     """Look at incidents and respond to them (server side)."""
-
-
-# --- incidents ----------------------------------------------------------------------------------------
 
 
 @app.command("list")
@@ -100,16 +68,17 @@ def show(
     """Show an incident, its evidence, and the responses to it."""
     from qflare.cli.managing import run_with_manager
     from qflare.cli.output import emit
+    from qflare.cli.responses import response_facts
     from qflare.model.evidence import count_proven
 
     key = listing.parse_id(incident, name="INCIDENT")
 
     async def work(manager: QuantumKeyManager) -> tuple[Incident, Sequence[Response]]:
-        return await _get(manager, key), await manager.list_responses(incident_id=key, limit=_PAGE_MAX)
+        return await get_incident(manager, key), await manager.list_responses(incident_id=key, limit=_PAGE_MAX)
 
     found, responses = run_with_manager(work, dsn, data_dir, tenant=tenant)
     told: list[object] = (
-        [_response_facts(each) for each in responses]
+        [response_facts(each) for each in responses]
         if as_json
         else [f"{each.action.value} {each.state.value} {each.response_id.hex()}" for each in responses]
     )
@@ -152,216 +121,6 @@ def close(
     _move(incident, IncidentState.CLOSED, note, dsn, data_dir, tenant, as_json=as_json)
 
 
-# --- responses ----------------------------------------------------------------------------------------
-
-
-@app.command("responses")
-def responses(
-    *,
-    waiting: Annotated[bool, typer.Option("--waiting", help="Those that wait for people, only.")] = False,
-    limit: listing.Limit = listing.DEFAULT_LIMIT,
-    after: listing.After = None,
-    tenant: options.Tenant = None,
-    dsn: options.Dsn = None,
-    data_dir: options.DataDir = None,
-    as_json: options.Json = False,
-) -> None:
-    """List responses, the last asked for first."""
-    from qflare.cli.managing import run_with_manager
-    from qflare.model.response import ResponseState
-
-    last = None if after is None else listing.parse_id(after, name="--after")
-    states = (ResponseState.PROPOSED,) if waiting else None
-
-    async def work(manager: QuantumKeyManager) -> Sequence[Response]:
-        return await manager.list_responses(states=states, limit=limit, after=last)
-
-    rows = [_response_facts(each) for each in run_with_manager(work, dsn, data_dir, tenant=tenant)]
-    listing.emit_page("responses", rows, _RESPONSES, limit=limit, key="response_id", as_json=as_json)
-
-
-@app.command("plan")
-def plan(
-    incident: IdOrNone,
-    action: Action,
-    *,
-    device: DeviceOption = None,
-    source: Source = None,
-    per_minute: PerMinute = None,
-    tenant: options.Tenant = None,
-    dsn: options.Dsn = None,
-    data_dir: options.DataDir = None,
-    as_json: options.Json = False,
-) -> None:
-    """Say what a response would do, to whom and how many; change nothing."""
-    from qflare.cli.managing import run_with_manager
-    from qflare.cli.output import emit
-
-    key = None if incident == "-" else listing.parse_id(incident, name="INCIDENT")
-
-    async def work(manager: QuantumKeyManager) -> ResponsePlan:
-        name = await _device_of(manager, key, action, device)
-        return await manager.plan_response(action, device_id=name, source=source, per_minute=per_minute)
-
-    emit(_plan_facts(run_with_manager(work, dsn, data_dir, tenant=tenant)), as_json=as_json)
-
-
-@app.command("apply")
-def apply(
-    incident: IdOrNone,
-    action: Action,
-    *,
-    by: By,
-    reason: listing.Reason,
-    secret_file: SecretFile = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without this it is only planned.")] = False,
-    device: DeviceOption = None,
-    source: Source = None,
-    per_minute: PerMinute = None,
-    hours: LastsHours = None,
-    tenant: options.Tenant = None,
-    dsn: options.Dsn = None,
-    data_dir: options.DataDir = None,
-    as_json: options.Json = False,
-) -> None:
-    """Respond to an incident: planned without --yes, done with it, or proposed where two operators must want it."""
-    from qflare.cli.managing import run_with_manager
-    from qflare.cli.output import emit
-
-    if not yes:
-        plan(
-            incident,
-            action,
-            device=device,
-            source=source,
-            per_minute=per_minute,
-            tenant=tenant,
-            dsn=dsn,
-            data_dir=data_dir,
-            as_json=as_json,
-        )
-        return
-    key = None if incident == "-" else listing.parse_id(incident, name="INCIDENT")
-
-    async def work(manager: QuantumKeyManager) -> Response:
-        await _authenticate(manager, by, secret_file)
-        return await manager.respond(
-            action,
-            by=by,
-            reason=reason,
-            device_id=await _device_of(manager, key, action, device),
-            source=source,
-            per_minute=per_minute,
-            lasts_s=None if hours is None else hours * 3600,
-            incident_id=key,
-        )
-
-    done = run_with_manager(work, dsn, data_dir, tenant=tenant)
-    emit(_response_facts(done), as_json=as_json, text=_told(done))
-
-
-@app.command("confirm")
-def confirm(
-    response: ResponseArgument,
-    *,
-    by: By,
-    secret_file: SecretFile = None,
-    tenant: options.Tenant = None,
-    dsn: options.Dsn = None,
-    data_dir: options.DataDir = None,
-    as_json: options.Json = False,
-) -> None:
-    """Want a proposed response too; it is carried out as soon as enough operators do."""
-    key = listing.parse_id(response, name="RESPONSE")
-    _respond(
-        lambda manager: manager.confirm_response(key, by=by), by, secret_file, dsn, data_dir, tenant, as_json=as_json
-    )
-
-
-@app.command("undo")
-def undo(
-    response: ResponseArgument,
-    *,
-    by: By,
-    reason: listing.Reason,
-    secret_file: SecretFile = None,
-    tenant: options.Tenant = None,
-    dsn: options.Dsn = None,
-    data_dir: options.DataDir = None,
-    as_json: options.Json = False,
-) -> None:
-    """Put back what was before a response, if what it did still stands."""
-    key = listing.parse_id(response, name="RESPONSE")
-    _respond(
-        lambda manager: manager.undo_response(key, by=by, reason=reason),
-        *(by, secret_file, dsn, data_dir, tenant),
-        as_json=as_json,
-    )
-
-
-@app.command("dismiss")
-def dismiss(
-    response: ResponseArgument,
-    *,
-    by: By,
-    reason: listing.Reason,
-    secret_file: SecretFile = None,
-    tenant: options.Tenant = None,
-    dsn: options.Dsn = None,
-    data_dir: options.DataDir = None,
-    as_json: options.Json = False,
-) -> None:
-    """Say that a proposed response is not wanted."""
-    key = listing.parse_id(response, name="RESPONSE")
-    _respond(
-        lambda manager: manager.dismiss_response(key, by=by, reason=reason),
-        *(by, secret_file, dsn, data_dir, tenant),
-        as_json=as_json,
-    )
-
-
-@app.command("rules")
-def rules(
-    *,
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", metavar="FILE", help="A playbook; else QFLARE_PLAYBOOK's, or the shipped one."),
-    ] = None,
-    as_json: options.Json = False,
-) -> None:
-    """Check a playbook before workers start with it, and show its rules."""
-    from qflare.cli.managing import require_server
-    from qflare.cli.output import emit
-    from qflare.cli.table import table
-
-    require_server()
-    from qflare.manager.settings import ManagerSettings
-    from qflare.service.config import read_settings
-    from qflare.service.responding.playbook import read_playbook
-
-    path = str(file) if file is not None else read_settings(ManagerSettings).playbook
-    playbook = read_playbook(path)
-    rows: list[dict[str, object]] = [
-        {
-            "rule": rule.name,
-            "signal": "any" if rule.signal is None else rule.signal.value,
-            "severity": rule.severity.value,
-            "action": rule.action.value,
-            "mode": rule.mode.value,
-            "about": rule.about.value,
-            "proven_min": rule.proven_min,
-            "why": rule.why,
-        }
-        for rule in playbook.rules
-    ]
-    sent = None if playbook.webhook is None else playbook.webhook.url
-    facts = {"rules": rows, "bounds": dataclasses.asdict(playbook.bounds), "webhook": sent}
-    emit(facts, as_json=as_json, text=table(rows, _RULES, none="no rules"))
-
-
-# --- what they share ----------------------------------------------------------------------------------
-
-
 def _move(  # noqa: PLR0917 - the options that every command has
     incident: str,
     state: IncidentState,
@@ -384,72 +143,14 @@ def _move(  # noqa: PLR0917 - the options that every command has
     emit(_facts(moved), as_json=as_json, text=f"incident {incident} is {moved.state.value}")
 
 
-def _respond(  # noqa: PLR0917 - the options that every command has
-    call: Callable[[QuantumKeyManager], Awaitable[Response]],
-    by: str,
-    secret_file: Path | None,
-    dsn: str | None,
-    data_dir: Path | None,
-    tenant: str | None,
-    *,
-    as_json: bool,
-) -> None:
-    from qflare.cli.managing import run_with_manager
-    from qflare.cli.output import emit
-
-    async def work(manager: QuantumKeyManager) -> Response:
-        await _authenticate(manager, by, secret_file)
-        return await call(manager)
-
-    done = run_with_manager(work, dsn, data_dir, tenant=tenant)
-    emit(_response_facts(done), as_json=as_json, text=_told(done))
-
-
-async def _authenticate(manager: QuantumKeyManager, by: str, secret_file: Path | None) -> None:
-    """Raise `AuthenticationError` unless whoever runs the command has the operator's secret."""
-    from qflare.cli.passphrase import read_passphrase
-    from qflare.errors import AuthenticationError
-    from qflare.service.operator_secret import decode_secret
-
-    option = "--secret-file"
-    with (
-        read_passphrase(secret_file, is_new=False, what="operator's secret", option=option) as typed,
-        typed.view() as it,
-    ):
-        # SAFETY: base32 is decoded from text, which cannot be wiped; it lives to the end of this call.
-        made = decode_secret(bytes(it).decode(errors="replace"))
-    with made.secret as secret:
-        if made.tenant_id != manager.tenant or not await manager.check_operator(by, secret):
-            raise AuthenticationError
-
-
-async def _get(manager: QuantumKeyManager, key: bytes) -> Incident:
+async def get_incident(manager: QuantumKeyManager, key: bytes) -> Incident:
+    """Return one incident; `KeyNotFoundError` if there is none."""
     from qflare.errors import KeyNotFoundError
 
     found = await manager.monitor.find_incident(key)
     if found is None:
         raise KeyNotFoundError("no such incident in this tenant: list them with  qflare incident list")
     return found
-
-
-async def _device_of(manager: QuantumKeyManager, key: bytes | None, action: str, device: str | None) -> str | None:
-    """Return the device that a response is about: the one that was named, else the incident's."""
-    from qflare.model.response import ABOUT_DEVICE
-    from qflare.service.response_calls import as_action
-
-    if key is None:
-        return device
-    found = await _get(manager, key)
-    return device if device is not None or as_action(action) not in ABOUT_DEVICE else found.device_id
-
-
-def _told(done: Response) -> str:
-    from qflare.model.response import ResponseState
-
-    text = f"{done.action.value} is {done.state.value}"
-    if done.state is ResponseState.PROPOSED and done.lacks:
-        return f"{text}: another operator confirms it with\n  qflare incident confirm {done.response_id.hex()}"
-    return f"{text}: response {done.response_id.hex()}"
 
 
 def _facts(incident: Incident) -> dict[str, object]:
@@ -466,46 +167,4 @@ def _facts(incident: Incident) -> dict[str, object]:
         "first_seen_at": moment(incident.first_seen_at),
         "last_seen_at": moment(incident.last_seen_at),
         "note": incident.note,
-    }
-
-
-def _plan_facts(made: ResponsePlan) -> dict[str, object]:
-    return {
-        "is_planned_only": True,
-        "action": made.action.value,
-        "would": made.would,
-        "device_id": made.target.device_id,
-        "source": made.target.source,
-        "count": made.count,
-        "before": made.before,
-        "is_reversible": made.is_reversible,
-        "needs_two": made.needs_two,
-        "obstacle": made.obstacle,
-    }
-
-
-def _response_facts(response: Response) -> dict[str, object]:
-    from qflare.cli.table import moment
-
-    return {
-        "response_id": response.response_id.hex(),
-        "incident_id": None if response.incident_id is None else response.incident_id.hex(),
-        "action": response.action.value,
-        "state": response.state.value,
-        "device_id": response.target.device_id,
-        "source": response.target.source,
-        "rule": response.rule,
-        "is_automatic": response.is_automatic,
-        "lacks": response.lacks,
-        "first_by": response.first_by,
-        "second_by": response.second_by,
-        "reason": response.reason,
-        "before": response.before,
-        "changed": response.changed,
-        "per_minute": response.per_minute,
-        "until_at": moment(response.until_at),
-        "asked_at": moment(response.asked_at),
-        "changed_at": moment(response.changed_at),
-        "ended_by": response.ended_by,
-        "ended_because": response.ended_because,
     }
