@@ -12,6 +12,7 @@ from manager_world import Edge, TurnedClock, engine_of, managers
 from qflare.errors import AuthenticationError, RefusedError
 from qflare.manager import pages
 from qflare.manager.devices import psk_place
+from qflare.manager.entry_keys import EntryKeys
 from qflare.manager.pages import page_place
 from qflare.manager.reply_keys import reply_place
 from qflare.manager.sealing import (
@@ -19,12 +20,14 @@ from qflare.manager.sealing import (
     BUCKET_DK_COLUMN,
     BUCKET_TICKET_COLUMN,
     CHAIN_COLUMN,
+    ENTRY_KEY_COLUMN,
     LOG_COLUMN,
     ROOT_COLUMN,
     Place,
     seal,
     unseal,
 )
+from qflare.model.ids import DEFAULT_TENANT, DeviceId
 from qflare.model.refusal import Refusal
 from qflare.secret import SecretBytes
 
@@ -56,6 +59,8 @@ def _server_key(row):
 
 
 PLACES = {
+    # The key's row has no number yet when it is sealed: it is bound to its subject, and its entry to the key.
+    "audit_key.sealed_key": lambda row: Place(ENTRY_KEY_COLUMN, row["subject"], 1, tenant(row)),
     "bucket_key.sealed_dk": lambda row: Place(BUCKET_DK_COLUMN, u64(row["bucket"]), row["bucket"]),
     "bucket_key.sealed_ticket_key": lambda row: Place(BUCKET_TICKET_COLUMN, u64(row["bucket"]), row["bucket"]),
     "device.sealed_psk": lambda row: psk_place(tenant(row), row["ref"], row["psk_version"]),
@@ -104,6 +109,7 @@ async def values(admin, engine):
     columns = await admin.fetch(SEALED)
     assert set(PLACES) == {column["name"] for column in columns}
     with engine.buckets.lend() as ring, engine.foundation.keeper.long_term_key() as long_term:
+        wrapping = EntryKeys(long_term)._wrapping
         keks = {bucket: SecretBytes.copy_of(ring.kek(bucket)) for bucket in range(ring.first, ring.current + 2)}
         for column in columns:
             rows = await admin.fetch(
@@ -111,8 +117,12 @@ async def values(admin, engine):
                 f"  FROM qflare.{column['table_name']} AS t WHERE t.{column['column_name']} IS NOT NULL"
             )
             assert rows, column["name"]
+            if column["table_name"] == "audit_key":
+                rows = {(row["tenant_id"], row["subject"]): row for row in rows}.values()
             for row in rows:
                 kek = keks[row["bucket"]] if "bucket" in row.keys() else SecretBytes.copy_of(long_term)  # noqa: SIM118
+                if column["table_name"] == "audit_key":
+                    kek = wrapping
                 found.append((kek, row[column["column_name"]], PLACES[column["name"]](row)))
     return found
 
@@ -134,6 +144,21 @@ async def test_no_sealed_value_opens_in_the_place_of_another(full, admin):
                 unseal(key, sealed, place)
             refused += 1
     assert 2 * len(found) * (len(found) - 1) == refused
+
+
+def test_the_keys_of_one_devices_entries_open_no_other_entry():
+    """Two keys of one subject that change places open neither: each seals its own entry alone."""
+    with SecretBytes.zeros(32) as kek:
+        keys = EntryKeys(kek)
+    name = DeviceId("camera-7")
+    (one, key_of_one), (two, key_of_two) = (keys.seal(DEFAULT_TENANT, name, text) for text in (b"one", b"two"))
+    assert (b"one", b"two") == (
+        keys.open(DEFAULT_TENANT, one, key_of_one),
+        keys.open(DEFAULT_TENANT, two, key_of_two),
+    )
+    for sealed, key in ((one, key_of_two), (two, key_of_one)):
+        with pytest.raises(AuthenticationError):
+            keys.open(DEFAULT_TENANT, sealed, key)
 
 
 async def refusal_of(call):
