@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,6 +35,8 @@ def archive(
     Needs read access alone. Check it, with the database after it, by  qflare audit verify --archive FILE. The entries
     stay in the database.
     """
+    import asyncio
+
     from qflare.cli.managing import choose_dsn, require_server
     from qflare.cli.output import aligned, emit
     from qflare.cli.passphrase import read_passphrase

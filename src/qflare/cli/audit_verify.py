@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -78,6 +77,8 @@ def verify(
     server_id or key it needs read access alone; an export needs one of them and no database. What an interrupted run
     checked is not read again with --state, and the answer says so.
     """
+    import asyncio
+
     from qflare.cli.output import aligned, emit, say_error
     from qflare.cli.progress import Progress
     from qflare.errors import AuthenticationError, ConfigError, EvidenceError, LogForkError, QflareError
@@ -226,6 +227,8 @@ def _countersigned(note: str | None, root_key: bytes | None) -> dict[str, object
 async def _verify_database(
     dsn: str | None, data_dir: Path | None, asked: _Asked, kept: _Kept, *, deep: bool
 ) -> dict[str, object]:
+    import asyncio
+
     from qflare.cli.managing import choose_dsn, open_monitor, require_server
 
     require_server()
