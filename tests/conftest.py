@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,10 @@ from qflare.stores.keeper.folder import LOCK_NAME
 # Time is measured in benchmarks/: an example that a busy machine takes long for has found nothing.
 settings.register_profile("qflare", deadline=None)
 settings.load_profile("qflare")
+
+# A run in the background of a script has SIGINT ignored, and the processes that tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NO_SKIPS = "QFLARE_NO_SKIPS"
 """Set where every component is installed (.ci/run): then a test that was not run is a failure."""
