@@ -25,7 +25,9 @@ SELECT h.size, h.frontier
 SELECT e.log_index, e.entry_type, e.tenant_id, e.leaf_hash, e.leaf_data, e.event_type, e.severity, e.device_id, e.data,
        e.recorded_at, k.subject, k.sealed_key
   FROM qflare.audit_entry AS e
-  LEFT JOIN qflare.audit_key AS k ON k.log_index = e.log_index AND k.tenant_id = e.tenant_id
+  LEFT JOIN LATERAL (
+       SELECT o.subject, o.sealed_key FROM qflare.audit_key AS o
+        WHERE o.log_index = e.log_index AND o.tenant_id = e.tenant_id LIMIT 1) AS k ON true
  WHERE e.tenant_id = $1
    AND e.log_index >= $2
  ORDER BY e.log_index
@@ -41,7 +43,9 @@ SELECT set_config('role', 'qflare_auditor', true);
 SELECT e.log_index, e.entry_type, e.tenant_id, e.leaf_hash, e.leaf_data, e.event_type, e.severity, e.device_id, e.data,
        e.recorded_at, k.subject, k.sealed_key
   FROM qflare.audit_entry AS e
-  LEFT JOIN qflare.audit_key AS k ON k.log_index = e.log_index AND k.tenant_id = e.tenant_id
+  LEFT JOIN LATERAL (
+       SELECT o.subject, o.sealed_key FROM qflare.audit_key AS o
+        WHERE o.log_index = e.log_index AND o.tenant_id = e.tenant_id LIMIT 1) AS k ON true
  WHERE e.log_index >= $1
  ORDER BY e.log_index
  LIMIT $2;
