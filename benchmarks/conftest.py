@@ -39,6 +39,7 @@ ORDER = (
     "test_growth",
     "test_turn",
     "test_handshakes",
+    "test_statements",
     "test_http",
     "test_reserve",
     "test_audit",

@@ -7,8 +7,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,10 @@ _ENDED_FIELDS = slice(13, 15)
 """cutime and cstime of proc_pid_stat(5), counted from the state on."""
 
 
+Opening = Callable[[Path], AbstractAsyncContextManager]
+"""Runs a PostgreSQL in a folder; what it yields has a `dsn`."""
+
+
 @dataclass(slots=True)
 class Cost:
     """What a stretch of work used."""
@@ -49,13 +53,24 @@ class Cost:
 class Server:
     """The manager under measurement; synchronous on the outside, on uvloop inside, as the workers are."""
 
-    def __init__(self, *, devices: int, clock: Clock | None = None, **changes: int) -> None:
-        """Open PostgreSQL and the manager, by a *clock* and with *changes* of its settings, and register the fleet."""
+    def __init__(
+        self, *, devices: int, clock: Clock | None = None, opening: Opening | None = None, **changes: int
+    ) -> None:
+        """
+        Open PostgreSQL and the manager, and register the fleet.
+
+        Args:
+            devices: How many.
+            clock: Of the manager; the system's by default.
+            opening: Runs another PostgreSQL in a folder; the embedded one by default.
+            changes: Of the manager's settings.
+        """
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         FOLDER.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="data-", dir=FOLDER))
         self._stack = AsyncExitStack()
         self._clock = clock
+        self._opening = opening
         self._changes = changes
         self.run(self._open(devices))
 
@@ -102,8 +117,8 @@ class Server:
     # --- opening ----------------------------------------------------------------------------------
 
     async def _open(self, devices: int) -> None:
-        embedded = await self._stack.enter_async_context(await open_embedded(self.folder))
-        self.dsn = embedded.dsn
+        opening = await open_embedded(self.folder) if self._opening is None else self._opening(self.folder)
+        self.dsn = (await self._stack.enter_async_context(opening)).dsn
         self._postmaster = int(next(self.folder.rglob("postmaster.pid")).read_text().split("\n", 1)[0])
         now_s = SystemClock().now_s()
         # Both ends of a width never come within the same hour: their distance is checked, not hoped for.
