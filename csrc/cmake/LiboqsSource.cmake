@@ -62,6 +62,19 @@ function(qflare_tree_digest out root)
     set(${out} "${digest}" PARENT_SCOPE)
 endfunction()
 
+# A cargo that is rustup's looks for its toolchains below HOME.  Where HOME is another one (a build's own, an empty one),
+# they are still beside that cargo's own folder: <somewhere>/.cargo/bin/cargo and <somewhere>/.rustup.
+function(_qflare_rustup_home out cargo)
+    set(${out} "" PARENT_SCOPE)
+    if(DEFINED ENV{RUSTUP_HOME} OR IS_DIRECTORY "$ENV{HOME}/.rustup")
+        return()
+    endif()
+    get_filename_component(beside "${cargo}/../../../.rustup" ABSOLUTE)
+    if(cargo MATCHES "/\\.cargo/bin/" AND IS_DIRECTORY "${beside}")
+        set(${out} "RUSTUP_HOME=${beside}" PARENT_SCOPE)
+    endif()
+endfunction()
+
 # By cargo, as a package.
 function(_qflare_fetch_crate out work)
     set(${out} "" PARENT_SCOPE)
@@ -73,8 +86,9 @@ function(_qflare_fetch_crate out work)
     # `cargo info` brings that one package; `cargo fetch` would bring everything it depends on.
     # Outside any Cargo project, so that no manifest or lock of ours or of the user is touched.
     file(MAKE_DIRECTORY "${work}/cargo")
+    _qflare_rustup_home(toolchains "${QFLARE_CARGO}")
     execute_process(
-        COMMAND ${CMAKE_COMMAND} -E env "CARGO_HOME=${work}/cargo"
+        COMMAND ${CMAKE_COMMAND} -E env "CARGO_HOME=${work}/cargo" ${toolchains}
             "${QFLARE_CARGO}" info "${QFLARE_OQS_CRATE}@${QFLARE_OQS_CRATE_VERSION}"
         WORKING_DIRECTORY "${work}"
         RESULT_VARIABLE result OUTPUT_VARIABLE text ERROR_VARIABLE text)

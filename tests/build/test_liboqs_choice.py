@@ -140,6 +140,27 @@ def test_nothing_possible_is_one_error_with_the_ways_out(tmp_path):
         assert part in told
 
 
+@pytest.mark.parametrize("has_own", [False, True])
+def test_a_cargo_of_rustups_finds_its_toolchains_under_another_home(tmp_path, has_own):
+    """They are told where they lie, beside that cargo's folder, unless HOME has some of its own."""
+    (tmp_path / "user/.cargo").mkdir(parents=True)
+    (tmp_path / "user/.rustup").mkdir()
+    (tmp_path / "home").mkdir()
+    if has_own:
+        (tmp_path / "home/.rustup").mkdir()
+    tell = '#!/bin/sh\necho "toolchains at <${RUSTUP_HOME-none}>" >&2\nexit 1\n'
+    code, text = configure(
+        tmp_path / "build",
+        "QFLARE_LIBOQS=source",
+        PATH=bare_path(tmp_path / "user/.cargo/bin", cargo=tell, git="#!/bin/sh\nexit 1\n"),
+        HOME=str(tmp_path / "home"),
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )
+    assert code != 0
+    told = "none" if has_own else str(tmp_path / "user/.rustup")
+    assert f"toolchains at <{told}>" in " ".join(text.split())
+
+
 def test_a_package_with_another_hash_is_refused(tmp_path):
     """Source that is not byte for byte the pinned one is not built, whoever delivers it."""
     cargo = (
