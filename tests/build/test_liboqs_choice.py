@@ -145,9 +145,9 @@ def test_a_cargo_of_rustups_finds_its_toolchains_under_another_home(tmp_path, ha
     """They are told where they lie, beside that cargo's folder, unless HOME has some of its own."""
     (tmp_path / "user/.cargo").mkdir(parents=True)
     (tmp_path / "user/.rustup").mkdir()
-    (tmp_path / "home").mkdir()
+    (tmp_path / "home/.rustup").mkdir(parents=True)  # as rustup makes it at its first call
     if has_own:
-        (tmp_path / "home/.rustup").mkdir()
+        (tmp_path / "home/.rustup/toolchains").mkdir()
     tell = '#!/bin/sh\necho "toolchains at <${RUSTUP_HOME-none}>" >&2\nexit 1\n'
     code, text = configure(
         tmp_path / "build",
