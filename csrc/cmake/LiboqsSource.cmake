@@ -63,7 +63,8 @@ function(qflare_tree_digest out root)
 endfunction()
 
 # A cargo that is rustup's looks for its toolchains below HOME.  Where HOME is another one (a build's own, an empty one),
-# where rustup itself leaves an empty folder at its first call, they are still beside that cargo's own folder: <somewhere>/.cargo/bin/cargo and <somewhere>/.rustup.
+# in which rustup itself makes an empty folder at its first call, they are still beside that cargo's own folder:
+# <somewhere>/.cargo/bin/cargo and <somewhere>/.rustup.
 function(_qflare_rustup_home out cargo)
     set(${out} "" PARENT_SCOPE)
     if(DEFINED ENV{RUSTUP_HOME} OR IS_DIRECTORY "$ENV{HOME}/.rustup/toolchains")
