@@ -6,11 +6,12 @@ import pytest
 
 from qflare.clock import utc
 from qflare.errors import BatchError, ConflictError, IllegalTransitionError, KeyNotFoundError
+from qflare.model.device import KeyState
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT, TenantId
 from qflare.model.incident import IncidentState
 from qflare.model.signal import Signal
-from store_records import NOW_S, new_event, new_sighting
+from store_records import NOW_S, new_event, new_sighting, register
 
 pytestmark = pytest.mark.contract
 
@@ -179,6 +180,21 @@ async def test_the_detectors_state_is_saved_by_whoever_read_the_last(store):
     assert (1, b"one") == (found.version, found.state)
     assert await store.save_detector_state(T, b"two", after=1)
     assert (2, b"two") == ((found := await store.find_detector_state(T)).version, found.state)
+
+
+async def test_devices_out_of_service_are_counted_in_their_tenant(store):
+    """Suspended, deactivated and compromised devices count, in their tenant alone, until they are back."""
+    await store.save_tenant(OTHER, "other", event=new_event())
+    away, revoked, stolen, *_ = await register(store, 4)
+    for device, state in (
+        (away, KeyState.SUSPENDED),
+        (revoked, KeyState.DEACTIVATED),
+        (stolen, KeyState.COMPROMISED),
+    ):
+        await store.set_device_state(T, device.ref, state, reason="gone", event=new_event())
+    assert (3, 0) == (await store.count_out_of_service(T), await store.count_out_of_service(OTHER))
+    await store.set_device_state(T, away.ref, KeyState.ACTIVE, reason="back", event=new_event())
+    assert 2 == await store.count_out_of_service(T)
 
 
 async def test_the_stores_clock_is_told(store):

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from qflare.clock import Clock
     from qflare.manager.log import Log
     from qflare.manager.offload import Offload
-    from qflare.model.ports import Keeper, Store
+    from qflare.model.keeper_ports import Keeper
+    from qflare.model.ports import Store
 
 _PAGE: Final = 1000
 """Entries that fill the gap, in one transaction."""

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from qflare.manager.identity import Identity, SigningKeys
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
-    from qflare.model.ports import IdentityStore, Keeper
+    from qflare.model.identity_ports import IdentityStore
+    from qflare.model.keeper_ports import Keeper
     from qflare.protocol.identity import Certificate
     from qflare.secret import SecretBytes
 

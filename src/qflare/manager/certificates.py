@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from qflare.manager.settings import ManagerSettings
     from qflare.model.event import NewEvent
     from qflare.model.ids import CallId
-    from qflare.model.ports import Keeper, Store
+    from qflare.model.keeper_ports import Keeper
+    from qflare.model.ports import Store
     from qflare.model.signer_ports import Signer
     from qflare.secret import SecretBytes
 

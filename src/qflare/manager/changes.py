@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qflare.manager.sessions import Sessions
     from qflare.manager.settings import ManagerSettings
     from qflare.model.change import Change
-    from qflare.model.ports import ChangeStore
+    from qflare.model.change_ports import ChangeStore
 
 _log = logging.getLogger("qflare.manager")
 

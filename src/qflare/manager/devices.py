@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
     from qflare.model.call import NotedCall
+    from qflare.model.device_ports import DeviceStore
     from qflare.model.ids import CallId, DeviceId, DeviceRef, TenantId
-    from qflare.model.ports import DeviceStore
     from qflare.protocol.device_keys import DeviceKeys
 
 _log = logging.getLogger("qflare.manager")

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from qflare.manager.offload import Offload
     from qflare.manager.refusals import Refusals
     from qflare.manager.settings import ManagerSettings
+    from qflare.model.device_ports import DeviceStore
     from qflare.model.ids import CallId, DeviceId, TenantId
-    from qflare.model.ports import DeviceStore
 
 VALID_S_MAX: Final = 366 * 86_400
 

@@ -18,7 +18,7 @@ from qflare.primitives.random import random_secret
 
 if TYPE_CHECKING:
     from qflare.model.ids import DeviceId, TenantId
-    from qflare.model.ports import Keeper
+    from qflare.model.keeper_ports import Keeper
     from qflare.secret import SecretBytes
 
 SUBJECT_BYTES: Final = 32

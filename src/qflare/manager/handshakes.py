@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from qflare.manager.settings import ManagerSettings
     from qflare.model.event import LogAppend
     from qflare.model.ids import DeviceRef, SessionId, TenantId
-    from qflare.model.ports import SessionStore
+    from qflare.model.session_ports import SessionStore
     from qflare.protocol.credential import DeviceCredential
 
 _REFUSALS: Final = {

@@ -17,7 +17,7 @@ from qflare.protocol.signing import hash_key
 if TYPE_CHECKING:
     from qflare.manager.deadline import Deadline
     from qflare.model.event import SignedCheckpoint
-    from qflare.model.ports import LogStore
+    from qflare.model.log_ports import LogStore
     from qflare.model.signer_ports import Signer
     from qflare.protocol.identity import Certificate
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from qflare.manager.background import Background
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
-    from qflare.model.ports import IdentityStore, Keeper
+    from qflare.model.identity_ports import IdentityStore
+    from qflare.model.keeper_ports import Keeper
     from qflare.model.signer_ports import Signer
     from qflare.secret import SecretBytes
 

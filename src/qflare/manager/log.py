@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ids import CallId, TenantId
-    from qflare.model.ports import LogStore
+    from qflare.model.log_ports import LogStore
     from qflare.model.signer_ports import Signer
     from qflare.protocol.identity import Certificate
     from qflare.secret import SecretBytes

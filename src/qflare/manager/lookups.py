@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ids import SessionId, TenantId
-    from qflare.model.ports import SessionStore
     from qflare.model.session import Session
+    from qflare.model.session_ports import SessionStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from qflare.manager.settings import ManagerSettings
     from qflare.manager.turns import Turns
     from qflare.manager.uses import Uses
-    from qflare.model.ports import Keeper, Store
+    from qflare.model.keeper_ports import Keeper
+    from qflare.model.ports import Store
 
 _log = logging.getLogger("qflare.manager")
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
     from qflare.model.event import SignedCheckpoint
+    from qflare.model.keeper_ports import Keeper
     from qflare.model.mark import Pulse
-    from qflare.model.ports import Keeper, Store
+    from qflare.model.ports import Store
 
 _log = logging.getLogger("qflare.manager")
 

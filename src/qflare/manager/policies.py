@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qflare.manager.settings import ManagerSettings
     from qflare.model.device import Device
     from qflare.model.ids import CallId, DeviceId, DeviceRef, TenantId
-    from qflare.model.ports import RotationStore
+    from qflare.model.rotation_ports import RotationStore
 
 PAGE: Final = 1024
 """Devices one worker looks at in one step, all tenants together."""

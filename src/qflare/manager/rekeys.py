@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from qflare.manager.refusals import Refusals
     from qflare.manager.sessions import Resolved, Sessions
     from qflare.manager.settings import ManagerSettings
-    from qflare.model.ports import SessionStore
+    from qflare.model.session_ports import SessionStore
 
 _TRIES: Final = 3
 """How often a rekey is made while buckets turn under it; a bucket lasts longer than that."""

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from qflare.manager.sessions import Sessions
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ids import RequestId, SessionId, TenantId
-    from qflare.model.ports import ReplyStore, SessionStore
     from qflare.model.reply import SealedReplyKey
+    from qflare.model.reply_ports import ReplyStore
+    from qflare.model.session_ports import SessionStore
     from qflare.primitives.rows import Readable
     from qflare.protocol.record import RecordHeader
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ids import DeviceRef, SessionId, TenantId
-    from qflare.model.ports import SessionStore
+    from qflare.model.session_ports import SessionStore
     from qflare.model.turn import SealedPage
 
 

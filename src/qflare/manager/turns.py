@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from qflare.manager.buckets import Buckets, Ring
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
-    from qflare.model.ports import SessionStore
+    from qflare.model.session_ports import SessionStore
     from qflare.model.turn import ChainOwner, TurnRange
 
 _log = logging.getLogger("qflare.manager")

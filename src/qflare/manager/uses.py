@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from qflare.manager.settings import ManagerSettings
     from qflare.model.ids import DeviceRef, SessionId, TenantId
-    from qflare.model.ports import RotationStore
+    from qflare.model.rotation_ports import RotationStore
     from qflare.model.session import Session
 
 PENDING_RECORDS_MAX: Final = 2**16

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from qflare.model.ids import TenantId
-    from qflare.model.ports import LogStore
+    from qflare.model.log_ports import LogStore
     from qflare.monitor.event_log import EventLog
     from qflare.protocol.identity import Certificate
 

@@ -62,7 +62,8 @@ if TYPE_CHECKING:
 
     from qflare.manager.batcher import Batcher
     from qflare.manager.settings import ManagerSettings
-    from qflare.model.ports import Keeper, Store
+    from qflare.model.keeper_ports import Keeper
+    from qflare.model.ports import Store
     from qflare.model.signer_ports import Signer
 
 _KEEPER_NAME: Final = "keeper"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qflare.manager.settings import ManagerSettings
-    from qflare.model.ports import Keeper
+    from qflare.model.keeper_ports import Keeper
 
 _log = logging.getLogger("qflare.service")
 

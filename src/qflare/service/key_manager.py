@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from qflare.clock import Clock
     from qflare.manager.maintenance import CleanupReport
     from qflare.manager.reserve import ReserveStatistics
-    from qflare.model.ports import Keeper
+    from qflare.model.keeper_ports import Keeper
     from qflare.model.refusal import Refusal
     from qflare.model.statistics import KeyStatistics, QueueStatistics
     from qflare.service.exchange import Readiness

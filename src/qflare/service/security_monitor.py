@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from qflare.model.ports import Keeper
+    from qflare.model.keeper_ports import Keeper
     from qflare.monitor.audit_state import AuditState
     from qflare.protocol.disclosure import Disclosure
     from qflare.protocol.leaf import JsonValue

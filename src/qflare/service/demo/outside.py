@@ -30,7 +30,7 @@ from qflare.service.demo.result import AuditCheck
 from qflare.stores.postgres import open_store
 
 if TYPE_CHECKING:
-    from qflare.model.ports import LogStore
+    from qflare.model.log_ports import LogStore
     from qflare.protocol.identity import ServerIdentity
 
 
