@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import weakref
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import AuthenticationError, KeeperError, KeyNotFoundError, KeyStateError, QflareError
 from qflare.manager.deadline import Deadline
+from qflare.manager.forks import wipe_after_fork
 from qflare.manager.sealing import BUCKET_DK_COLUMN, BUCKET_TICKET_COLUMN, Place, seal, unseal
 from qflare.model.bucket import SealedBucket
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
@@ -47,7 +49,7 @@ _ANNOUNCE_TRIES: Final = 8
 """Two for each rotation that another worker may make meanwhile; more than four in a row are none."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class _LiveBucket:
     """One bucket's secrets in this worker's memory; wiped when it is retired and no batch uses it."""
 
@@ -59,8 +61,12 @@ class _LiveBucket:
     def release(self) -> None:
         """Wipe if nothing needs it any more."""
         if self.is_retired and self.users == 0:
-            self.keys.wipe()
-            self.kek.wipe()
+            self.wipe()
+
+    def wipe(self) -> None:
+        """Destroy the keys, whoever uses them."""
+        self.keys.wipe()
+        self.kek.wipe()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,8 @@ class Buckets:
         self._attempts = 0
         self._failure: QflareError | None = None
         self._live: dict[int, _LiveBucket] = {}
+        self._held: weakref.WeakSet[_LiveBucket] = weakref.WeakSet()
+        """Those that live, and retired ones that a batch still uses."""
         self._current = -1
         self._entered_ns = 0
         self._alarmed_jump = 0
@@ -127,6 +135,7 @@ class Buckets:
         """KEK_b that this worker was the first to destroy in the keeper."""
         self.listeners: list[Callable[[int], None]] = []
         """Called with the lowest live bucket after a turn: whoever caches keys of older ones wipes them."""
+        wipe_after_fork(self._wipe_in_child)
 
     @property
     def current(self) -> int:
@@ -233,6 +242,13 @@ class Buckets:
             live.release()
         self._live = {}
 
+    def _wipe_in_child(self) -> None:
+        # Nobody turns in the child, so that its copies would outlive their buckets (A4). It cannot use them either:
+        # its loop is another one, and `_tick` refuses without a mark.
+        for live in self._held:
+            live.wipe()
+        self._live, self._mark = {}, None
+
     # --- turning ----------------------------------------------------------------------------------
 
     def _tick(self) -> int:
@@ -278,6 +294,7 @@ class Buckets:
                 live = await self._enter(index, rows.get(index), is_past=index < bucket, is_start=is_start)
                 if live is not None:
                     self._live[index] = live
+                    self._held.add(live)
         if self._announced_serial != self._identity.serial:
             await self._announce_again()
         self._current = bucket
@@ -465,5 +482,4 @@ def _under(
 
 def _wipe_live(live: _LiveBucket | None) -> None:
     if live is not None:
-        live.keys.wipe()
-        live.kek.wipe()
+        live.wipe()

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qflare.manager.reserve import ReserveStatistics, Tally, close_after_fork
+from qflare.manager.forks import wipe_after_fork
+from qflare.manager.reserve import ReserveStatistics, Tally
 from qflare.primitives import kem
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Encapsulations:
         self._ready: OrderedDict[tuple[TenantId, DeviceRef], _Made] = OrderedDict()
         self._is_closed = False
         self._tally = Tally()
-        close_after_fork(self)
+        wipe_after_fork(self.close)
 
     def __len__(self) -> int:
         """Return how many are ready."""

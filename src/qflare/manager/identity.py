@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import AuthenticationError, KeeperError, KeyStateError, QflareError
 from qflare.manager.deadline import Deadline
+from qflare.manager.forks import wipe_after_fork
 from qflare.manager.sealing import ANNOUNCE_COLUMN, LOG_COLUMN, ROOT_COLUMN, Place, seal
 from qflare.manager.signers import NewSigner, held_elsewhere, is_held_elsewhere, signing_key, unseal_key
 from qflare.model.bucket import SealedIdentity
@@ -98,6 +99,7 @@ class Identity:
         self._tick_s = settings.tick_max_s
         self._deadline = Deadline(settings.store_timeout_s)
         self._lock = asyncio.Lock()
+        wipe_after_fork(self.wipe)
 
     @property
     def held(self) -> SigningKeys:

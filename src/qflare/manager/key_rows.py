@@ -75,6 +75,11 @@ class KeyRows:
         # step, and the lists are changed by the loop alone.
         self._returned.append(row)
 
+    def wipe(self) -> None:
+        """Wipe every row, taken or not; rows stay with those who took them, as zeros."""
+        for block in self._blocks.values():
+            zeroize(block.memory)
+
     def _sort_in(self) -> None:
         while self._returned:
             number, place = divmod(self._returned.pop(), BLOCK_ROWS)

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import weakref
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from qflare.errors import QflareError
+from qflare.manager.forks import wipe_after_fork
 from qflare.protocol.device_keys import DeviceKeys
 
 if TYPE_CHECKING:
@@ -67,38 +66,6 @@ class Tally:
         )
 
 
-class _Forkable(Protocol):
-    def close(self) -> None:
-        """Wipe everything, and hold nothing from then on."""
-
-
-class _Forks:
-    """Closes, in a child process, what only its parent may use."""
-
-    def __init__(self) -> None:
-        self._owned: weakref.WeakSet[_Forkable] = weakref.WeakSet()
-        self._is_registered = False
-
-    def add(self, owned: _Forkable) -> None:
-        if not self._is_registered:
-            # Once a process: a hook cannot be taken back.
-            self._is_registered = True
-            os.register_at_fork(after_in_child=self._close)
-        self._owned.add(owned)
-
-    def _close(self) -> None:
-        for owned in list(self._owned):
-            owned.close()
-
-
-_forks = _Forks()
-
-
-def close_after_fork(owned: _Forkable) -> None:
-    """Have *owned* closed in every child process that is forked from this one; the parent's stays as it is."""
-    _forks.add(owned)
-
-
 class Reserve:
     """Both key pairs of devices to come: what `generate_device_keypair` and `rotate_device_keys` take."""
 
@@ -114,7 +81,7 @@ class Reserve:
         self._is_low = asyncio.Event()
         self._is_closed = False
         self._tally = Tally()
-        close_after_fork(self)
+        wipe_after_fork(self.close)
 
     def __len__(self) -> int:
         """Return how many pairs are ready."""

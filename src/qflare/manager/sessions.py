@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from qflare.manager.chains import CHAIN_KEY_BYTES, OpenedChain, open_chains, seal_chains
 from qflare.manager.deadline import Deadline
+from qflare.manager.forks import wipe_after_fork
 from qflare.manager.held_session import ChainId, HeldSession
 from qflare.manager.key_rows import KeyRows
 from qflare.manager.pages import open_pages
@@ -84,6 +85,7 @@ class Sessions:
         self._floor = 0
         """Chain keys of lower buckets are erased, and none that a batch under way still brings is kept."""
         buckets.listeners.append(self.forget_before)
+        wipe_after_fork(self._wipe_in_child)
 
     def __len__(self) -> int:
         """Return how many sessions are held."""
@@ -174,6 +176,11 @@ class Sessions:
         """Erase everything."""
         for held in self._held.values():
             held.wipe()
+        self._held.clear()
+
+    def _wipe_in_child(self) -> None:
+        # Those too that a batch of the parent's has in its hands: no batch goes on in the child.
+        self._rows.wipe()
         self._held.clear()
 
     # --- finding ----------------------------------------------------------------------------------
