@@ -35,6 +35,7 @@ COMMANDS = (
     ("keys",),
     ("keys", "list"),
     ("keys", "show"),
+    ("keys", "destroy"),
     ("tenants",),
     ("tenants", "list"),
     ("tenants", "show"),

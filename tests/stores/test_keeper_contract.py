@@ -97,6 +97,17 @@ def test_a_destroyed_key_is_gone_and_never_made_again(keeper, opener):
             other.make_bucket_key(4)
 
 
+def test_the_keys_that_stand_are_listed(keeper, opener):
+    """Every keeper of the place lists the buckets whose keys stand; looking makes none, and KEK_L is none of them."""
+    assert () == keeper.bucket_keys()
+    keeper.long_term_key().wipe()
+    for bucket in (12, 3, 5):
+        keeper.make_bucket_key(bucket).wipe()
+    assert (3, 5, 12) == keeper.bucket_keys() == opener().bucket_keys()
+    keeper.destroy_bucket_keys(before=6)
+    assert (12,) == opener().bucket_keys()
+
+
 def test_a_wiped_copy_leaves_the_key(keeper):
     """Each call returns a copy that the caller owns."""
     keeper.make_bucket_key(1).wipe()

@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from qflare.model.key_record import KeyRecord
     from qflare.service.key_manager import QuantumKeyManager
 
-app = typer.Typer(name="keys", help="Show the states of keys (server side).", no_args_is_help=True)
+app = typer.Typer(name="keys", help="Show keys' states, destroy what is over (server side).", no_args_is_help=True)
 
 Kind = Literal["bucket", "root", "announce", "log", "kem", "signature", "psk"]
 _COLUMNS: Final = {"kind": 9, "number": 10, "state": 11, "since": 20, "reason": 22}
+_KEEPERS: Final = {"destroyed": 9, "left": 4, "next_end_at": 20, "has_worker": 10, "folder": 32}
 _OF_DEVICES: Final = frozenset({"kem", "signature", "psk"})
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="The keys of this device.")]
 
 
 @app.callback()
 def _group() -> None:
-    """Show the states of keys (server side)."""
+    """Show keys' states, destroy what is over (server side)."""
 
 
 @app.command("list")
@@ -98,6 +99,30 @@ def show(
         for each in facts
     )
     emit({"keys": facts}, as_json=as_json, text=text)
+
+
+@app.command("destroy")
+def destroy(*, data_dir: options.DataDir = None, as_json: options.Json = False) -> None:
+    """
+    Destroy keys of buckets that are over, where no worker does.
+
+    Workers do it by themselves. Where all of them were stopped, the last buckets' keys lie in the keeper until one runs
+    again: run this every few minutes then. It looks for a worker for a few seconds, and needs no database.
+    """
+    import dataclasses
+
+    from qflare.cli.managing import require_server
+    from qflare.cli.output import emit
+    from qflare.cli.table import moment, table
+
+    require_server()
+    from qflare.manager.settings import ManagerSettings
+    from qflare.service.config import read_settings
+    from qflare.service.overdue import destroy_overdue
+
+    found = destroy_overdue(data_dir, settings=read_settings(ManagerSettings))
+    rows = [dataclasses.asdict(each) | {"next_end_at": moment(each.next_end_at)} for each in found]
+    emit({"keepers": rows}, as_json=as_json, text=table(rows, _KEEPERS, none="no keeper in that data folder"))
 
 
 def _read(

@@ -28,6 +28,9 @@ class Keeper(Protocol):
     def destroy_bucket_keys(self, *, before: int) -> int:
         """Destroy every KEK_b of buckets below *before*, for good; return how many."""
 
+    def bucket_keys(self) -> tuple[int, ...]:
+        """Return the buckets whose KEK_b stands, ascending; those that were destroyed and left files behind too."""
+
     def destroyed_before(self) -> int:
         """Return the lowest bucket whose key was not destroyed for good, 0 where none was yet."""
 

@@ -66,7 +66,8 @@ if TYPE_CHECKING:
     from qflare.model.ports import Store
     from qflare.model.signer_ports import Signer
 
-_KEEPER_NAME: Final = "keeper"
+KEEPER_NAME: Final = "keeper"
+"""Folder of the keeper in the data folder; with a database's name behind it in the default one."""
 _DETECTION_CLOSE_S: Final = 2.0
 """Longest wait for what the detector has still to report and save: devices and callers come first."""
 LONG_STATEMENT_S: Final = 900.0
@@ -467,11 +468,11 @@ async def _open_store(place: Place, settings: ManagerSettings, stack: AsyncExitS
         dsn, database = database, pool
     store = await open_store(database, settings=limits, dsn=dsn)
     if folder is not None:
-        return store, folder / _KEEPER_NAME
+        return store, folder / KEEPER_NAME
     # One default folder may serve several databases: each has its own keeper in it.
     cluster = await _cluster_of(database, settings.store_timeout_s)
     default = await asyncio.to_thread(make_data_dir)
-    return store, default / f"{_KEEPER_NAME}-{cluster}"
+    return store, default / f"{KEEPER_NAME}-{cluster}"
 
 
 async def _cluster_of(pool: asyncpg.Pool, timeout_s: float) -> str:

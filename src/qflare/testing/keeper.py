@@ -71,6 +71,11 @@ class MemoryKeeper:
                 self._keys.pop(bucket).wipe()
             return len(over)
 
+    def bucket_keys(self) -> tuple[int, ...]:
+        """Return the buckets whose KEK_b stands, ascending."""
+        with self._lock:
+            return tuple(sorted(self._keys))
+
     def destroyed_before(self) -> int:
         """Return the lowest bucket whose key was not destroyed for good, 0 where none was yet."""
         with self._lock:

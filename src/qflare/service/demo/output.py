@@ -122,11 +122,7 @@ class Output:
         finally:
             supervisor.close()
         keeper = FileKeeper(self.data / _KEEPER_NAME)
-        buckets = [
-            int(path.name.rpartition("-")[2])
-            for path in keeper.volatile_dir.iterdir()
-            if path.name.rpartition("-")[2].isdecimal()
-        ]
+        buckets = keeper.bucket_keys()
         if buckets:
             keeper.destroy_bucket_keys(before=max(buckets) + 1)
         # Anything else in it is not ours to remove, and keeps it.

@@ -106,13 +106,20 @@ class FileKeeper:
         """
         with self._folder.locked():
             self._folder.raise_destroyed_before(before)
-            count = 0
-            for path in sorted(self._volatile.iterdir()):
-                number = path.name.removeprefix(_BUCKET_PREFIX)
-                if path.name.startswith(_BUCKET_PREFIX) and number.isdecimal() and int(number) < before:
-                    destroy_file(path)
-                    count += 1
-        return count
+            over = [bucket for bucket in self._standing() if bucket < before]
+            for bucket in over:
+                destroy_file(self._bucket_path(bucket))
+        return len(over)
+
+    def bucket_keys(self) -> tuple[int, ...]:
+        """Return the buckets whose KEK_b lies here, ascending, also below the mark."""
+        with self._folder.locked():
+            return tuple(self._standing())
+
+    def _standing(self) -> list[int]:
+        numbers = [path.name.removeprefix(_BUCKET_PREFIX) for path in self._volatile.glob(f"{_BUCKET_PREFIX}*")]
+        # As `_bucket_path` writes them, and in no other way.
+        return sorted(int(number) for number in numbers if number.isdecimal() and number == str(int(number)))
 
     def destroyed_before(self) -> int:
         """Return the lowest bucket whose key was not destroyed for good, 0 where none was yet."""

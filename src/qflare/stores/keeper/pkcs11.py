@@ -128,6 +128,18 @@ class Pkcs11Keeper:
 
         return self._library.call(self._address, work)
 
+    def bucket_keys(self) -> tuple[int, ...]:
+        """Return the buckets whose key is in the token, or whose wrapped copy lies in the folder; ascending."""
+
+        def work(session: Any, _facts: TokenFacts) -> tuple[int, ...]:
+            with self._folder.locked():
+                self._require_present(session)
+                names = [str(key.label).rpartition("/")[2] for key in self._keys(session)]
+                names += [path.name for path in self._folder.path.iterdir()]
+                return tuple(sorted({bucket for name in names if (bucket := _bucket_of(name)) is not None}))
+
+        return self._library.call(self._address, work)
+
     def destroyed_before(self) -> int:
         """Return the lowest bucket whose key was not destroyed for good, 0 where none was yet."""
         with self._folder.locked():
