@@ -173,6 +173,14 @@ async def test_no_worker_shows_the_dsn(database_dsn, folder):
             assert b"qflare.service.worker" in shown
 
 
+async def test_no_process_of_the_service_may_dump_its_memory(database_dsn, folder):
+    """A crash of a worker puts no key on the disk: parent and workers may make no core dumps."""
+    async with serve(folder, "--data-dir", str(folder / "data"), QFLARE_DSN=database_dsn) as served:
+        for pid in (served.process.pid, *served.workers):
+            limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+            assert [["0", "0"]] == [line.split()[4:6] for line in limits if line.startswith("Max core file size")]
+
+
 async def test_the_embedded_database_outlives_a_worker(folder):
     """Without a dsn the parent keeps the embedded PostgreSQL running; it ends with the parent."""
     async with serve(folder, "--workers", "1", "--data-dir", str(folder / "data")) as served:

@@ -26,6 +26,7 @@ def serve(
 ) -> None:
     """Serve devices over HTTP until SIGTERM."""
     import asyncio
+    import resource
 
     from qflare.cli.managing import choose_dsn
     from qflare.cli.output import emit
@@ -59,6 +60,8 @@ def serve(
         emit(facts, as_json=as_json, text=text)
 
     set_up_logging()
+    # A dump of a worker would put keys on the disk that are destroyed everywhere else (R8); children inherit this.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     settings = ServeOptions(
         host=host,
         port=port,
