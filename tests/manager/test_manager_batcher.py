@@ -259,6 +259,24 @@ async def test_a_batch_with_too_few_results_fails_whole():
     assert [1, 3] == kitchen.dropped
 
 
+async def test_an_item_that_has_no_weight_is_refused_and_stops_nobody():
+    """What cannot be weighed fails its caller before it waits: others of the queue are answered."""
+
+    async def run(items):
+        return list(items)
+
+    batcher = Batcher("test", run, items_max=8, waiting_max=8, weigh=len, weight_max=100)
+    with pytest.raises(TypeError):
+        await batcher.submit(None)
+    async with asyncio.timeout(60):
+        failed, done = await asyncio.gather(
+            batcher.submit_many([b"a", None]), batcher.submit(b"good"), return_exceptions=True
+        )
+    assert isinstance(failed, TypeError)
+    assert (b"good", 0) == (done, batcher.statistics.waiting)
+    await batcher.close(5)
+
+
 async def test_statistics_tell_batches_and_waits():
     """A queue tells how many batches and items it had, its largest batch, what waits, and for how long items waited."""
     kitchen = Kitchen(items_max=4)

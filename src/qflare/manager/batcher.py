@@ -68,6 +68,7 @@ class Batcher(Generic[Item, Result]):
         self._waiting_max = waiting_max
         self._flights_max = flights_max
         self._discard = discard
+        self._weigh = weigh
         self._full_max = items_max - items_max % lanes if items_max > lanes > 0 else items_max
         """Most items of a batch that leaves others waiting: whole lanes."""
         self._waiting: Waiting[Item, Result] = Waiting(waiting_max, weigh=weigh, weight_max=weight_max)
@@ -168,6 +169,10 @@ class Batcher(Generic[Item, Result]):
                 await asyncio.wait(self._flights)
 
     async def _settled(self, items: Sequence[Item], tenant_id: TenantId | None) -> Call[Item, Result]:
+        if self._weigh is not None:
+            for item in items:
+                # One that has no weight fails here, its caller alone: in a flush it would stop the whole queue.
+                self._weigh(item)
         if self._is_closed or (
             len(self._waiting) + len(items) > self._waiting_max
             and not self._waiting.make_room(len(items), tenant_id, self._displaced())

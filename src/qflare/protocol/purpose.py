@@ -18,6 +18,9 @@ def encode_purpose(purpose: str) -> bytes:
     Raises:
         UsageError: it does not match ``[a-z0-9._-]{1,64}``, or begins with the reserved ``qfx.``.
     """
+    given: object = purpose
+    if not isinstance(given, str):
+        raise UsageError(f"a purpose must be text, got {type(purpose).__name__}")
     encoded = purpose.encode("ascii", errors="replace")
     if not _PURPOSE.fullmatch(encoded):
         message = f"a purpose is 1 to 64 characters of a-z, 0-9, '.', '_' and '-', got {purpose!r}"

@@ -6,6 +6,7 @@ from typing import TypeAlias, TypeVar
 
 from qflare.errors import LengthError, QflareError, UsageError
 from qflare.model.ids import ID_BYTES, CallId, DeviceId, SessionId
+from qflare.primitives.rows import as_view
 from qflare.protocol.identity import encode_name
 from qflare.protocol.record import KIND_CONTROL, KIND_DATA
 from qflare.protocol.wire import DIRECTION_TO_DEVICE, DIRECTION_TO_SERVER
@@ -30,6 +31,18 @@ def as_buffer(message: Message) -> Message:
     if not isinstance(given, bytes | bytearray | memoryview):
         raise UsageError(f"message must be bytes, got {type(message).__name__}")
     return message
+
+
+def as_plaintext(plaintext: Message) -> memoryview:
+    """Return a message that is to be sealed as a view of its bytes, uncopied, or raise `UsageError` if it has none."""
+    return as_view(plaintext, name="plaintext")
+
+
+def as_bucket(bucket: int | None) -> int | None:
+    """Return a bucket, or None for the present one; `UsageError` if it is neither."""
+    if bucket is not None and type(bucket) is not int:
+        raise UsageError(f"bucket must be a whole number, got {type(bucket).__name__}")
+    return bucket
 
 
 def as_sid(session_id: SessionId | bytes) -> SessionId:
@@ -66,14 +79,14 @@ def as_identifier(identifier: bytes, *, name: str) -> bytes:
 
 def as_kind(kind: int) -> int:
     """Return the kind of a record that a caller may seal, or raise `UsageError`."""
-    if kind not in {KIND_DATA, KIND_CONTROL}:
+    if type(kind) is not int or kind not in {KIND_DATA, KIND_CONTROL}:
         raise UsageError(f"kind is 0 (data) or 1 (control), got {kind!r}; requests and replies have calls of their own")
     return kind
 
 
 def as_direction(direction: int) -> int:
     """Return a direction, or raise `UsageError`."""
-    if direction not in {DIRECTION_TO_SERVER, DIRECTION_TO_DEVICE}:
+    if type(direction) is not int or direction not in {DIRECTION_TO_SERVER, DIRECTION_TO_DEVICE}:
         raise UsageError(f"direction is 1 (device to server) or 2 (back), got {direction!r}")
     return direction
 

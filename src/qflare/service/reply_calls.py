@@ -10,7 +10,7 @@ from qflare.manager.replies import PlainReply
 from qflare.model.ids import ID_BYTES, RequestId, SessionId
 from qflare.protocol.record import KIND_REQUEST, decode_header
 from qflare.protocol.wire import LIFETIME_MAX
-from qflare.service.arguments import Message, as_sid, raised
+from qflare.service.arguments import Message, as_bytes, as_plaintext, as_sid, raised
 from qflare.service.exchange import SealedRequest
 from qflare.service.tenant_view import TenantView
 
@@ -59,11 +59,12 @@ class ReplyCalls(TenantView):
         reply_lifetime: int = LIFETIME_MAX,
     ) -> tuple[SealedRequest | QflareError, ...]:
         """Seal many (session_id, plaintext) as requests; one or an error each."""
-        if not 1 <= reply_lifetime <= LIFETIME_MAX:
+        if type(reply_lifetime) is not int or not 1 <= reply_lifetime <= LIFETIME_MAX:
             raise UsageError(f"reply_lifetime is 1 to {LIFETIME_MAX} buckets, got {reply_lifetime!r}")
+        associated = as_bytes(aad, name="aad")
         engine = await self._engine()
         records = [
-            PlainRecord(self.tenant, as_sid(sid), plaintext, aad, KIND_REQUEST, reply_lifetime)
+            PlainRecord(self.tenant, as_sid(sid), as_plaintext(plaintext), associated, KIND_REQUEST, reply_lifetime)
             for sid, plaintext in messages
         ]
         results = await engine.records.seals.submit_many(records, tenant_id=self.tenant)
@@ -94,9 +95,10 @@ class ReplyCalls(TenantView):
         self, replies: Sequence[tuple[SessionId | bytes, RequestId | bytes, Message]], *, aad: bytes = b""
     ) -> tuple[bytes | QflareError, ...]:
         """Seal many (session_id, request_id, plaintext) as replies; one record or error each."""
+        associated = as_bytes(aad, name="aad")
         engine = await self._engine()
         wanted = [
-            PlainReply(self.tenant, as_sid(sid), as_request_id(request_id), plaintext, aad)
+            PlainReply(self.tenant, as_sid(sid), as_request_id(request_id), as_plaintext(plaintext), associated)
             for sid, request_id, plaintext in replies
         ]
         return tuple(await engine.replies.seals.submit_many(wanted, tenant_id=self.tenant))

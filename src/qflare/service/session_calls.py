@@ -13,7 +13,18 @@ from qflare.model.session import Session, SessionState
 from qflare.protocol.purpose import encode_purpose
 from qflare.protocol.record import KIND_DATA, claimed_sid
 from qflare.protocol.wire import DIRECTION_TO_SERVER
-from qflare.service.arguments import Message, as_buffer, as_call_id, as_direction, as_kind, as_sid, raised
+from qflare.service.arguments import (
+    Message,
+    as_bucket,
+    as_buffer,
+    as_bytes,
+    as_call_id,
+    as_direction,
+    as_kind,
+    as_plaintext,
+    as_sid,
+    raised,
+)
 from qflare.service.exchange import SessionKeyRequest
 from qflare.service.tenant_view import TenantView
 
@@ -50,9 +61,7 @@ class SessionCalls(TenantView):
             SessionExpiredError: the session has ended.
             StaleBucketError: the bucket's key is erased, or not published yet.
         """
-        request = SessionKeyRequest(
-            session_id=SessionId(bytes(session_id)), purpose=purpose, bucket=bucket, direction=direction
-        )
+        request = SessionKeyRequest(session_id=as_sid(session_id), purpose=purpose, bucket=bucket, direction=direction)
         return raised((await self.derive_session_keys_many([request]))[0])
 
     async def derive_session_keys_many(
@@ -64,7 +73,7 @@ class SessionCalls(TenantView):
                 self.tenant,
                 as_sid(request.session_id),
                 encode_purpose(request.purpose),
-                request.bucket,
+                as_bucket(request.bucket),
                 as_direction(request.direction),
             )
             for request in requests
@@ -146,7 +155,7 @@ class SessionCalls(TenantView):
             RefusedError: it is altered, was accepted before, or its session, bucket or device does not live.
         """
         engine = await self._engine()
-        record = SealedRecord(as_buffer(message), aad)
+        record = SealedRecord(as_buffer(message), as_bytes(aad, name="aad"))
         return await engine.records.opens.submit(record, tenant_id=_tenant_in(engine, record))
 
     async def open_records_many(
@@ -155,7 +164,10 @@ class SessionCalls(TenantView):
         """Open many records; one record or error each."""
         engine = await self._engine()
         associated = [b""] * len(messages) if aads is None else list(aads)
-        records = [SealedRecord(as_buffer(message), aad) for message, aad in zip(messages, associated, strict=True)]
+        records = [
+            SealedRecord(as_buffer(message), as_bytes(aad, name="aad"))
+            for message, aad in zip(messages, associated, strict=True)
+        ]
         tenant_id = _tenant_in(engine, records[0]) if records else None
         return tuple(await engine.records.opens.submit_many(records, tenant_id=tenant_id))
 
@@ -171,7 +183,10 @@ class SessionCalls(TenantView):
         """
         engine = await self._engine()
         return await engine.records.seals.submit(
-            PlainRecord(self.tenant, as_sid(session_id), plaintext, aad, as_kind(kind)), tenant_id=self.tenant
+            PlainRecord(
+                self.tenant, as_sid(session_id), as_plaintext(plaintext), as_bytes(aad, name="aad"), as_kind(kind)
+            ),
+            tenant_id=self.tenant,
         )
 
     async def seal_records_many(
@@ -179,7 +194,11 @@ class SessionCalls(TenantView):
     ) -> tuple[bytes | QflareError, ...]:
         """Seal many (session_id, plaintext); one record or error each."""
         engine = await self._engine()
-        records = [PlainRecord(self.tenant, as_sid(sid), plaintext, aad, as_kind(kind)) for sid, plaintext in messages]
+        associated = as_bytes(aad, name="aad")
+        records = [
+            PlainRecord(self.tenant, as_sid(sid), as_plaintext(plaintext), associated, as_kind(kind))
+            for sid, plaintext in messages
+        ]
         return tuple(await engine.records.seals.submit_many(records, tenant_id=self.tenant))
 
     async def answer_control(self, record: OpenedRecord) -> bytes:
