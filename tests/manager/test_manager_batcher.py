@@ -24,6 +24,15 @@ class Kitchen:
             raise StoreUnavailableError("the store went away")
         return [UsageError("bad item") if item == "bad" else item * 2 for item in batch]
 
+    async def until(self, *, waiting=0, batches=1):
+        """Wait until so many items wait and so many batches have begun: the calls have come as far as they get."""
+        async with asyncio.timeout(60):
+            while (waiting, batches) != (self.queue.statistics.waiting, len(self.batches)):
+                await asyncio.sleep(0)
+        # What would come next in spite of that had its chance too.
+        for _ in range(20):
+            await asyncio.sleep(0)
+
 
 async def test_concurrent_calls_become_one_batch():
     """Calls made in one round of the loop fly together, and each gets its own answer."""
@@ -36,7 +45,7 @@ async def test_concurrent_calls_become_one_batch():
 async def test_lone_call_is_not_held_back():
     """With no batch in flight a single call flies at once."""
     kitchen = Kitchen()
-    assert 42 == await asyncio.wait_for(kitchen.queue.submit(21), 1)
+    assert 42 == await asyncio.wait_for(kitchen.queue.submit(21), 60)
     assert [[21]] == kitchen.batches
 
 
@@ -45,9 +54,9 @@ async def test_calls_during_a_flight_wait_for_its_end():
     kitchen = Kitchen()
     kitchen.gate.clear()
     calls = [asyncio.create_task(kitchen.queue.submit(0))]
-    await asyncio.sleep(0.01)
+    await kitchen.until()
     calls += [asyncio.create_task(kitchen.queue.submit(number)) for number in (1, 2, 3)]
-    await asyncio.sleep(0.01)
+    await kitchen.until(waiting=3)
     assert [[0]] == kitchen.batches
     kitchen.gate.set()
     await asyncio.gather(*calls)
@@ -59,9 +68,9 @@ async def test_full_batch_takes_a_second_flight():
     kitchen = Kitchen(items_max=2, flights_max=2)
     kitchen.gate.clear()
     calls = [asyncio.create_task(kitchen.queue.submit(number)) for number in range(2)]
-    await asyncio.sleep(0.01)
+    await kitchen.until()
     calls += [asyncio.create_task(kitchen.queue.submit(number)) for number in range(2, 7)]
-    await asyncio.sleep(0.01)
+    await kitchen.until(waiting=3, batches=2)
     assert [[0, 1], [2, 3]] == kitchen.batches
     kitchen.gate.set()
     assert list(range(0, 14, 2)) == await asyncio.gather(*calls)
@@ -89,9 +98,9 @@ async def test_cancelling_one_waiting_call_harms_no_other():
     kitchen = Kitchen()
     kitchen.gate.clear()
     first = asyncio.create_task(kitchen.queue.submit(0))
-    await asyncio.sleep(0.01)
+    await kitchen.until()
     calls = [asyncio.create_task(kitchen.queue.submit(number)) for number in (1, 2, 3)]
-    await asyncio.sleep(0.01)
+    await kitchen.until(waiting=3)
     calls[1].cancel()
     await asyncio.sleep(0)
     kitchen.gate.set()
@@ -106,7 +115,7 @@ async def test_cancelling_one_call_in_flight_discards_its_result():
     kitchen = Kitchen()
     kitchen.gate.clear()
     calls = [asyncio.create_task(kitchen.queue.submit(number)) for number in (1, 2)]
-    await asyncio.sleep(0.01)
+    await kitchen.until()
     calls[0].cancel()
     await asyncio.sleep(0)
     kitchen.gate.set()
@@ -119,9 +128,9 @@ async def test_full_queue_refuses_one_more():
     kitchen = Kitchen(waiting_max=2, items_max=1)
     kitchen.gate.clear()
     calls = [asyncio.create_task(kitchen.queue.submit(0))]
-    await asyncio.sleep(0.01)
+    await kitchen.until()
     calls += [asyncio.create_task(kitchen.queue.submit(number)) for number in (1, 2)]
-    await asyncio.sleep(0.01)
+    await kitchen.until(waiting=2)
     with pytest.raises(OverloadedError, match="retry later"):
         await kitchen.queue.submit(3)
     kitchen.gate.set()
@@ -158,9 +167,9 @@ async def test_close_finishes_what_was_accepted():
     kitchen = Kitchen(items_max=1)
     kitchen.gate.clear()
     calls = [asyncio.create_task(kitchen.queue.submit(number)) for number in (1, 2)]
-    await asyncio.sleep(0.01)
-    closing = asyncio.create_task(kitchen.queue.close(5))
-    await asyncio.sleep(0.01)
+    await kitchen.until(waiting=1)
+    closing = asyncio.create_task(kitchen.queue.close(60))
+    await asyncio.sleep(0)
     with pytest.raises(OverloadedError, match="closing"):
         await kitchen.queue.submit(3)
     kitchen.gate.set()
@@ -173,7 +182,7 @@ async def test_close_gives_up_after_its_time():
     kitchen = Kitchen()
     kitchen.gate.clear()
     call = asyncio.create_task(kitchen.queue.submit(1))
-    await asyncio.sleep(0.01)
+    await kitchen.until()
     await kitchen.queue.close(0.05)
     with pytest.raises(StoreUnavailableError, match="closed"):
         await call
@@ -204,12 +213,12 @@ async def test_cancelling_a_large_call_takes_its_items_out():
     kitchen = Kitchen(items_max=2, waiting_max=6, flights_max=1)
     kitchen.gate.clear()
     large = asyncio.create_task(kitchen.queue.submit_many([1, 2, 3, 4, 5, 6]))
-    await asyncio.sleep(0.01)
+    await kitchen.until(waiting=4)
     large.cancel()
     with pytest.raises(asyncio.CancelledError):
         await large
     others = asyncio.create_task(kitchen.queue.submit_many([11, 12, 13, 14, 15, 16]))
-    await asyncio.sleep(0.01)
+    await kitchen.until(waiting=6)
     kitchen.gate.set()
     assert [22, 24, 26, 28, 30, 32] == await others
     assert [[1, 2], [11, 12], [13, 14], [15, 16]] == kitchen.batches
@@ -229,7 +238,7 @@ async def test_results_before_a_cancellation_are_discarded_too():
     with pytest.raises(asyncio.CancelledError):
         await large
     kitchen.gate.set()
-    await kitchen.queue.close(1)
+    await kitchen.queue.close(60)
     assert [2, 4, 6, 8] == sorted(kitchen.dropped)
 
 
@@ -282,6 +291,7 @@ async def test_statistics_tell_batches_and_waits():
     kitchen = Kitchen(items_max=4)
     kitchen.gate.clear()
     call = asyncio.create_task(kitchen.queue.submit_many([1, 2, 3, 4, 5, 6]))
+    await kitchen.until(waiting=2)
     await asyncio.sleep(0.02)
     now = kitchen.queue.statistics
     assert ("double", 1, 4, 4, 2, 1) == (
@@ -304,7 +314,7 @@ async def test_a_close_that_gives_up_begins_no_other_batch():
     kitchen = Kitchen(items_max=2)
     kitchen.gate.clear()
     call = asyncio.create_task(kitchen.queue.submit_many([1, 2, 3, 4, 5, 6]))
-    await asyncio.sleep(0.01)
+    await kitchen.until(waiting=4)
     await kitchen.queue.close(0.05)
     outcomes = await asyncio.wait_for(call, 30)
     assert [[1, 2]] == kitchen.batches

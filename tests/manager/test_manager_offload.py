@@ -29,11 +29,11 @@ async def test_late_secret_of_a_cancelled_caller_is_wiped(offload):
 
     def work():
         started.set()
-        go_on.wait(5)
+        go_on.wait(60)
         return made
 
     task = asyncio.create_task(offload.run(work, wipe=SecretBytes.wipe))
-    await asyncio.to_thread(started.wait, 5)
+    await asyncio.to_thread(started.wait, 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -47,7 +47,7 @@ async def test_waiting_job_of_a_cancelled_caller_never_runs(offload):
     """A job that had not begun when its caller was cancelled is dropped."""
     go_on = threading.Event()
     ran = []
-    first = asyncio.create_task(offload.run(lambda: go_on.wait(5)))
+    first = asyncio.create_task(offload.run(lambda: go_on.wait(60)))
     await asyncio.sleep(0.01)
     second = asyncio.create_task(offload.run(lambda: ran.append(1)))
     await asyncio.sleep(0.01)
@@ -63,7 +63,7 @@ async def test_waiting_job_of_a_cancelled_caller_never_runs(offload):
 async def test_jobs_are_bounded(offload):
     """One job more than the maximum is refused, and there is room again afterwards."""
     go_on = threading.Event()
-    jobs = [asyncio.create_task(offload.run(lambda: go_on.wait(5))) for _ in range(2)]
+    jobs = [asyncio.create_task(offload.run(lambda: go_on.wait(60))) for _ in range(2)]
     await asyncio.sleep(0.01)
     with pytest.raises(OverloadedError):
         await offload.run(lambda: None)
