@@ -30,6 +30,16 @@ SELECT o.name, o.state, o.state_reason, o.created_at, o.state_changed_at
  ORDER BY o.name
  LIMIT $3;
 
+-- name: renew_operator :one
+-- Replace what an active operator's secret is compared with; no row if there is none.  Inside a tenant's transaction.
+-- $1 tenant_id uuid, $2 name text, $3 salt bytea, $4 log2_n integer, $5 r integer, $6 p integer, $7 secret_hash bytea
+UPDATE qflare.operator AS o
+   SET salt = $3, log2_n = $4, r = $5, p = $6, secret_hash = $7
+ WHERE o.tenant_id = $1
+   AND o.name = $2
+   AND o.state = 'active'
+RETURNING o.name;
+
 -- name: revoke_operator :one
 -- Take an active operator's access; no row if there is none.  Inside a tenant's transaction.
 -- $1 tenant_id uuid, $2 name text, $3 reason text

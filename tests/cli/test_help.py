@@ -42,6 +42,7 @@ COMMANDS = (
     ("tenants", "add"),
     ("operator",),
     ("operator", "add"),
+    ("operator", "renew"),
     ("operator", "list"),
     ("operator", "revoke"),
     ("policy",),

@@ -219,3 +219,20 @@ async def test_operators_are_added_listed_and_revoked(command, tmp_path):
     other = "ab" * 16
     assert [] == (await command("operator", "list", "--tenant", other, "--json"))["operators"]
     await command("operator", "add", "eve", "--tenant", other, "--json", code=ExitCode.FAILED)
+
+
+async def test_operators_are_added_renewed_and_revoked(command, tmp_path):
+    """Each secret is told once, to a new file of one's own or on stdout; one who was revoked gets none any more."""
+    first = (await command("operator", "add", "ann", "--json"))["credential"]
+    output = tmp_path / "ann"
+    told = await command("operator", "renew", "ann", "--reason", "lost", "--output", output, "--json")
+    assert {"name": "ann", "output": str(output)}.items() <= told.items()
+    assert "credential" not in told
+    assert (77, 0o600) == (len(output.read_text().strip()), output.stat().st_mode & 0o777)
+    assert first != output.read_text().strip()
+    again = await command("operator", "renew", "ann", "--reason", "lost", "--output", output, code=ExitCode.USAGE)
+    assert "exists" in again
+    assert ["ann"] == [each["name"] for each in (await command("operator", "list", "--json"))["operators"]]
+    assert "revoked" == (await command("operator", "revoke", "ann", "--reason", "left", "--json"))["state"]
+    told = await command("operator", "renew", "ann", "--reason", "lost", "--json", code=ExitCode.FAILED)
+    assert "IllegalTransitionError" == told["error"]

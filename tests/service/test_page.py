@@ -11,7 +11,7 @@ import pytest
 
 from cli.commands import qflare
 from manager_world import Edge, make_manager, managers
-from qflare.errors import ConfigError, StoreUnavailableError
+from qflare.errors import ConfigError, StoreUnavailableError, UsageError
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.service.page import PageSettings
 from qflare.testing import TurnableClock
@@ -289,6 +289,29 @@ async def test_streams_and_visits_are_bounded_and_access_ends_at_once(database_d
             assert [303, 200, 200] == [(await client.get("/")).status_code for client in (one, two, three)]
 
 
+async def test_a_renewed_secret_ends_what_began_with_the_one_before(database_dsn, tmp_path):
+    """The old secret lets nobody in, a page that it opened ends, the new one opens another; the log says who and why."""
+    async with managers(database_dsn, tmp_path) as (manager,), paging(manager) as url, browsing(url) as client:
+        old = await manager.add_operator("ann")
+        await log_in(client, "ann", old)
+        async with browsing(url) as thief:
+            await log_in(thief, "ann", old)
+            async with streaming(thief) as following:
+                await following("parts")
+                new = await manager.renew_operator("ann", reason="left on a train")
+                assert (None, "end", "null") == await following("end")
+            assert (303, "/login") == await asked(thief, "/")
+        assert (303, "/login") == await asked(client, "/")
+        assert 403 == (await log_in(client, "ann", old)).status_code
+        assert (303, "/") == where(await log_in(client, "ann", new))
+        assert (303, "/") == where(await client.get("/login"))
+        said = [json.loads(entry.data) for entry in await manager.monitor.list_events() if entry.entry_type != 1]
+        assert {"what": "operator renewed", "operator": "ann", "reason": "left on a train"} in said
+        assert new not in str(said)
+        with pytest.raises(UsageError, match="say why"):
+            await manager.renew_operator("ann", reason="")
+
+
 async def test_a_visit_ends_by_itself(database_dsn, tmp_path):
     """Idle for too long, or older than a visit may be, it has to log in again."""
     clock = TurnableClock()
@@ -320,7 +343,7 @@ async def test_a_database_that_does_not_answer_is_said_on_the_page(database_dsn,
             with monkeypatch.context() as patch:
                 patch.setattr(store, "count_keys", refuse)
                 assert '"StoreUnavailableError"' == (await following("trouble"))[2]
-                patch.setattr(store, "find_operator", refuse)
+                patch.setattr(store, "find_verifier", refuse)
                 assert 503 == (await client.get("/")).status_code
             assert "null" == (await following("trouble"))[2]
 

@@ -53,6 +53,30 @@ async def test_access_ends_once_and_the_name_stays_taken(store):
     assert size == await size_of(store)
 
 
+async def test_another_secret_takes_the_place_of_the_one_before(store):
+    """A renewal replaces the verifier of that operator alone, with its event; neither absent nor revoked ones have one."""
+    other = TenantId(urandom(16))
+    await store.save_tenant(other, "other", event=new_event())
+    before, theirs = new_operator(), new_operator(other)
+    for operator in (before, theirs, new_operator(name="bob")):
+        await store.add_operator(operator, event=new_event())
+    size, again = await size_of(store), new_operator()
+    await store.renew_operator(again, event=new_event())
+    assert (again.verifier, size + 1) == (await store.find_verifier(T, "ann"), await size_of(store))
+    assert before.verifier != again.verifier
+    assert theirs.verifier == await store.find_verifier(other, "ann")
+    await store.revoke_operator(T, "bob", reason="left", event=new_event())
+    size = await size_of(store)
+    with pytest.raises(IllegalTransitionError, match="revoked, for good"):
+        await store.renew_operator(new_operator(name="bob"), event=new_event())
+    with pytest.raises(KeyNotFoundError, match="no operator 'eve'"):
+        await store.renew_operator(new_operator(name="eve"), event=new_event())
+    with pytest.raises(ConflictError):
+        await store.renew_operator(new_operator(salt=b"short"), event=new_event())
+    assert (None, again.verifier) == (await store.find_verifier(T, "bob"), await store.find_verifier(T, "ann"))
+    assert size == await size_of(store)
+
+
 @pytest.mark.parametrize(
     ("changes", "constraint"),
     [

@@ -10,7 +10,7 @@ import typer
 from qflare.cli import listing, options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from qflare.model.operator import Operator
     from qflare.service.key_manager import QuantumKeyManager
@@ -19,6 +19,9 @@ app = typer.Typer(name="operator", help="Let people look at a tenant's page (ser
 
 _COLUMNS: Final = {"name": 28, "state": 8, "created_at": 20, "changed_at": 20}
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The operator's name, as the log will have it.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", metavar="FILE", help="New file for the secret, 0600; else stdout.")
+]
 
 
 @app.callback()
@@ -30,31 +33,33 @@ def _group() -> None:
 def add(
     name: Name,
     *,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="New file for the secret, 0600; else stdout.")
-    ] = None,
+    output: Output = None,
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
     as_json: options.Json = False,
 ) -> None:
     """Add an operator and print the secret to log in with, once."""
-    from qflare.cli.managing import run_with_manager
-    from qflare.cli.output import emit
-    from qflare.cli.tokens import require_new, write_secret
+    _give_secret(lambda manager: manager.add_operator(name), name, output, dsn, data_dir, tenant, as_json=as_json)
 
-    async def work(manager: QuantumKeyManager) -> str:
-        return await manager.add_operator(name)
 
-    if output is not None:
-        require_new(output)
-    secret = run_with_manager(work, dsn, data_dir, tenant=tenant)
-    facts: dict[str, object] = {"name": name}
-    if output is None:
-        emit(facts | {"credential": secret}, as_json=as_json, text=secret)
-        return
-    write_secret(output, secret + "\n")
-    emit(facts | {"output": str(output)}, as_json=as_json, text=f"secret of operator {name} in {output}")
+@app.command("renew")
+def renew(
+    name: Name,
+    *,
+    reason: listing.Reason,
+    output: Output = None,
+    tenant: options.Tenant = None,
+    dsn: options.Dsn = None,
+    data_dir: options.DataDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Print another secret for an operator, once; the one before ends, and so do its logins."""
+    _give_secret(
+        lambda manager: manager.renew_operator(name, reason=reason),
+        *(name, output, dsn, data_dir, tenant),
+        as_json=as_json,
+    )
 
 
 @app.command("list")
@@ -96,6 +101,34 @@ def revoke(
 
     facts = _facts(run_with_manager(work, dsn, data_dir, tenant=tenant))
     emit(facts, as_json=as_json, text=f"operator {name} is revoked")
+
+
+def _give_secret(  # noqa: PLR0917 - the options that every command has
+    call: Callable[[QuantumKeyManager], Awaitable[str]],
+    name: str,
+    output: Path | None,
+    dsn: str | None,
+    data_dir: Path | None,
+    tenant: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    from qflare.cli.managing import run_with_manager
+    from qflare.cli.output import emit
+    from qflare.cli.tokens import require_new, write_secret
+
+    async def work(manager: QuantumKeyManager) -> str:
+        return await call(manager)
+
+    if output is not None:
+        require_new(output)
+    secret = run_with_manager(work, dsn, data_dir, tenant=tenant)
+    facts: dict[str, object] = {"name": name}
+    if output is None:
+        emit(facts | {"credential": secret}, as_json=as_json, text=secret)
+        return
+    write_secret(output, secret + "\n")
+    emit(facts | {"output": str(output)}, as_json=as_json, text=f"secret of operator {name} in {output}")
 
 
 def _facts(operator: Operator) -> dict[str, object]:

@@ -15,6 +15,9 @@ class OperatorStore(Protocol):
     async def add_operator(self, operator: NewOperator, *, event: NewEvent) -> None:
         """Store an operator; `AlreadyExistsError` if the tenant has one of that name, revoked ones too."""
 
+    async def renew_operator(self, operator: NewOperator, *, event: NewEvent) -> None:
+        """Replace an operator's verifier; `IllegalTransitionError` if it is revoked, `KeyNotFoundError` if absent."""
+
     async def find_operator(self, tenant_id: TenantId, name: str) -> Operator | None:
         """Return one operator of the tenant, or None."""
 

@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Final
 from qflare.errors import KeyNotFoundError, UsageError
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import NAME_BYTES_MAX
-from qflare.model.operator import NewOperator, Operator, OperatorState
+from qflare.model.operator import NewOperator, Operator
 from qflare.service.operator_secret import is_secret_of, make_verifier, new_secret
 from qflare.service.tenant_view import TenantView
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
+    from qflare.model.event import NewEvent
     from qflare.secret import SecretBytes
+
+    class _Keep(Protocol):
+        """Keeps an operator's verifier, with its event."""
+
+        async def __call__(self, operator: NewOperator, *, event: NewEvent) -> None: ...
+
 
 PAGE_MAX: Final = 1000
 REASON_BYTES_MAX: Final = 1000
@@ -35,19 +44,44 @@ class OperatorCalls(TenantView):
         """
         require_operator_name(name)
         engine = await self._engine()
-        foundation = engine.foundation
+        event = engine.devices.event(
+            self.tenant,
+            SecurityEventType.OPERATOR_ACTION,
+            {"what": "operator added", "operator": name},
+            device_id=None,
+        )
+        return await self._give_secret(name, engine.foundation.store.add_operator, event)
+
+    async def renew_operator(self, name: str, *, reason: str) -> str:
+        """
+        Replace an operator's secret, which was lost or seen, and return the new one, 77 characters; it is shown once.
+
+        The one before lets nobody in any more, and whoever is logged in with it is logged out within seconds.
+
+        Raises:
+            IllegalTransitionError: the operator was revoked.
+            KeyNotFoundError: no such operator.
+            UsageError: *reason* is not 1 to 1000 bytes.
+        """
+        require_operator_name(name)
+        _require_reason(reason, "say why there is another secret")
+        engine = await self._engine()
+        event = engine.devices.event(
+            self.tenant,
+            SecurityEventType.OPERATOR_ACTION,
+            {"what": "operator renewed", "operator": name, "reason": reason},
+            device_id=None,
+            severity=EventSeverity.WARNING,
+        )
+        return await self._give_secret(name, engine.foundation.store.renew_operator, event)
+
+    async def _give_secret(self, name: str, keep: _Keep, event: NewEvent) -> str:
         made = new_secret(self.tenant)
         with made.secret as secret:
             # Not among the threads of the C batches: devices would wait for it.
             verifier = await asyncio.to_thread(make_verifier, secret)
-            event = engine.devices.event(
-                self.tenant,
-                SecurityEventType.OPERATOR_ACTION,
-                {"what": "operator added", "operator": name},
-                device_id=None,
-            )
             operator = NewOperator(tenant_id=self.tenant, name=name, verifier=verifier)
-            await foundation.deadline.of(foundation.store.add_operator(operator, event=event))
+            await (await self._engine()).foundation.deadline.of(keep(operator, event=event))
             return made.encode()
 
     async def list_operators(self, *, limit: int = 100, after: str | None = None) -> tuple[Operator, ...]:
@@ -75,8 +109,7 @@ class OperatorCalls(TenantView):
             UsageError: *reason* is not 1 to 1000 bytes.
         """
         require_operator_name(name)
-        if not 1 <= len(reason.encode()) <= REASON_BYTES_MAX:
-            raise UsageError(f"reason must be text of 1 to {REASON_BYTES_MAX} bytes: say why the access ends")
+        _require_reason(reason, "say why the access ends")
         engine = await self._engine()
         foundation = engine.foundation
         event = engine.devices.event(
@@ -91,9 +124,13 @@ class OperatorCalls(TenantView):
 
     async def is_operator(self, name: str) -> bool:
         """Tell whether there is an operator of that name whose access was not taken."""
+        return await self.find_secret_id(name) is not None
+
+    async def find_secret_id(self, name: str) -> bytes | None:
+        """Return 16 bytes that name an active operator's present secret, others after each renewal; None if none is."""
         foundation = (await self._engine()).foundation
-        found = await foundation.deadline.of(foundation.store.find_operator(self.tenant, name))
-        return found is not None and found.state is OperatorState.ACTIVE
+        verifier = await foundation.deadline.of(foundation.store.find_verifier(self.tenant, name))
+        return None if verifier is None else verifier.salt
 
     async def check_operator(self, name: str, secret: SecretBytes) -> bool:
         """
@@ -104,6 +141,11 @@ class OperatorCalls(TenantView):
         foundation = (await self._engine()).foundation
         verifier = await foundation.deadline.of(foundation.store.find_verifier(self.tenant, name))
         return await asyncio.to_thread(is_secret_of, secret, verifier)
+
+
+def _require_reason(reason: str, remedy: str) -> None:
+    if not 1 <= len(reason.encode()) <= REASON_BYTES_MAX:
+        raise UsageError(f"reason must be text of 1 to {REASON_BYTES_MAX} bytes: {remedy}")
 
 
 def require_operator_name(name: str) -> str:

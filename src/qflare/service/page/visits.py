@@ -25,6 +25,8 @@ class Visit:
 
     tenant_id: TenantId
     name: str
+    secret_id: bytes = field(repr=False)
+    """Names the secret that let the operator in: a renewal ends what began with the one before."""
     form_token: str = field(repr=False)
     """What a form of this visit carries, so that no other site can send one."""
     begun_ns: int
@@ -54,14 +56,21 @@ class Visits:
         """Return every visit that lasts."""
         return tuple(self._visits.values())
 
-    def begin(self, tenant_id: TenantId, name: str) -> tuple[str, Visit]:
+    def begin(self, tenant_id: TenantId, name: str, *, secret_id: bytes) -> tuple[str, Visit]:
         """Begin a visit and return the key for its cookie, which is kept nowhere, with the visit."""
         self.end_over()
         while len(self._visits) >= self._visits_max:
             self.end(min(self._visits.values(), key=lambda visit: visit.seen_ns))
         now_ns = self._clock.monotonic_ns()
         key = new_key()
-        visit = Visit(tenant_id=tenant_id, name=name, form_token=new_key(), begun_ns=now_ns, seen_ns=now_ns)
+        visit = Visit(
+            tenant_id=tenant_id,
+            name=name,
+            secret_id=secret_id,
+            form_token=new_key(),
+            begun_ns=now_ns,
+            seen_ns=now_ns,
+        )
         self._visits[_hash(key)] = visit
         return key, visit
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import astuple
+from typing import TYPE_CHECKING
 
 from qflare.errors import IllegalTransitionError, KeyNotFoundError
 from qflare.model.call import fresh_call
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from qflare.model.event import NewEvent
     from qflare.model.ids import TenantId
+    from qflare.stores.postgres.connections import Transaction
 
 
 class Operators(Connected):
@@ -30,17 +32,27 @@ class Operators(Connected):
                     "insert_operator",
                     transaction.tenant_id,
                     operator.name,
-                    verifier.salt,
-                    verifier.log2_n,
-                    verifier.r,
-                    verifier.p,
-                    verifier.secret_hash,
+                    *astuple(verifier),
                 )
                 await transaction.write_events([event])
                 await transaction.note_call(change, "operator")
             return 1
 
         await carried_out(self._connections, operator.tenant_id, change, add, is_given=False)
+
+    async def renew_operator(self, operator: NewOperator, *, event: NewEvent) -> None:
+        """Replace an operator's verifier; `IllegalTransitionError` if it is revoked, `KeyNotFoundError` if absent."""
+        tenant_id, name, verifier = operator.tenant_id, operator.name, operator.verifier
+        change = fresh_call()
+
+        async def renew() -> int:
+            async with self._connections.transaction(tenant_id) as transaction:
+                await _change(transaction, "renew_operator", name, *astuple(verifier))
+                await transaction.write_events([event])
+                await transaction.note_call(change, "operator")
+            return 1
+
+        await carried_out(self._connections, tenant_id, change, renew, is_given=False)
 
     async def find_operator(self, tenant_id: TenantId, name: str) -> Operator | None:
         """Return one operator of the tenant, or None."""
@@ -68,9 +80,7 @@ class Operators(Connected):
 
         async def revoke() -> int:
             async with self._connections.transaction(tenant_id) as transaction:
-                row = await transaction.fetch_row("revoke_operator", transaction.tenant_id, name, reason)
-                if row is None:
-                    _refuse(await transaction.fetch_row("find_operator", transaction.tenant_id, name), name)
+                await _change(transaction, "revoke_operator", name, reason)
                 await transaction.write_events([event])
                 await transaction.note_call(change, "operator")
             return 1
@@ -78,10 +88,13 @@ class Operators(Connected):
         await carried_out(self._connections, tenant_id, change, revoke, is_given=False)
 
 
-def _refuse(found: asyncpg.Record | None, name: str) -> NoReturn:
-    if found is None:
+async def _change(transaction: Transaction, query: str, name: str, *values: object) -> None:
+    """Run a change of an active operator, and say what is wrong where there is none."""
+    if await transaction.fetch_row(query, transaction.tenant_id, name, *values) is not None:
+        return
+    if await transaction.fetch_row("find_operator", transaction.tenant_id, name) is None:
         raise KeyNotFoundError(f"no operator {name!r} in this tenant; list them")
-    raise IllegalTransitionError("the operator cannot go from revoked to revoked")
+    raise IllegalTransitionError("the operator was revoked, for good: add one under another name")
 
 
 def _operator(row: asyncpg.Record, tenant_id: TenantId) -> Operator:

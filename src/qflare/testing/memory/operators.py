@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from qflare.errors import AlreadyExistsError, KeyNotFoundError
+from qflare.errors import AlreadyExistsError, IllegalTransitionError, KeyNotFoundError
 from qflare.model.event import NewEvent
 from qflare.model.ids import NAME_BYTES_MAX, TenantId
 from qflare.model.operator import SALT_BYTES, VERIFIER_BYTES, NewOperator, Operator, OperatorState, Verifier
 from qflare.testing.memory.constraints import REASON_BYTES_MAX, require, require_size, require_text
 from qflare.testing.memory.entries import Logging
-from qflare.testing.memory.states import no_move
 
 _COSTS: Final = range(10, 21)
 _FACTORS: Final = range(1, 17)
@@ -25,10 +24,7 @@ class Operators(Logging):
         key, verifier = (operator.tenant_id, operator.name), operator.verifier
         async with self._transaction(operator.tenant_id) as tables:
             require_text(operator.name, "operator_name_size", 1, NAME_BYTES_MAX)
-            require_size(verifier.salt, "operator_salt_size", SALT_BYTES)
-            require_size(verifier.secret_hash, "operator_secret_hash_size", VERIFIER_BYTES)
-            is_known_cost = verifier.log2_n in _COSTS and verifier.r in _FACTORS and verifier.p in _FACTORS
-            require(is_known_cost, "operator_cost_range")
+            _require_verifier(verifier)
             if operator.tenant_id not in tables.tenants:
                 raise KeyNotFoundError("no such tenant; create it first")
             row = Operator(
@@ -42,6 +38,15 @@ class Operators(Logging):
             if not tables.operators.put_new(key, row):
                 raise AlreadyExistsError("an operator of that name exists already; names are not used again")
             tables.verifiers.put(key, verifier)
+            self._write_events(operator.tenant_id, [event])
+
+    async def renew_operator(self, operator: NewOperator, *, event: NewEvent) -> None:
+        """Replace an operator's verifier; `IllegalTransitionError` if it is revoked, `KeyNotFoundError` if absent."""
+        key = (operator.tenant_id, operator.name)
+        async with self._transaction(operator.tenant_id) as tables:
+            _require_active(tables.operators.get(key), operator.name)
+            _require_verifier(operator.verifier)
+            tables.verifiers.put(key, operator.verifier)
             self._write_events(operator.tenant_id, [event])
 
     async def find_operator(self, tenant_id: TenantId, name: str) -> Operator | None:
@@ -71,12 +76,23 @@ class Operators(Logging):
     async def revoke_operator(self, tenant_id: TenantId, name: str, *, reason: str, event: NewEvent) -> None:
         """Take an operator's access; `IllegalTransitionError` if that was done, `KeyNotFoundError` if absent."""
         async with self._transaction(tenant_id) as tables:
-            row = tables.operators.get((tenant_id, name))
-            if row is None:
-                raise KeyNotFoundError(f"no operator {name!r} in this tenant; list them")
-            if row.state is not OperatorState.ACTIVE:
-                raise no_move("operator", row.state.value, OperatorState.REVOKED.value)
+            row = _require_active(tables.operators.get((tenant_id, name)), name)
             require_text(reason, "operator_state_reason_size", 0, REASON_BYTES_MAX)
             revoked = replace(row, state=OperatorState.REVOKED, reason=reason, changed_at=self._now)
             tables.operators.put((tenant_id, name), revoked)
             self._write_events(tenant_id, [event])
+
+
+def _require_active(row: Operator | None, name: str) -> Operator:
+    if row is None:
+        raise KeyNotFoundError(f"no operator {name!r} in this tenant; list them")
+    if row.state is not OperatorState.ACTIVE:
+        raise IllegalTransitionError("the operator was revoked, for good: add one under another name")
+    return row
+
+
+def _require_verifier(verifier: Verifier) -> None:
+    require_size(verifier.salt, "operator_salt_size", SALT_BYTES)
+    require_size(verifier.secret_hash, "operator_secret_hash_size", VERIFIER_BYTES)
+    is_known_cost = verifier.log2_n in _COSTS and verifier.r in _FACTORS and verifier.p in _FACTORS
+    require(is_known_cost, "operator_cost_range")
