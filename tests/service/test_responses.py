@@ -3,13 +3,15 @@
 import asyncio
 from os import urandom
 
+import asyncpg
 import pytest
 
-from manager_world import Edge, TurnedClock, managers
+from manager_world import Edge, TurnedClock, engine_of, make_manager, managers
 from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundError, RefusedError, UsageError
 from qflare.model.device import KeyState
 from qflare.model.response import ResponseState
 from qflare.model.session import SessionState
+from qflare.service.key_manager import QuantumKeyManager
 from service.test_changes import hearing, held, is_forgotten, two, until
 
 NEVER_S = 600.0
@@ -193,16 +195,52 @@ async def test_an_early_turn_destroys_the_bucket_before_and_keeps_sessions(datab
         assert bucket + 1 == await manager.current_bucket()
 
 
+async def turned_early(first, second):
+    """Turn early on one worker, and wait for the other."""
+    await operators(first, "ann", "bob")
+    bucket = await second.current_bucket()
+    asked = await first.respond("turn", by="ann", reason="a leak")
+    await first.confirm_response(asked.response_id, by="bob")
+    async with asyncio.timeout(60):
+        while engine_of(second).buckets.current != bucket + 1:
+            await asyncio.sleep(0.02)
+    with pytest.raises(KeyNotFoundError):
+        await second.announcement(bucket - 1)
+
+
 async def test_an_early_turn_reaches_the_other_worker(database_dsn, tmp_path):
-    """At its next look at the clock another worker is in the new bucket too."""
-    async with managers(database_dsn, tmp_path, 2, clock=TurnedClock(), tick_max_s=0.1) as (first, second):
-        await operators(first, "ann", "bob")
-        bucket = await second.current_bucket()
-        asked = await first.respond("turn", by="ann", reason="a leak")
-        await first.confirm_response(asked.response_id, by="bob")
+    """By message alone, whatever the look at the clock and the polling: the other worker is in the new bucket too."""
+    how = {"clock": TurnedClock(), "tick_max_s": NEVER_S, "change_poll_s": NEVER_S}
+    async with managers(database_dsn, tmp_path, 2, **how) as (first, second):
+        await hearing(second)
+        await turned_early(first, second)
+
+
+async def test_an_early_turn_reaches_a_worker_that_cannot_listen(database_dsn, tmp_path):
+    """Over a pool of the caller's, where nothing listens, polling brings it into the new bucket."""
+    clock = TurnedClock()
+    pool = await asyncpg.create_pool(database_dsn, min_size=1, max_size=4)
+    try:
+        async with make_manager(database_dsn, tmp_path, clock=clock, tick_max_s=NEVER_S) as first:
+            config = first.settings
+            async with QuantumKeyManager(pool, data_dir=tmp_path / "data", config=config, clock=clock) as second:
+                await turned_early(first, second)
+                assert not engine_of(second).changes.is_hearing
+    finally:
+        await pool.close()
+
+
+async def test_a_message_alone_turns_no_bucket(database_dsn, admin, tmp_path):
+    """Whoever may connect can send messages; a worker that hears of a bucket asks the database, and stays in its own."""
+    async with managers(database_dsn, tmp_path, clock=TurnedClock(), change_poll_s=NEVER_S) as (manager,):
+        await hearing(manager)
+        changes, bucket = engine_of(manager).changes, await manager.current_bucket()
+        changes._looked_ns = never = -1
+        await admin.execute("SELECT pg_notify('qflare_change', $1)", f"bucket {bytes(16).hex()} {bucket + 1:016x}")
         async with asyncio.timeout(60):
-            while await second.current_bucket() != bucket + 1:
-                await asyncio.sleep(0.05)
+            while changes._looked_ns == never:
+                await asyncio.sleep(0.02)
+        assert bucket == await manager.current_bucket()
 
 
 async def test_a_lift_is_undone_too(database_dsn, tmp_path):

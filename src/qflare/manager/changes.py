@@ -1,5 +1,5 @@
 """
-Keeps a worker from remembering what changed elsewhere: revoked devices, ended sessions, rotated keys.
+Keeps a worker from remembering what changed elsewhere: revoked devices, ended sessions, rotated keys, an early turn.
 
 Whether a session lives is asked of the database each time it matters, so that nobody is served who was revoked; what
 goes on here is that keys leave this worker's memory and that whoever waits hears of it.  Three ways lead to it, each
@@ -54,6 +54,8 @@ class Changes:
         self._store = store
         self._sessions = sessions
         self._devices = devices
+        self._buckets = buckets
+        self._width_s = settings.bucket_width_s
         self._clock = clock
         self._poll_s = settings.change_poll_s
         self._deadline = Deadline(settings.store_timeout_s)
@@ -90,11 +92,21 @@ class Changes:
         self._mark, self._looked_ns = page.mark, now_ns
         if page.is_cut or is_stale:
             self.forget_all()
-            return
-        for change in page.changes:
-            self._forget(change)
-        if page.changes:
-            self._tell()
+        else:
+            for change in page.changes:
+                self._forget(change)
+            if page.changes:
+                self._tell()
+        await self._follow(page.bucket)
+
+    async def _follow(self, bucket: int) -> None:
+        """Turn to *bucket* now if it was begun early: else the clock's own look is soon enough, and is spread."""
+        if bucket > self._buckets.current and bucket > self._clock.now_s() // self._width_s:
+            try:
+                await self._buckets.follow()
+            except QflareError as failure:
+                # The worker's care tries it again, and says so.
+                _log.debug("bucket %d was not entered (%s)", bucket, type(failure).__name__)
 
     async def poll_on(self, background: Background) -> None:
         """Look again and again; at a bucket's turn drop everything if the database cannot be asked."""
@@ -156,6 +168,10 @@ class Changes:
                 # What was committed before it began to hear.
                 self._due.set()
                 self._tell()
+            return
+        if change.bucket is not None:
+            # Anybody who may connect can send a message: only the database's own word turns a bucket.
+            self._due.set()
             return
         self._forget(change)
         self._tell()

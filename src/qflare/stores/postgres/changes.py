@@ -26,6 +26,7 @@ LISTENER_NAME: Final = "qflare listener"
 PING_EVERY_S: Final = 10.0
 PING_TIMEOUT_S: Final = 1.0
 _REF_BYTES: Final = 32
+_BUCKET_BYTES: Final = 8
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Changes(Connected):
                 for tenant, ref, sid in zip(row["tenants"], row["refs"], row["sids"], strict=True)
             )[:limit],
             is_cut=row["is_cut"],
+            bucket=row["bucket"],
         )
 
     async def drop_changes(self) -> int:
@@ -125,7 +127,7 @@ class ChangeListener:
 
 
 def decode_change(payload: str) -> Change | None:
-    """Read a message of `note_change`: what changed, its tenant and its ref or sid in hex; None if it is none."""
+    """Read a message: what changed, its tenant and its ref, sid or bucket in hex; None if it is none."""
     kind, _, rest = payload.partition(" ")
     tenant, _, name = rest.partition(" ")
     try:
@@ -138,4 +140,6 @@ def decode_change(payload: str) -> Change | None:
         return Change(tenant_id=TenantId(tenant_id), ref=DeviceRef(value))
     if kind == "session" and len(value) == ID_BYTES:
         return Change(tenant_id=TenantId(tenant_id), sid=SessionId(value))
+    if kind == "bucket" and len(value) == _BUCKET_BYTES:
+        return Change(tenant_id=TenantId(tenant_id), bucket=int.from_bytes(value))
     return None

@@ -273,6 +273,7 @@ async def _do(transaction: Transaction, found: Response, event: NewEvent, turn_t
         row = await transaction.fetch_row("bucket_mark")
         mark = 0 if row is None else int(row["bucket"])
         await transaction.execute("raise_bucket_mark", turn_to)
+        await transaction.execute("tell_turn", transaction.tenant_id, turn_to)
         await transaction.write_events([event])
         return str(mark), int(mark < turn_to)
     device = await _lock_device(transaction, found)

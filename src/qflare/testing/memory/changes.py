@@ -23,11 +23,11 @@ class Changes(Held):
     async def list_changes(self, since: int | None, *, limit: int) -> ChangePage:
         """Return what changed since the mark of the last page; None reads only where to begin."""
         async with self._transaction() as tables:
-            mark = tables.next_change.value
+            mark, bucket = tables.next_change.value, tables.bucket_mark.value
             if since is None:
-                return ChangePage(mark=mark, changes=(), is_cut=False)
+                return ChangePage(mark=mark, changes=(), is_cut=False, bucket=bucket)
             found = [row.change for number, row in tables.changes.items() if number >= since]
-            return ChangePage(mark=mark, changes=tuple(found[:limit]), is_cut=len(found) > limit)
+            return ChangePage(mark=mark, changes=tuple(found[:limit]), is_cut=len(found) > limit, bucket=bucket)
 
     async def drop_changes(self) -> int:
         """Delete changes older than a day; return how many."""
