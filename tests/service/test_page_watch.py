@@ -35,7 +35,8 @@ class Shown:
 
 
 def visit():
-    return Visits(TurnableClock(), visit_s=600, idle_s=600, visits_max=1).begin(bytes(16), "ann")[1]
+    visits = Visits(TurnableClock(), visit_s=600, idle_s=600, visits_max=1)
+    return visits.begin(bytes(16), "ann", secret_id=bytes(16))[1]
 
 
 async def fresh(watch):
