@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         StoreUnavailableError,
         UsageError,
     )
-    from qflare.manager.devices import DeviceKeypair
+    from qflare.manager.device_keypair import DeviceKeypair
     from qflare.manager.key_mapping import KeyMapping, ServerKeypair
     from qflare.manager.mappings import SecureKeyMapper
     from qflare.manager.policies import RotationPlan
@@ -62,7 +62,7 @@ _MODULES: Final = {
     "DEFAULT_TENANT": "qflare.model.ids",
     "Device": "qflare.device.device",
     "DeviceKeyMapping": "qflare.device.key_mapping",
-    "DeviceKeypair": "qflare.manager.devices",
+    "DeviceKeypair": "qflare.manager.device_keypair",
     "DevicePublicKey": "qflare.service.exchange",
     "EventProof": "qflare.monitor.proof",
     "EventSeverity": "qflare.model.event",

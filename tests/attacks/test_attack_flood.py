@@ -58,7 +58,7 @@ async def test_half_open_handshakes_take_little_memory_and_stop_nobody(database_
         assert [] == [end for end in ended if isinstance(end, Exception)]
         assert HELLOS == await flood
         growth = resident() - before
-        assert len(engine_of(manager).handshakes._seen) >= HELLOS
+        assert len(engine_of(manager).hellos.seen) >= HELLOS
         # A MiB is what the measurement itself swings by.
         assert (growth - 2**20) * GOAL_HELLOS / HELLOS <= GOAL_BYTES
 
@@ -73,7 +73,7 @@ async def test_forged_hellos_fill_neither_seen_set_nor_log(database_dsn, tmp_pat
         before = await admin.fetchval("SELECT size FROM qflare.log_head")
         for answer in await manager.answer_hellos_many(bad):
             assert isinstance(answer, RefusedError)
-        assert 0 == len(engine_of(manager).handshakes._seen)
+        assert 0 == len(engine_of(manager).hellos.seen)
         for answer in await manager.answer_hellos_many([hellos[0]] * 60):
             assert isinstance(answer, bytes) or Refusal.SEEN is answer.reason
         await settle(manager)

@@ -17,7 +17,7 @@ async def test_hello_asks_the_database_whoever_it_names(database_dsn, tmp_path):
         await manager.revoke_device(revoked.name, reason="stolen")
         announcement = await known.announcement(manager)
         await known.connect(manager)
-        store = engine_of(manager).devices._store
+        store = engine_of(manager).credentials._store
         asked = []
 
         class Counting:
@@ -28,7 +28,7 @@ async def test_hello_asks_the_database_whoever_it_names(database_dsn, tmp_path):
 
                 return call
 
-        engine_of(manager).devices._store = Counting()
+        engine_of(manager).credentials._store = Counting()
         seen = []
         for ref in (known.device.ref, revoked.device.ref, os.urandom(32)):
             # Signed by a key that is not the device's: what a prober can make for any name.

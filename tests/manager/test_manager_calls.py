@@ -15,7 +15,7 @@ from qflare.errors import (
     LengthError,
     UsageError,
 )
-from qflare.manager.devices import DeviceKeypair
+from qflare.manager.device_keypair import DeviceKeypair
 from qflare.model.device import KeyState
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.rotation import RotationPolicy

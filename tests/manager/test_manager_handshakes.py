@@ -75,10 +75,10 @@ async def test_concurrent_hellos_become_few_batches(database, tmp_path):
         started = [start_hello(edge.device, announcement) for edge in edges]
         messages = [each.message for each in started]
         messages[17] = messages[17][:-1] + bytes((messages[17][-1] ^ 1,))
-        queues = engine_of(manager).handshakes
-        before = queues.hellos.batches
+        queue, finish_queue = engine_of(manager).hellos.queue, engine_of(manager).handshakes.finishes
+        before = queue.batches
         answers = await asyncio.gather(*(manager.answer_hello(message) for message in messages), return_exceptions=True)
-        assert queues.hellos.batches - before <= 3
+        assert queue.batches - before <= 3
         assert [17] == [place for place, answer in enumerate(answers) if isinstance(answer, Exception)]
         assert Refusal.TAG == answers[17].reason
         from qflare.protocol.hello_device import accept_hello
@@ -90,9 +90,9 @@ async def test_concurrent_hellos_become_few_batches(database, tmp_path):
         ]
         finishes = [pending.message for pending in pendings]
         finishes[5] = bytes(M3_BYTES)
-        before = queues.finishes.batches
+        before = finish_queue.batches
         ended = await asyncio.gather(*(manager.confirm(message) for message in finishes), return_exceptions=True)
-        assert queues.finishes.batches - before <= 3
+        assert finish_queue.batches - before <= 3
         assert [5] == [place for place, end in enumerate(ended) if isinstance(end, Exception)]
         assert 62 == (await manager.get_key_statistics()).sessions_live
         figures = await manager.queue_statistics()
@@ -376,7 +376,7 @@ async def test_a_kem_key_is_said_to_be_shown_until_the_roster_says_so(database, 
             claimed.extend(claim.proves_kem for claim in claims)
             return await confirm_sessions(tenant_id, claims, **named)
 
-        engine.handshakes._store = _With(store, confirm_sessions=confirm)
+        engine.handshakes._claims._store = _With(store, confirm_sessions=confirm)
         assert KeyState.PRE_ACTIVE is (await manager.find_device(edge.name)).kem_state
         await edge.connect(manager, form="hello")
         assert KeyState.PRE_ACTIVE is (await manager.find_device(edge.name)).kem_state
@@ -385,8 +385,8 @@ async def test_a_kem_key_is_said_to_be_shown_until_the_roster_says_so(database, 
         await edge.connect(manager, form="offer")  # the offer reads the row anew
         await edge.connect(manager, form="offer")
         assert [False, True, False, False] == claimed
-        engine.devices.forget_all()
-        assert not engine.devices.has_proven_kem(DEFAULT_TENANT, edge.pair.ref, 1)
+        engine.credentials.forget_all()
+        assert not engine.credentials.has_proven_kem(DEFAULT_TENANT, edge.pair.ref, 1)
 
 
 class _With:

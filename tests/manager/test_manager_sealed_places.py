@@ -11,9 +11,9 @@ from manager_turns import sessions_of
 from manager_world import Edge, TurnedClock, engine_of, managers
 from qflare.errors import AuthenticationError, RefusedError
 from qflare.manager import pages
-from qflare.manager.devices import psk_place
 from qflare.manager.entry_keys import EntryKeys
 from qflare.manager.pages import page_place
+from qflare.manager.psks import psk_place
 from qflare.manager.reply_keys import reply_place
 from qflare.manager.sealing import (
     ANNOUNCE_COLUMN,
@@ -242,7 +242,7 @@ async def test_an_older_psk_put_back_into_its_own_row_does_not_open(database_dsn
         async with managers(database_dsn, tmp_path) as (manager,):
             engine = engine_of(manager)
             device = await manager.find_device(edge.name)
-            (credential,) = await engine.devices.credentials([(device.tenant_id, device.ref, 1)], is_fresh=True)
+            (credential,) = await engine.credentials.find_many([(device.tenant_id, device.ref, 1)], is_fresh=True)
             assert is_whole == credential.is_accepted
             assert is_whole == credential.psk.equals(bytes(new.view()))
             assert not credential.psk.equals(bytes(old.view()))
@@ -259,7 +259,7 @@ async def test_a_psk_of_before_versions_opens_until_it_is_written_next(database_
             sealed = seal(kek, psk, psk_place(device.tenant_id, device.ref, 0))
         await admin.execute("UPDATE qflare.device SET sealed_psk = $1", sealed)
         for version in (0, 1):
-            (credential,) = await engine.devices.credentials([(device.tenant_id, device.ref, 1)], is_fresh=True)
+            (credential,) = await engine.credentials.find_many([(device.tenant_id, device.ref, 1)], is_fresh=True)
             assert credential.is_accepted
             assert credential.psk.equals(bytes(psk.view()))
             assert version == (await manager.find_device(edge.name)).psk_version

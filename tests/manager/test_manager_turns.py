@@ -305,7 +305,7 @@ async def test_a_commit_that_took_over_a_turn_is_carried_before_it_is_answered(d
             return answer
 
         pending = await edge.hello(slow)
-        engine_of(slow).handshakes._store = _Late(store, late)
+        engine_of(slow).handshakes._claims._store = _Late(store, late)
         session = edge.accept(pending, (await slow.confirm(pending.message)).confirmation)
         clock.turn(WIDTH_S)
         await quick.turn()

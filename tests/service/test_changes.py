@@ -167,11 +167,11 @@ async def test_a_rotated_device_is_read_anew_on_other_workers(database_dsn, tmp_
     async with two(database_dsn, tmp_path, change_poll_s=NEVER_S, device_cached_s=3600) as (first, second):
         await hearing(second)
         edge, sid = await held(first, second)
-        await engine_of(second).devices.find_many([(second.tenant, edge.pair.ref)])
+        await engine_of(second).credentials.find_devices([(second.tenant, edge.pair.ref)])
         key = (second.tenant, edge.pair.ref)
-        assert key in engine_of(second).devices._cached
+        assert key in engine_of(second).credentials._cached
         (await first.rotate_device_keys(edge.name)).wipe()
-        await until(second, lambda: key not in engine_of(second).devices._cached)
+        await until(second, lambda: key not in engine_of(second).credentials._cached)
         assert not is_forgotten(second, sid)()
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qflare.clock import Clock
     from qflare.manager.background import Background
     from qflare.manager.buckets import Buckets
-    from qflare.manager.devices import Devices
+    from qflare.manager.credentials import Credentials
     from qflare.manager.sessions import Sessions
     from qflare.manager.settings import ManagerSettings
     from qflare.model.change import Change
@@ -45,7 +45,7 @@ class Changes:
         *,
         store: ChangeStore,
         sessions: Sessions,
-        devices: Devices,
+        credentials: Credentials,
         buckets: Buckets,
         clock: Clock,
         settings: ManagerSettings,
@@ -53,9 +53,9 @@ class Changes:
         """Know of nothing yet; `open` sets the mark, `poll_on` and `listen` are the loops."""
         self._store = store
         self._sessions = sessions
-        self._devices = devices
         self._buckets = buckets
         self._width_s = settings.bucket_width_s
+        self._credentials = credentials
         self._clock = clock
         self._poll_s = settings.change_poll_s
         self._deadline = Deadline(settings.store_timeout_s)
@@ -153,7 +153,7 @@ class Changes:
         """Drop everything remembered of devices and sessions."""
         # Not wiped: most of these sessions live on, and a record of theirs that is under way must not be refused.
         self._sessions.renew_all()
-        self._devices.forget_all()
+        self._credentials.forget_all()
         self._tell()
 
     def _turn(self, _bucket: int) -> None:
@@ -181,7 +181,7 @@ class Changes:
         if change.sid is not None:
             self._sessions.forget(change.sid)
         if change.ref is not None:
-            self._devices.forget(change.tenant_id, change.ref)
+            self._credentials.forget(change.tenant_id, change.ref)
 
     def _tell(self) -> None:
         self._news.set()

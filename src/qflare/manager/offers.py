@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qflare.manager.buckets import Buckets
-    from qflare.manager.devices import Devices
+    from qflare.manager.credentials import Credentials
     from qflare.manager.encapsulations import Encapsulations
     from qflare.manager.offload import Offload
     from qflare.manager.refusals import Refusals
@@ -59,7 +59,7 @@ class Offers:
         self,
         *,
         buckets: Buckets,
-        devices: Devices,
+        credentials: Credentials,
         refusals: Refusals,
         offload: Offload,
         encapsulations: Encapsulations,
@@ -67,7 +67,7 @@ class Offers:
     ) -> None:
         """Draw the key of which nobody keeps the private half."""
         self._buckets = buckets
-        self._devices = devices
+        self._credentials = credentials
         self._refusals = refusals
         self._offload = offload
         self._encapsulations = encapsulations
@@ -91,7 +91,7 @@ class Offers:
     async def _make_batch(self, batch: Sequence[OfferRequest]) -> list[MadeOffer | QflareError]:
         await self._buckets.refresh()
         with self._buckets.lend() as ring:
-            rows = await self._devices.find_many([(request.tenant_id, request.ref) for request in batch])
+            rows = await self._credentials.find_devices([(request.tenant_id, request.ref) for request in batch])
             targets = [self._target(request, row) for request, row in zip(batch, rows, strict=True)]
             places = [place for place, target in enumerate(targets) if isinstance(target, OfferTarget)]
             good = [target for target in targets if isinstance(target, OfferTarget)]

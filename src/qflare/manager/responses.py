@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from qflare.clock import Clock
     from qflare.manager.buckets import Buckets
     from qflare.manager.certificates import Certificates
+    from qflare.manager.credentials import Credentials
     from qflare.manager.devices import Devices
     from qflare.manager.limits import Limits
     from qflare.manager.maintenance import Maintenance
@@ -69,6 +70,7 @@ class Responses:
         *,
         store: Store,
         devices: Devices,
+        credentials: Credentials,
         sessions: Sessions,
         buckets: Buckets,
         certificates: Certificates,
@@ -81,6 +83,7 @@ class Responses:
         """Do nothing by itself: rules are the service's, operators ask through it."""
         self._store = store
         self._devices = devices
+        self._credentials = credentials
         self._sessions = sessions
         self._buckets = buckets
         self._certificates = certificates
@@ -302,7 +305,7 @@ class Responses:
         """Drop what this worker remembers of what changed; the others hear of it by the commit itself."""
         ref = done.target.ref
         if ref is not None and (done.action in STATES or done.action is ResponseAction.REKEY):
-            self._devices.forget(tenant_id, ref)
+            self._credentials.forget(tenant_id, ref)
             self._sessions.forget_device(tenant_id, ref)
         if done.action is ResponseAction.TURN:
             await self._maintenance.step()

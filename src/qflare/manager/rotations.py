@@ -25,6 +25,7 @@ from qflare.protocol.rotation import (
 )
 
 if TYPE_CHECKING:
+    from qflare.manager.credentials import Credentials
     from qflare.manager.offload import Offload
     from qflare.manager.policies import Policies
     from qflare.manager.refusals import Refusals
@@ -38,6 +39,7 @@ class Rotations:
         self,
         *,
         devices: Devices,
+        credentials: Credentials,
         records: Records,
         policies: Policies,
         uses: Uses,
@@ -49,6 +51,7 @@ class Rotations:
         self._policies = policies
         self._uses = uses
         self._devices = devices
+        self._credentials = credentials
         self._records = records
         self._refusals = refusals
         self._offload = offload
@@ -70,9 +73,9 @@ class Rotations:
         asked = read_due_asked(body)
         if asked is not None:
             return await self._seal(record, encode_due(asked, await self._urgency(record, asked)))
-        device = (await self._devices.find_many([(session.tenant_id, session.ref)]))[0]
+        device = (await self._credentials.find_devices([(session.tenant_id, session.ref)]))[0]
         credential = (
-            await self._devices.credentials([(session.tenant_id, session.ref, device.key_version)])
+            await self._credentials.find_many([(session.tenant_id, session.ref, device.key_version)])
             if device is not None
             else [None]
         )

@@ -20,13 +20,16 @@ from qflare.manager.background import Background
 from qflare.manager.buckets import Buckets
 from qflare.manager.certificates import Certificates
 from qflare.manager.changes import Changes
+from qflare.manager.claims import Claims
 from qflare.manager.controls import Controls
+from qflare.manager.credentials import Credentials
 from qflare.manager.deadline import Deadline
 from qflare.manager.devices import Devices
 from qflare.manager.encapsulations import Encapsulations
 from qflare.manager.enrolments import Enrolments
 from qflare.manager.entry_keys import EntryKeys
 from qflare.manager.handshakes import Handshakes
+from qflare.manager.hellos import Hellos
 from qflare.manager.identity import Identity, open_identity
 from qflare.manager.limits import Limits
 from qflare.manager.log import Log
@@ -120,8 +123,10 @@ class Engine:
     certificates: Certificates
     sessions: Sessions
     lookups: Lookups
+    credentials: Credentials
     devices: Devices
     registrations: Registrations
+    hellos: Hellos
     handshakes: Handshakes
     offers: Offers
     enrolments: Enrolments
@@ -144,7 +149,7 @@ class Engine:
     def queues(self) -> tuple[Batcher[Any, Any], ...]:  # each has its own items and results
         """Where calls are gathered into batches."""
         return (
-            self.handshakes.hellos,
+            self.hellos.queue,
             self.handshakes.finishes,
             self.offers.queue,
             self.enrolments.queue,
@@ -248,21 +253,43 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:  # noqa:
         await buckets.open()
         sessions = Sessions(store=store, buckets=buckets, offload=offload, settings=settings)
         stack.callback(sessions.wipe)
+        credentials = Credentials(store=store, kek=kek, clock=clock, settings=settings)
         devices = Devices(
-            store=store, kek=kek, vault=foundation.entry_keys, offload=offload, clock=clock, settings=settings
+            store=store,
+            credentials=credentials,
+            kek=kek,
+            vault=foundation.entry_keys,
+            offload=offload,
+            clock=clock,
+            settings=settings,
         )
         changes = Changes(
-            store=store, sessions=sessions, devices=devices, buckets=buckets, clock=clock, settings=settings
+            store=store, sessions=sessions, credentials=credentials, buckets=buckets, clock=clock, settings=settings
         )
         await changes.open()
         lookups = Lookups(store=store, settings=settings)
         registrations = Registrations(devices=devices, settings=settings)
         limits = await Limits(store=store, clock=clock, settings=settings).open()
-        handshakes = Handshakes(
+        hellos = Hellos(
+            buckets=buckets,
+            credentials=credentials,
+            refusals=refusals,
+            limits=limits,
+            offload=offload,
+            settings=settings,
+        )
+        claims = Claims(
             store=store,
             buckets=buckets,
-            devices=devices,
+            credentials=credentials,
             log=foundation.log,
+            offload=offload,
+            settings=settings,
+        )
+        handshakes = Handshakes(
+            buckets=buckets,
+            credentials=credentials,
+            claims=claims,
             refusals=refusals,
             limits=limits,
             offload=offload,
@@ -273,10 +300,10 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:  # noqa:
         stack.callback(reserve.close)
         encapsulations = Encapsulations(offload=offload, clock=clock, settings=settings)
         stack.callback(encapsulations.close)
-        devices.listeners.append(encapsulations.forget)
+        credentials.listeners.append(encapsulations.forget)
         offers = Offers(
             buckets=buckets,
-            devices=devices,
+            credentials=credentials,
             refusals=refusals,
             offload=offload,
             encapsulations=encapsulations,
@@ -325,6 +352,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:  # noqa:
         )
         rotations = Rotations(
             devices=devices,
+            credentials=credentials,
             records=records,
             policies=policies,
             uses=uses,
@@ -362,6 +390,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:  # noqa:
         responses = Responses(
             store=store,
             devices=devices,
+            credentials=credentials,
             sessions=sessions,
             buckets=buckets,
             certificates=certificates,
@@ -392,7 +421,7 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:  # noqa:
             stack.push_async_callback(_stop, task)
             stack.push_async_callback(detection.close, min(settings.close_timeout_s, _DETECTION_CLOSE_S))
         # What was accepted is finished before anything under it goes.
-        for part in (lookups, registrations, records, replies, offers, enrolments, handshakes):
+        for part in (lookups, registrations, records, replies, offers, enrolments, hellos, handshakes):
             stack.push_async_callback(part.close, settings.close_timeout_s)
         yield Engine(
             foundation=foundation,
@@ -400,8 +429,10 @@ async def open_engine(foundation: Foundation) -> AsyncIterator[Engine]:  # noqa:
             certificates=certificates,
             sessions=sessions,
             lookups=lookups,
+            credentials=credentials,
             devices=devices,
             registrations=registrations,
+            hellos=hellos,
             handshakes=handshakes,
             offers=offers,
             enrolments=enrolments,

@@ -51,13 +51,13 @@ class Exchanges(TenantView):
     async def answer_hello(self, hello: Message) -> bytes:
         """Answer M1 with M2 (H3-H5); nothing is kept of it here. `RefusedError` if it is refused."""
         engine = await self._engine()
-        return await engine.handshakes.hellos.submit(as_bytes(hello), tenant_id=self.tenant)
+        return await engine.hellos.queue.submit(as_bytes(hello), tenant_id=self.tenant)
 
     async def answer_hellos_many(self, hellos: Sequence[Message]) -> tuple[bytes | QflareError, ...]:
         """Answer many M1s; one M2 or error each."""
         engine = await self._engine()
         messages = [as_bytes(hello) for hello in hellos]
-        return tuple(await engine.handshakes.hellos.submit_many(messages, tenant_id=self.tenant))
+        return tuple(await engine.hellos.queue.submit_many(messages, tenant_id=self.tenant))
 
     async def initiate_temporal_key_exchange(self, device_id: str, client_public_key: bytes) -> KeyExchange:
         """

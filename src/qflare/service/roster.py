@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import AlreadyExistsError, IllegalTransitionError, LengthError, QflareError, UsageError
 from qflare.manager.algorithm import require_kem
-from qflare.manager.devices import DeviceKeypair, keypairs_of, new_device
+from qflare.manager.device_keypair import DeviceKeypair, keypairs_of
+from qflare.manager.devices import new_device
 from qflare.manager.enrolments import require_validity
 from qflare.manager.registrations import Registration
 from qflare.model.call import TOLD_ONCE, NotedCall, call_about, print_of
