@@ -122,10 +122,6 @@ class OperatorCalls(TenantView):
         await foundation.deadline.of(foundation.store.revoke_operator(self.tenant, name, reason=reason, event=event))
         return await self.find_operator(name)
 
-    async def is_operator(self, name: str) -> bool:
-        """Tell whether there is an operator of that name whose access was not taken."""
-        return await self.find_secret_id(name) is not None
-
     async def find_secret_id(self, name: str) -> bytes | None:
         """Return 16 bytes that name an active operator's present secret, others after each renewal; None if none is."""
         foundation = (await self._engine()).foundation
