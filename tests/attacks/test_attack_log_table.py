@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from attacks.test_attack_log import unlock
-from manager_world import Edge, managers
+from manager_world import Edge, TurnedClock, managers
 from qflare.errors import EvidenceError, LogForkError, OtherLogError
 from qflare.model.event import EventSeverity, SecurityEventType, SignedCheckpoint
 from qflare.monitor.audit import verify_log
@@ -81,7 +81,8 @@ class World:
 
 @asynccontextmanager
 async def worlds(database, folder, admin):
-    async with managers(database, folder) as (manager,):
+    # The clock stands still: entries of a bucket that begins meanwhile would not be in what is put back.
+    async with managers(database, folder, clock=TurnedClock()) as (manager,):
         edge = await Edge.provision(manager)
         evidence = [(await edge.connect(manager)).evidence]
         for number in range(9):

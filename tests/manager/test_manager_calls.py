@@ -5,7 +5,7 @@ from os import urandom
 
 import pytest
 
-from manager_world import Edge, make_manager
+from manager_world import Edge, TurnedClock, make_manager
 from proxy import Point, proxied
 from qflare.errors import (
     AlreadyExistsError,
@@ -26,11 +26,12 @@ from qflare.protocol.identity import sign_certificate
 from qflare.secret import SecretBytes
 
 EVENT = (SecurityEventType.OPERATOR_ACTION, EventSeverity.INFO)
+# Clocks stand still here: a bucket that begins meanwhile has entries of its own in the log.
 
 
 async def test_an_event_logged_again_is_the_same_entry_with_the_same_receipt(database, tmp_path):
     """Two calls with one call id give one entry and one receipt, which proves it; another event is refused."""
-    async with make_manager(database, tmp_path) as manager:
+    async with make_manager(database, tmp_path, clock=TurnedClock()) as manager:
         monitor, call_id = manager.monitor, urandom(16)
         first, again, other = await asyncio.gather(
             monitor.log_security_event(*EVENT, {"n": 1}, call_id=call_id),
@@ -48,7 +49,7 @@ async def test_an_event_logged_again_is_the_same_entry_with_the_same_receipt(dat
 
 async def test_a_change_repeated_by_its_caller_is_done_once(database, tmp_path):
     """Suspensions, psks and ends of sessions with a call id are done once; without one the second is its own."""
-    async with make_manager(database, tmp_path) as manager:
+    async with make_manager(database, tmp_path, clock=TurnedClock()) as manager:
         edge = await Edge.provision(manager)
         established = await edge.connect(manager)
         call_id = urandom(16)
@@ -82,7 +83,7 @@ async def log_size(manager):
 
 async def test_a_tenant_of_one_call_is_one_tenant(database, tmp_path):
     """Tenants made twice at once or later under one id are one, with one entry; under another name it is refused."""
-    async with make_manager(database, tmp_path) as manager:
+    async with make_manager(database, tmp_path, clock=TurnedClock()) as manager:
         call_id, size = urandom(16), (await manager.monitor.checkpoint()).size
         first, again = await asyncio.gather(*(manager.create_tenant("a", call_id=call_id) for _ in range(2)))
         assert first == again == await manager.create_tenant("a", call_id=call_id)
@@ -96,7 +97,7 @@ async def test_a_tenant_of_one_call_is_one_tenant(database, tmp_path):
 
 async def test_what_is_told_once_is_made_once(database, tmp_path):
     """A repeat of a call whose secret is told once makes nothing, and its error names what there is and what to do."""
-    async with make_manager(database, tmp_path) as manager:
+    async with make_manager(database, tmp_path, clock=TurnedClock()) as manager:
         edge, other = await Edge.provision(manager), await Edge.provision(manager)
         call_id, size = urandom(16), await log_size(manager)
         ends = await asyncio.gather(
@@ -133,7 +134,7 @@ async def test_what_is_told_once_is_made_once(database, tmp_path):
 
 async def test_a_registration_is_repeated_under_its_id_alone(database, tmp_path):
     """The same keys under the same id are the device that stands; other keys, no id or another one are refused."""
-    async with make_manager(database, tmp_path) as manager:
+    async with make_manager(database, tmp_path, clock=TurnedClock()) as manager:
         keys, others, call_id = DeviceKeys.generate(), DeviceKeys.generate(), urandom(16)
 
         def register(name, made, change):
@@ -160,7 +161,7 @@ async def test_a_registration_is_repeated_under_its_id_alone(database, tmp_path)
 
 async def test_keys_and_tokens_of_a_repeated_call_are_not_told_again(database, tmp_path):
     """A repeat makes no device and no token; its error says what stands, and only what was not made is made."""
-    async with make_manager(database, tmp_path) as manager:
+    async with make_manager(database, tmp_path, clock=TurnedClock()) as manager:
         call_id, size = urandom(16), await log_size(manager)
         ends = await asyncio.gather(
             *(manager.generate_device_keypair("a", call_id=call_id) for _ in range(2)), return_exceptions=True
@@ -182,7 +183,7 @@ async def test_keys_and_tokens_of_a_repeated_call_are_not_told_again(database, t
 
 async def test_a_psk_under_the_id_of_another_one_is_a_conflict(database, tmp_path):
     """The same psk again is done, another one under its id is refused and not stored."""
-    async with make_manager(database, tmp_path) as manager:
+    async with make_manager(database, tmp_path, clock=TurnedClock()) as manager:
         edge, psk, call_id = await Edge.provision(manager), urandom(64), urandom(16)
         for _ in range(2):
             await manager.set_device_psk(edge.name, psk, call_id=call_id)
@@ -198,7 +199,7 @@ async def test_a_psk_under_the_id_of_another_one_is_a_conflict(database, tmp_pat
 
 async def test_policies_tokens_and_requests_are_changed_once(database, tmp_path):
     """Repeated under its id each is done once, also where something else came in between."""
-    async with make_manager(database, tmp_path) as manager:
+    async with make_manager(database, tmp_path, clock=TurnedClock()) as manager:
         call_id, policy = urandom(16), RotationPolicy(max_records=5)
         await manager.issue_enrolment_token("x")
         (token,) = await manager.list_enrolment_tokens()
@@ -227,7 +228,7 @@ async def test_policies_tokens_and_requests_are_changed_once(database, tmp_path)
 
 async def test_the_identity_changes_once_for_a_call(database, tmp_path):
     """A rotation, a request and a certificate asked for again answer as the first time; what is over says so."""
-    async with make_manager(database, tmp_path) as manager:
+    async with make_manager(database, tmp_path, clock=TurnedClock()) as manager:
         call_id, reason = urandom(16), "yearly"
         first, again = await asyncio.gather(
             *(manager.rotate_identity(reason=reason, call_id=call_id) for _ in range(2))
@@ -252,7 +253,7 @@ async def test_the_identity_changes_once_for_a_call(database, tmp_path):
 
 async def test_many_events_under_one_id_are_entries_once(database, tmp_path):
     """Each event of the call has its place in it: again they are the same entries, another one is refused."""
-    async with make_manager(database, tmp_path) as manager:
+    async with make_manager(database, tmp_path, clock=TurnedClock()) as manager:
         events, call_id = [(*EVENT, {"n": n}, None) for n in (1, 1, 2)], urandom(16)
         first, again = [await manager.monitor.log_security_events_many(events, call_id=call_id) for _ in range(2)]
         assert [each.index for each in first] == [each.index for each in again]
