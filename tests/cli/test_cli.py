@@ -445,6 +445,43 @@ async def test_interrupting_is_exit_code_130(tmp_path):
     assert b"Traceback" not in err
 
 
+FORGETFUL = """
+import os, signal, sys
+from qflare.cli.interrupts import ended_by_interrupts
+
+class Forgetful:
+    def __del__(self):  # what is raised in here is reported and forgotten
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+
+signal.signal(signal.SIGINT, {before})
+try:
+    with ended_by_interrupts():
+        {inside}
+    {after}
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "inside", "after", "code"),
+    [
+        ("signal.default_int_handler", "pass", "Forgetful()", 0),
+        ("signal.default_int_handler", "Forgetful()", "pass", -signal.SIGINT),
+        ("signal.default_int_handler", "pass", "os.kill(os.getpid(), signal.SIGINT)", 130),
+        ("signal.SIG_IGN", "Forgetful()", "os.kill(os.getpid(), signal.SIGINT)", 0),
+    ],
+    ids=["without it", "in it", "after it", "ignored"],
+)
+def test_an_interrupt_while_a_command_is_loaded_is_not_lost(before, inside, after, code):
+    """It ends the process also where Python would forget it; afterwards, and where it is ignored, all is as before."""
+    text = FORGETFUL.format(before=before, inside=inside, after=after)
+    ended = subprocess.run([sys.executable, "-c", text], capture_output=True, timeout=60, check=False)
+    assert code == ended.returncode, ended.stderr
+
+
 def test_every_error_has_its_exit_code():
     """The classes of the error tree end with the documented codes."""
     for error, code in (

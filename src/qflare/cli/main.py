@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from qflare.cli.exits import ExitCode, code_of
+from qflare.cli.interrupts import ended_by_interrupts
 from qflare.cli.output import say_error
 from qflare.errors import MissingExtraError, QflareError
 
@@ -46,11 +47,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    try:
-        import typer  # noqa: F401 - the base install has no command line
-    except ImportError:
-        raise MissingExtraError(feature="the command line tool", extra="cli", package="typer") from None
-    from qflare.cli.commands import app
+    with ended_by_interrupts():
+        try:
+            import typer  # noqa: F401 - the base install has no command line
+        except ImportError:
+            raise MissingExtraError(feature="the command line tool", extra="cli", package="typer") from None
+        from qflare.cli.commands import app
 
     try:
         app(args=list(arguments), prog_name="qflare")

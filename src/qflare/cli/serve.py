@@ -28,21 +28,23 @@ def serve(
     import asyncio
     import resource
 
+    from qflare.cli.interrupts import ended_by_interrupts
     from qflare.cli.managing import choose_dsn
     from qflare.cli.output import emit
     from qflare.errors import MissingExtraError
 
-    try:
-        from qflare.service.config import read_settings
-        from qflare.service.logs import set_up_logging
-        from qflare.service.metrics.settings import MetricsSettings
-        from qflare.service.page.settings import PageSettings
-        from qflare.service.serve import ServeOptions, Serving
-        from qflare.service.serve import serve as run
-    except ModuleNotFoundError as missing:
-        if missing.name not in {"uvicorn", "starlette"}:
-            raise
-        raise MissingExtraError(feature="qflare serve", extra="server", package=missing.name or "") from None
+    with ended_by_interrupts():
+        try:
+            from qflare.service.config import read_settings
+            from qflare.service.logs import set_up_logging
+            from qflare.service.metrics.settings import MetricsSettings
+            from qflare.service.page.settings import PageSettings
+            from qflare.service.serve import ServeOptions, Serving
+            from qflare.service.serve import serve as run
+        except ModuleNotFoundError as missing:
+            if missing.name not in {"uvicorn", "starlette"}:
+                raise
+            raise MissingExtraError(feature="qflare serve", extra="server", package=missing.name or "") from None
 
     def announce(serving: Serving) -> None:
         facts: dict[str, object] = {
