@@ -1,8 +1,6 @@
 """A real PgBouncer in transaction mode before the test's PostgreSQL."""
 
-import os
 import shutil
-import subprocess
 import tempfile
 import threading
 from pathlib import Path
@@ -20,10 +18,37 @@ SERVERS = 3
 
 
 class PgBouncer:
-    """One running pooler."""
+    """One pooler, run in *folder* before the server of *direct*."""
 
-    def __init__(self, folder):
+    def __init__(self, program, folder, direct):
         self.folder = folder
+        self._program, self._direct = program, direct
+        self._account = choose_account()
+        for given in (folder, folder / "ini"):
+            self._account.give(given)
+
+    def start(self):
+        """Start it, and wait until it answers."""
+        with (self.folder / "output").open("ab") as output:
+            self._process = self._account.start([self._program, str(self.folder / "ini")], output=output.fileno())
+        for _ in range(200):
+            if self._process.poll() is not None:
+                break
+            try:
+                if run_apart(_look(self.dsn(self._direct))):
+                    return
+            except (OSError, asyncpg.PostgresError, TimeoutError):
+                threading.Event().wait(0.05)
+        raise RuntimeError((self.folder / "output").read_text())
+
+    def has_crashed(self):
+        """Tell whether it has ended itself over a state of its own that it did not expect."""
+        threading.Event().wait(0.5)
+        return self._process.poll() is not None and "FATAL" in (self.folder / "log").read_text()
+
+    def stop(self):
+        self._process.kill()
+        self._process.wait()
 
     def dsn(self, direct):
         """Return how to reach the database of *direct* through the pooler."""
@@ -53,34 +78,15 @@ def pgbouncer(postgres_cluster):
             f"unix_socket_dir = {folder}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = {SERVERS}\n"
             f"max_client_conn = 500\nlogfile = {folder}/log\nserver_idle_timeout = 1\n"
         )
-        account = choose_account()
-        account.give(folder)
-        account.give(folder / "ini")
-        output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT, 0o600)
-        process = account.start([program, str(folder / "ini")], output=output)
-        os.close(output)
+        running = PgBouncer(program, folder, postgres_cluster)
         try:
-            running = PgBouncer(folder)
-            _wait(running, postgres_cluster, process)
+            running.start()
             yield running
         finally:
-            process.kill()
-            process.wait()
+            running.stop()
 
 
 async def _look(dsn):
     connection = await asyncpg.connect(dsn, timeout=5, statement_cache_size=0)
     await connection.close()
     return True
-
-
-def _wait(running, direct, process):
-    for _ in range(200):
-        if process.poll() is not None:
-            break
-        try:
-            if run_apart(_look(running.dsn(direct))):
-                return
-        except (OSError, asyncpg.PostgresError, TimeoutError):
-            threading.Event().wait(0.05)
-    raise RuntimeError(subprocess.list2cmdline([(running.folder / "output").read_text()]))

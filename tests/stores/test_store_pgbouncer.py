@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from pgbouncer import SERVERS, pgbouncer
+from qflare.errors import StoreUnavailableError
 from qflare.model.ids import TenantId
 from qflare.stores.postgres import PoolSettings, PostgresStore, open_store
 from qflare.stores.postgres.pool import has_pooler
@@ -94,6 +95,14 @@ async def test_the_store_works_through_it(store, admin):
     assert not any("LISTEN" in row["query"] for row in left)
 
 
-async def test_tenants_never_mix_through_it(store):
+async def test_tenants_never_mix_through_it(store, pgbouncer):
     """Goal E2 through the pooler: 5,000 requests of 50 tenants, some cancelled, see their own rows alone."""
-    await many_tenants(store)
+    try:
+        await many_tenants(store)
+    except StoreUnavailableError:
+        # PgBouncer 1.18, which is Debian's, may end itself when queries are cancelled under load (its issue 822, mended
+        # in 1.19); then all is asked again of another one.  Whatever else it was is a failure.
+        if not pgbouncer.has_crashed():
+            raise
+        pgbouncer.start()
+        await many_tenants(store)
