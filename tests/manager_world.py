@@ -1,10 +1,12 @@
 """Managers over a real database, a clock to turn, and devices that speak to them without sockets."""
 
+import asyncio
 import inspect
 import itertools
 from contextlib import asynccontextmanager
 from weakref import WeakKeyDictionary
 
+from qflare.clock import SystemClock
 from qflare.device import AsyncDevice, Device, Step
 from qflare.errors import RefusedError
 from qflare.manager.settings import ManagerSettings
@@ -43,6 +45,14 @@ def settings(folder, **changes):
         "detection": False,
     }
     return ManagerSettings(**(values | changes))
+
+
+async def room_in_bucket(seconds):
+    """Wait, where the wall clock's bucket ends within *seconds*, for the next one; for what reads that clock."""
+    width_s = ManagerSettings().bucket_width_s
+    left_s = width_s - SystemClock().now_ms() / 1000 % width_s
+    if left_s < seconds:
+        await asyncio.sleep(left_s)
 
 
 def make_manager(database, folder, *, clock=None, tenant=DEFAULT_TENANT, **changes):

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from cli.commands import qflare
-from manager_world import Edge, make_manager
+from manager_world import Edge, make_manager, room_in_bucket
 from qflare.cli.exits import ExitCode
 from qflare.cli.main import run
 
@@ -93,6 +93,8 @@ async def test_changes_with_a_call_id_are_made_once(command, database_dsn, tmp_p
         for _ in range(2):
             assert state == (await command("devices", verb, "a", *why, *named))["state"]
     first = [tmp_path / name for name in ("first", "second")]
+    # A request names the bucket from which its keys announce.
+    await room_in_bucket(60)
     for output in first:
         await command("identity", "request", "--output", output, *why, *named)
     assert first[0].read_bytes() == first[1].read_bytes()

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from cli.commands import qflare
-from manager_world import Edge, make_manager, managers
+from manager_world import Edge, make_manager, managers, room_in_bucket
 from qflare.errors import ConfigError, StoreUnavailableError, UsageError
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.service.page import PageSettings
@@ -235,6 +235,8 @@ async def test_forms_and_queries_are_bounded(database_dsn, tmp_path):
 
 async def test_the_stream_says_what_has_changed_and_ends_with_the_visit(database_dsn, tmp_path):
     """A page hears of news as they come, after a lost connection of what it missed, and of the end at logout."""
+    # A bucket that begins meanwhile would be news of its own.
+    await room_in_bucket(60)
     async with managers(database_dsn, tmp_path) as (manager,), paging(manager, page_heartbeat_s=0.3) as url:
         secret = await manager.add_operator("ann")
         async with browsing(url) as client, browsing(url) as reader:
