@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 24;
+SET LOCAL qflare.installs_version = 25;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -701,48 +701,6 @@ CREATE TABLE IF NOT EXISTS qflare.server_key_move (
     CONSTRAINT server_key_move_reason_size CHECK (octet_length(reason) <= 1000)
 );
 
--- What the detector found: one row for the same signal about the same device (subject: its ref, empty for the tenant's
--- fleet) until it is closed.  Written by the workers' detectors, read and moved by operators.
-CREATE TABLE IF NOT EXISTS qflare.incident (
-    tenant_id     uuid        NOT NULL,
-    incident_id   uuid        NOT NULL,
-    signal        text        NOT NULL,
-    severity      text        NOT NULL,
-    subject       bytea       NOT NULL,
-    device_id     text,
-    first_seen_at timestamptz NOT NULL,
-    last_seen_at  timestamptz NOT NULL,
-    seen          bigint      NOT NULL,
-    evidence      bytea       NOT NULL,
-    state         text        NOT NULL DEFAULT 'open',
-    changed_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
-    note          text        NOT NULL DEFAULT '',
-    CONSTRAINT incident_pkey PRIMARY KEY (incident_id, tenant_id),
-    CONSTRAINT incident_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
-    CONSTRAINT incident_signal_size CHECK (octet_length(signal) BETWEEN 1 AND 64),
-    CONSTRAINT incident_severity_known CHECK (severity IN ('debug', 'info', 'warning', 'error', 'critical')),
-    CONSTRAINT incident_subject_size CHECK (octet_length(subject) IN (0, 32)),
-    CONSTRAINT incident_device_id_size CHECK (octet_length(device_id) BETWEEN 1 AND 255),
-    CONSTRAINT incident_seen_in_order CHECK (first_seen_at <= last_seen_at),
-    CONSTRAINT incident_seen_range CHECK (seen >= 1),
-    CONSTRAINT incident_evidence_size CHECK (octet_length(evidence) BETWEEN 2 AND 4096),
-    CONSTRAINT incident_state_known CHECK (state IN ('open', 'acknowledged', 'closed')),
-    CONSTRAINT incident_note_size CHECK (octet_length(note) <= 1000)
-);
-
--- What the detector remembers of a tenant, at most one row each: read by a worker at its start, replaced every few
--- minutes and at its end; state_version tells whether another worker was quicker.
-CREATE TABLE IF NOT EXISTS qflare.detector_state (
-    tenant_id     uuid        NOT NULL,
-    state_version bigint      NOT NULL,
-    state         bytea       NOT NULL,
-    saved_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT detector_state_pkey PRIMARY KEY (tenant_id),
-    CONSTRAINT detector_state_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
-    CONSTRAINT detector_state_version_range CHECK (state_version >= 1),
-    CONSTRAINT detector_state_size CHECK (octet_length(state) BETWEEN 1 AND 1048576)
-);
-
 -- People who may look at a tenant's page, and what their secrets are compared with (scrypt, RFC 7914); read at each
 -- login and, for the state, at each look.
 CREATE TABLE IF NOT EXISTS qflare.operator (
@@ -765,6 +723,51 @@ CREATE TABLE IF NOT EXISTS qflare.operator (
     CONSTRAINT operator_secret_hash_size CHECK (octet_length(secret_hash) = 32),
     CONSTRAINT operator_state_known CHECK (state IN ('active', 'revoked')),
     CONSTRAINT operator_state_reason_size CHECK (octet_length(state_reason) <= 1000)
+);
+
+-- What the detector found: one row for the same signal about the same device (subject: its ref, empty for the tenant's
+-- fleet) until it is closed.  Written by the workers' detectors, read and moved by operators.
+CREATE TABLE IF NOT EXISTS qflare.incident (
+    tenant_id     uuid        NOT NULL,
+    incident_id   uuid        NOT NULL,
+    signal        text        NOT NULL,
+    severity      text        NOT NULL,
+    subject       bytea       NOT NULL,
+    device_id     text,
+    first_seen_at timestamptz NOT NULL,
+    last_seen_at  timestamptz NOT NULL,
+    seen          bigint      NOT NULL,
+    evidence      bytea       NOT NULL,
+    state         text        NOT NULL DEFAULT 'open',
+    changed_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    note          text        NOT NULL DEFAULT '',
+    changed_by    text        COLLATE "C",
+    CONSTRAINT incident_pkey PRIMARY KEY (incident_id, tenant_id),
+    CONSTRAINT incident_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
+    CONSTRAINT incident_changed_by_operator FOREIGN KEY (changed_by, tenant_id)
+        REFERENCES qflare.operator (name, tenant_id),
+    CONSTRAINT incident_signal_size CHECK (octet_length(signal) BETWEEN 1 AND 64),
+    CONSTRAINT incident_severity_known CHECK (severity IN ('debug', 'info', 'warning', 'error', 'critical')),
+    CONSTRAINT incident_subject_size CHECK (octet_length(subject) IN (0, 32)),
+    CONSTRAINT incident_device_id_size CHECK (octet_length(device_id) BETWEEN 1 AND 255),
+    CONSTRAINT incident_seen_in_order CHECK (first_seen_at <= last_seen_at),
+    CONSTRAINT incident_seen_range CHECK (seen >= 1),
+    CONSTRAINT incident_evidence_size CHECK (octet_length(evidence) BETWEEN 2 AND 4096),
+    CONSTRAINT incident_state_known CHECK (state IN ('open', 'acknowledged', 'closed')),
+    CONSTRAINT incident_note_size CHECK (octet_length(note) <= 1000)
+);
+
+-- What the detector remembers of a tenant, at most one row each: read by a worker at its start, replaced every few
+-- minutes and at its end; state_version tells whether another worker was quicker.
+CREATE TABLE IF NOT EXISTS qflare.detector_state (
+    tenant_id     uuid        NOT NULL,
+    state_version bigint      NOT NULL,
+    state         bytea       NOT NULL,
+    saved_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT detector_state_pkey PRIMARY KEY (tenant_id),
+    CONSTRAINT detector_state_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
+    CONSTRAINT detector_state_version_range CHECK (state_version >= 1),
+    CONSTRAINT detector_state_size CHECK (octet_length(state) BETWEEN 1 AND 1048576)
 );
 
 -- What is done about an incident: proposed, wanted by operators, carried out in the transaction that notes it, undone.

@@ -36,7 +36,7 @@ RETURNING i.incident_id, i.signal, i.subject, i.xmax = 0 AS is_opened,
 -- A tenant's incidents of some states, the last seen first; inside a transaction that entered the tenant.
 -- $1 tenant_id uuid, $2 states text[], $3 limit bigint, $4 after: incident_id uuid or null
 SELECT i.incident_id, i.tenant_id, i.signal, i.severity, i.subject, i.device_id, i.first_seen_at, i.last_seen_at, i.seen,
-       i.evidence, i.state, i.changed_at, i.note
+       i.evidence, i.state, i.changed_at, i.note, i.changed_by
   FROM qflare.incident AS i
  WHERE i.tenant_id = $1
    AND i.state = ANY ($2::text[])
@@ -50,7 +50,7 @@ SELECT i.incident_id, i.tenant_id, i.signal, i.severity, i.subject, i.device_id,
 -- One incident; inside a transaction that entered the tenant.
 -- $1 tenant_id uuid, $2 incident_id uuid
 SELECT i.incident_id, i.tenant_id, i.signal, i.severity, i.subject, i.device_id, i.first_seen_at, i.last_seen_at, i.seen,
-       i.evidence, i.state, i.changed_at, i.note
+       i.evidence, i.state, i.changed_at, i.note, i.changed_by
   FROM qflare.incident AS i
  WHERE i.tenant_id = $1
    AND i.incident_id = $2;
@@ -59,7 +59,7 @@ SELECT i.incident_id, i.tenant_id, i.signal, i.severity, i.subject, i.device_id,
 -- One incident that is to be moved, locked; inside a transaction that entered the tenant.
 -- $1 tenant_id uuid, $2 incident_id uuid
 SELECT i.incident_id, i.tenant_id, i.signal, i.severity, i.subject, i.device_id, i.first_seen_at, i.last_seen_at, i.seen,
-       i.evidence, i.state, i.changed_at, i.note
+       i.evidence, i.state, i.changed_at, i.note, i.changed_by
   FROM qflare.incident AS i
  WHERE i.tenant_id = $1
    AND i.incident_id = $2
@@ -67,13 +67,13 @@ SELECT i.incident_id, i.tenant_id, i.signal, i.severity, i.subject, i.device_id,
 
 -- name: move_incident :one
 -- Change an incident's state; inside a transaction that entered the tenant and found it.
--- $1 tenant_id uuid, $2 incident_id uuid, $3 state text, $4 note text
+-- $1 tenant_id uuid, $2 incident_id uuid, $3 state text, $4 note text, $5 changed_by text, the operator's name
 UPDATE qflare.incident AS i
-   SET state = $3, note = $4, changed_at = clock_timestamp()
+   SET state = $3, note = $4, changed_by = $5, changed_at = clock_timestamp()
  WHERE i.tenant_id = $1
    AND i.incident_id = $2
 RETURNING i.incident_id, i.tenant_id, i.signal, i.severity, i.subject, i.device_id, i.first_seen_at, i.last_seen_at,
-          i.seen, i.evidence, i.state, i.changed_at, i.note;
+          i.seen, i.evidence, i.state, i.changed_at, i.note, i.changed_by;
 
 -- name: count_incidents :many
 -- Incidents that are not closed; inside a transaction that entered the tenant.

@@ -74,8 +74,11 @@ async def test_an_incident_is_listed_responded_to_and_closed(command, database_d
     assert "dismissed" in await command("incident", "dismiss", again["response_id"], *bob, "--reason", "no need")
     assert None is again["incident_id"]
     assert 2 == len((await command("incident", "show", key, "--json"))["responses"])
-    assert "acknowledged" in await command("incident", "ack", key, "--note", "looking")
-    assert "closed" == (await command("incident", "close", key, "--json"))["state"]
+    wrong = ("--by", "bob", "--secret-file", tmp_path / "ann")
+    assert "authentication failed" in await command("incident", "ack", key, *wrong, code=ExitCode.REFUSED)
+    assert "acknowledged" in await command("incident", "ack", key, *ann, "--note", "looking")
+    closed = await command("incident", "close", key, *bob, "--json")
+    assert ("closed", "bob") == (closed["state"], closed["changed_by"])
     assert [None] == [each["device_id"] for each in (await command("incident", "list", "--json"))["incidents"]]
     assert 2 == len((await command("incident", "list", "--closed", "--json"))["incidents"])
 

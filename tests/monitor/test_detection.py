@@ -163,6 +163,7 @@ async def test_incidents_are_moved_with_an_event(database, tmp_path):
     """Acknowledged, closed, with what was said about it; a closed one stays, the same again opens another."""
     async with managers(database, tmp_path, detection=True) as (manager,):
         edge, forger = await Edge.provision(manager, "victim"), await Edge.provision(manager)
+        await manager.add_operator("ann")
 
         async def attack():
             for _ in range(5):
@@ -173,22 +174,25 @@ async def test_incidents_are_moved_with_an_event(database, tmp_path):
         monitor = manager.monitor
         (incident,) = await monitor.list_incidents()
         key = incident.incident_id
-        moved = await monitor.move_incident(key, IncidentState.ACKNOWLEDGED, note="looking")
+        moved = await monitor.move_incident(key, IncidentState.ACKNOWLEDGED, by="ann", note="looking")
         assert (IncidentState.ACKNOWLEDGED, "looking") == (moved.state, moved.note)
-        await monitor.move_incident(key, IncidentState.CLOSED)
+        assert "ann" == moved.changed_by
+        await monitor.move_incident(key, IncidentState.CLOSED, by="ann")
         with pytest.raises(IllegalTransitionError):
-            await monitor.move_incident(key, IncidentState.OPEN)
+            await monitor.move_incident(key, IncidentState.OPEN, by="ann")
         with pytest.raises(UsageError, match="note has"):
-            await monitor.move_incident(key, IncidentState.CLOSED, note="x" * 1001)
+            await monitor.move_incident(key, IncidentState.CLOSED, by="ann", note="x" * 1001)
         with pytest.raises(UsageError):
-            await monitor.move_incident(key, "closed")
+            await monitor.move_incident(key, "closed", by="ann")
+        with pytest.raises(UsageError, match="operator's name"):
+            await monitor.move_incident(key, IncidentState.CLOSED, by="")
         with pytest.raises(KeyNotFoundError):
-            await monitor.move_incident(os.urandom(16), IncidentState.CLOSED)
+            await monitor.move_incident(os.urandom(16), IncidentState.CLOSED, by="ann")
         await attack()
         # Seen in one second, perhaps: then their order is that of their ids.
         assert ["closed", "open"] == sorted(each.state for each in await monitor.list_incidents())
-        said = [json.loads(entry.data).get("note") for entry in await monitor.list_events(limit=1000)]
-        assert "looking" in said
+        said = [json.loads(entry.data) for entry in await monitor.list_events(limit=1000)]
+        assert ("looking", "ann") in [(each.get("note"), each.get("by")) for each in said]
 
 
 async def test_another_tenant_sees_nothing_of_it(database, tmp_path):
@@ -361,6 +365,7 @@ async def test_old_rows_are_read_again_in_turn(database_dsn, admin, tmp_path, mo
     """An old row that is altered is found within a pass, also one that cannot even be read; then the pass begins anew."""
     monkeypatch.setattr("qflare.service.detection.ENTRIES_CHECKED", 5)
     async with managers(database_dsn, tmp_path, detection=True) as (manager,):
+        await manager.add_operator("ann")
         events = [(SecurityEventType.SYSTEM, EventSeverity.INFO, {"n": number}, None) for number in range(30)]
         await manager.monitor.log_security_events_many(events)
         for index, change in ((12, "recorded_at = recorded_at + interval '1 hour'"), (3, "event_type = 'invented'")):
@@ -377,7 +382,7 @@ async def test_old_rows_are_read_again_in_turn(database_dsn, admin, tmp_path, mo
                 " WHERE log_index = $1",
                 index,
             )
-            await manager.monitor.move_incident(found.incident_id, IncidentState.CLOSED)
+            await manager.monitor.move_incident(found.incident_id, IncidentState.CLOSED, by="ann")
             await detection_of(manager).settle()
 
 

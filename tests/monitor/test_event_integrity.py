@@ -101,11 +101,12 @@ async def test_events_of_incidents_hold_too(database_dsn, tmp_path):
     """What the detector and operators write about incidents is proven as any other event."""
     async with managers(database_dsn, tmp_path, detection=True) as (manager,):
         await Edge.provision(manager, "d")
+        await manager.add_operator("ann")
         for _ in range(20):
             await manager.monitor.note_update_norms({"d": 1.0})
         await manager.monitor.note_update_norms({"d": 1000.0})
         await manager._opening.value.detection.settle()
         (incident,) = await manager.monitor.list_incidents()
-        await manager.monitor.move_incident(incident.incident_id, IncidentState.CLOSED, note="looked at")
+        await manager.monitor.move_incident(incident.incident_id, IncidentState.CLOSED, by="ann", note="looked at")
         size = (await manager.monitor.checkpoint()).size
     assert {} == await fresh(database_dsn, tmp_path, size)

@@ -11,12 +11,13 @@ from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT, TenantId
 from qflare.model.incident import IncidentState
 from qflare.model.signal import Signal
-from store_records import NOW_S, new_event, new_sighting, register
+from store_records import NOW_S, new_event, new_operator, new_sighting, register
 
 pytestmark = pytest.mark.contract
 
 T = DEFAULT_TENANT
 OTHER = TenantId(bytes(range(16)))
+CLOSED = IncidentState.CLOSED
 OPENED, RAISED = SecurityEventType.TAMPER_DETECTED, SecurityEventType.POLICY_VIOLATION
 
 
@@ -94,27 +95,45 @@ async def test_states_move_as_they_may(store):
     """Open, acknowledged, open again, closed for good; each change with its event, the same state again with none."""
     sighting = new_sighting()
     await report(store, sighting)
+    await store.add_operator(new_operator(), event=new_event())
     key = sighting.incident_id
     for state in (IncidentState.ACKNOWLEDGED, IncidentState.OPEN, IncidentState.ACKNOWLEDGED, IncidentState.CLOSED):
-        moved = await store.move_incident(T, key, state, note=f"now {state}", event=new_event())
-        assert (state, f"now {state}") == (moved.state, moved.note)
-    assert moved == await store.move_incident(T, key, IncidentState.CLOSED, note="again", event=new_event())
+        moved = await store.move_incident(T, key, state, by="ann", note=f"now {state}", event=new_event())
+        assert (state, f"now {state}", "ann") == (moved.state, moved.note, moved.changed_by)
+    assert moved == await store.move_incident(T, key, CLOSED, by="ann", note="again", event=new_event())
     with pytest.raises(IllegalTransitionError, match="closed cannot become open"):
-        await store.move_incident(T, key, IncidentState.OPEN, note="", event=new_event())
+        await store.move_incident(T, key, IncidentState.OPEN, by="ann", note="", event=new_event())
     with pytest.raises(KeyNotFoundError, match="no such incident"):
-        await store.move_incident(T, urandom(16), IncidentState.OPEN, note="", event=new_event())
-    assert [OPENED, *[SecurityEventType.SYSTEM] * 4] == await logged(store)
+        await store.move_incident(T, urandom(16), IncidentState.OPEN, by="ann", note="", event=new_event())
+    assert [OPENED, *[SecurityEventType.SYSTEM] * 5] == await logged(store)
     assert {} == await store.count_incidents(T)
+
+
+async def test_only_an_operator_of_the_tenant_moves_an_incident(store):
+    """A stranger, another tenant's operator and a revoked one change nothing, and the log says nothing of them."""
+    sighting = new_sighting()
+    await report(store, sighting)
+    await store.save_tenant(OTHER, "other", event=new_event())
+    await store.add_operator(new_operator(OTHER, "eve"), event=new_event())
+    await store.add_operator(new_operator(name="cid"), event=new_event())
+    await store.revoke_operator(T, "cid", reason="left", event=new_event())
+    before = await store.find_incident(T, sighting.incident_id), await logged(store)
+    for by, error in (("nobody", KeyNotFoundError), ("eve", KeyNotFoundError), ("cid", IllegalTransitionError)):
+        with pytest.raises(error, match="operator"):
+            await store.move_incident(T, sighting.incident_id, CLOSED, by=by, note="", event=new_event())
+    assert before == (await store.find_incident(T, sighting.incident_id), await logged(store))
+    assert None is before[0].changed_by
 
 
 async def test_what_comes_after_the_end_is_another_incident(store):
     """A closed incident stays as it is; an acknowledged one takes what comes."""
     first, second = new_sighting(), new_sighting(seen_s=NOW_S + 10)
     await report(store, first)
-    await store.move_incident(T, first.incident_id, IncidentState.ACKNOWLEDGED, note="", event=new_event())
+    await store.add_operator(new_operator(), event=new_event())
+    await store.move_incident(T, first.incident_id, IncidentState.ACKNOWLEDGED, by="ann", note="", event=new_event())
     (change,) = await report(store, new_sighting())
     assert first.incident_id == change.incident_id
-    await store.move_incident(T, first.incident_id, IncidentState.CLOSED, note="", event=new_event())
+    await store.move_incident(T, first.incident_id, CLOSED, by="ann", note="", event=new_event())
     (change,) = await report(store, second)
     assert change.is_opened
     listed = await store.list_incidents(T, limit=10)
@@ -146,7 +165,7 @@ async def test_tenants_see_their_own(store):
     assert None is await store.find_incident(T, others.incident_id)
     assert [mine.incident_id] == [each.incident_id for each in await store.list_incidents(T, limit=10)]
     with pytest.raises(KeyNotFoundError):
-        await store.move_incident(T, others.incident_id, IncidentState.CLOSED, note="", event=new_event())
+        await store.move_incident(T, others.incident_id, CLOSED, by="ann", note="", event=new_event())
     assert await store.save_detector_state(OTHER, b"x", after=0)
     assert None is await store.find_detector_state(T)
 

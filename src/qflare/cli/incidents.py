@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 import typer
 
 from qflare.cli import listing, options
+from qflare.cli.operator_login import By, SecretFile, authenticate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,6 +94,8 @@ def show(
 def ack(
     incident: Id,
     *,
+    by: By,
+    secret_file: SecretFile = None,
     note: Note = "",
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
@@ -102,13 +105,15 @@ def ack(
     """Say that somebody looks at an incident; what comes is still added to it."""
     from qflare.model.incident import IncidentState
 
-    _move(incident, IncidentState.ACKNOWLEDGED, note, dsn, data_dir, tenant, as_json=as_json)
+    _move(incident, IncidentState.ACKNOWLEDGED, by, secret_file, note, dsn, data_dir, tenant, as_json=as_json)
 
 
 @app.command("close")
 def close(
     incident: Id,
     *,
+    by: By,
+    secret_file: SecretFile = None,
     note: Note = "",
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
@@ -118,12 +123,14 @@ def close(
     """Close an incident for good; the same again opens another."""
     from qflare.model.incident import IncidentState
 
-    _move(incident, IncidentState.CLOSED, note, dsn, data_dir, tenant, as_json=as_json)
+    _move(incident, IncidentState.CLOSED, by, secret_file, note, dsn, data_dir, tenant, as_json=as_json)
 
 
 def _move(  # noqa: PLR0917 - the options that every command has
     incident: str,
     state: IncidentState,
+    by: str,
+    secret_file: Path | None,
     note: str,
     dsn: str | None,
     data_dir: Path | None,
@@ -137,7 +144,8 @@ def _move(  # noqa: PLR0917 - the options that every command has
     key = listing.parse_id(incident, name="INCIDENT")
 
     async def work(manager: QuantumKeyManager) -> Incident:
-        return await manager.monitor.move_incident(key, state, note=note)
+        await authenticate(manager, by, secret_file)
+        return await manager.monitor.move_incident(key, state, by=by, note=note)
 
     moved = run_with_manager(work, dsn, data_dir, tenant=tenant)
     emit(_facts(moved), as_json=as_json, text=f"incident {incident} is {moved.state.value}")
@@ -167,4 +175,5 @@ def _facts(incident: Incident) -> dict[str, object]:
         "first_seen_at": moment(incident.first_seen_at),
         "last_seen_at": moment(incident.last_seen_at),
         "note": incident.note,
+        "changed_by": incident.changed_by,
     }

@@ -10,6 +10,7 @@ import typer
 
 from qflare.cli import listing, options
 from qflare.cli.incidents import app, get_incident
+from qflare.cli.operator_login import By, SecretFile, authenticate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -25,11 +26,6 @@ IdOrNone: TypeAlias = Annotated[
 ]
 ResponseArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="RESPONSE", help="The response's id, 32 hex digits.")
-]
-By: TypeAlias = Annotated[str, typer.Option("--by", metavar="NAME", help="The operator who asks.")]
-SecretFile: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--secret-file", metavar="FILE", help="The operator's secret; else it is typed unseen."),
 ]
 Action: TypeAlias = Annotated[
     str, typer.Argument(metavar="ACTION", help="What to do: quarantine, lift, rekey, revoke, … (docs/operations.md).")
@@ -137,7 +133,7 @@ def apply(
     key = None if incident == "-" else listing.parse_id(incident, name="INCIDENT")
 
     async def work(manager: QuantumKeyManager) -> Response:
-        await _authenticate(manager, by, secret_file)
+        await authenticate(manager, by, secret_file)
         return await manager.respond(
             action,
             by=by,
@@ -266,29 +262,11 @@ def _respond(  # noqa: PLR0917 - the options that every command has
     from qflare.cli.output import emit
 
     async def work(manager: QuantumKeyManager) -> Response:
-        await _authenticate(manager, by, secret_file)
+        await authenticate(manager, by, secret_file)
         return await call(manager)
 
     done = run_with_manager(work, dsn, data_dir, tenant=tenant)
     emit(response_facts(done), as_json=as_json, text=_told(done))
-
-
-async def _authenticate(manager: QuantumKeyManager, by: str, secret_file: Path | None) -> None:
-    """Raise `AuthenticationError` unless whoever runs the command has the operator's secret."""
-    from qflare.cli.passphrase import read_passphrase
-    from qflare.errors import AuthenticationError
-    from qflare.service.operator_secret import decode_secret
-
-    option = "--secret-file"
-    with (
-        read_passphrase(secret_file, is_new=False, what="operator's secret", option=option) as typed,
-        typed.view() as it,
-    ):
-        # SAFETY: base32 is decoded from text, which cannot be wiped; it lives to the end of this call.
-        made = decode_secret(bytes(it).decode(errors="replace"))
-    with made.secret as secret:
-        if made.tenant_id != manager.tenant or not await manager.check_operator(by, secret):
-            raise AuthenticationError
 
 
 async def _device_of(manager: QuantumKeyManager, key: bytes | None, action: str, device: str | None) -> str | None:

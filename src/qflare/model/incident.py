@@ -17,6 +17,8 @@ EVIDENCE_BYTES_MAX: Final = 4096
 NOTE_BYTES_MAX: Final = 1000
 """Most bytes of what somebody says about a change of state."""
 
+REVOKED: Final = "the operator who asks for this was revoked"
+
 SEVERITIES: Final = (
     EventSeverity.DEBUG,
     EventSeverity.INFO,
@@ -92,6 +94,8 @@ class Incident:
     """When its state was last changed; when it was opened if never."""
     note: str
     """What was said at the last change of state; empty if nothing was."""
+    changed_by: str | None
+    """The operator who last changed the state; None if nobody did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

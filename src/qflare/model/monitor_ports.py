@@ -50,16 +50,23 @@ class IncidentStore(Protocol):
         """Return one incident of the tenant, or None."""
 
     async def move_incident(
-        self, tenant_id: TenantId, incident_id: IncidentId, state: IncidentState, *, note: str, event: NewEvent
+        self,
+        tenant_id: TenantId,
+        incident_id: IncidentId,
+        state: IncidentState,
+        *,
+        by: str,
+        note: str,
+        event: NewEvent,
     ) -> Incident:
         """
-        Change an incident's state and write *event*; return it as it stands.
+        Have an operator change an incident's state, and write *event*; return it as it stands.
 
         An incident that has that state already is returned as it is, and nothing is written.
 
         Raises:
-            IllegalTransitionError: it is closed, or no state may go there.
-            KeyNotFoundError: there is no such incident in this tenant.
+            IllegalTransitionError: it is closed, no state may go there, or the operator was revoked.
+            KeyNotFoundError: there is no such incident or operator in this tenant.
         """
 
     async def count_incidents(self, tenant_id: TenantId) -> dict[tuple[str, str, str], int]:

@@ -27,6 +27,7 @@ from qflare.protocol.log_key import LogKey
 from qflare.service.arguments import as_call_id
 from qflare.service.assembly import Engine, Foundation, Place, open_foundation
 from qflare.service.opening import Opening
+from qflare.service.operator_calls import require_operator_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -372,36 +373,38 @@ class SecurityMonitor:
         foundation = await self._foundation()
         return await foundation.deadline.of(foundation.store.find_incident(self._tenant, IncidentId(incident_id)))
 
-    async def move_incident(self, incident_id: bytes, state: IncidentState, *, note: str = "") -> Incident:
+    async def move_incident(self, incident_id: bytes, state: IncidentState, *, by: str, note: str = "") -> Incident:
         """
         Acknowledge, open again or close an incident, with an event in the log; return it as it stands.
 
         Args:
             incident_id: Its 16 bytes.
             state: What it becomes; an incident that is closed stays so, and the same again opens another.
+            by: The operator who does it; that it is them is for the caller to see to, with `check_operator`.
             note: What is to be said about it, at most 1000 bytes; no secrets: the log is kept for ever.
 
         Raises:
-            IllegalTransitionError: it is closed.
-            KeyNotFoundError: there is no such incident in this tenant.
-            UsageError: *note* is too long.
+            IllegalTransitionError: it is closed, or the operator was revoked.
+            KeyNotFoundError: there is no such incident or operator in this tenant.
+            UsageError: *note* is too long, or *by* no name.
         """
         if not isinstance(state, IncidentState):
             raise UsageError("state is an IncidentState")
+        require_operator_name(by)
         if len(note.encode()) > NOTE_BYTES_MAX:
             raise UsageError(f"the note has {len(note.encode())} bytes, at most {NOTE_BYTES_MAX}: log an event instead")
         foundation = await self._foundation()
         event = security_event(
             SecurityEventType.OPERATOR_ACTION,
             EventSeverity.INFO,
-            {"what": f"incident {state.value}", "incident_id": incident_id.hex(), "note": note},
+            {"what": f"incident {state.value}", "incident_id": incident_id.hex(), "by": by, "note": note},
             tenant_id=self._tenant,
             device_id=None,
             clock=foundation.clock,
             vault=foundation.entry_keys,
         )
         return await foundation.deadline.of(
-            foundation.store.move_incident(self._tenant, IncidentId(incident_id), state, note=note, event=event)
+            foundation.store.move_incident(self._tenant, IncidentId(incident_id), state, by=by, note=note, event=event)
         )
 
     async def note_update_norms(self, norms: Mapping[str, float]) -> None:

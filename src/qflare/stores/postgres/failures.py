@@ -46,6 +46,7 @@ _ABSENT: Final = {
     "detector_state_of_tenant": "no such tenant; create it first",
     "response_of_tenant": "no such tenant; create it first",
     "response_of_incident": "no such incident in this tenant",
+    "incident_changed_by_operator": "no such operator in this tenant: add one with  qflare operator add",
     "response_first_by_operator": "no such operator in this tenant: add one with  qflare operator add",
     "response_second_by_operator": "no such operator in this tenant: add one with  qflare operator add",
     "response_ended_by_operator": "no such operator in this tenant: add one with  qflare operator add",

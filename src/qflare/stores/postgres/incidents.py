@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qflare.errors import BatchError, ConflictError, KeyNotFoundError
+from qflare.errors import BatchError, ConflictError, IllegalTransitionError, KeyNotFoundError
 from qflare.model.event import EventSeverity
 from qflare.model.ids import DeviceId, DeviceRef, IncidentId, TenantId
-from qflare.model.incident import DetectorState, Incident, IncidentChange, IncidentState, require_move
+from qflare.model.incident import REVOKED, DetectorState, Incident, IncidentChange, IncidentState, require_move
 from qflare.model.signal import Signal
 from qflare.stores.postgres.calls import CALL_ONCE
 from qflare.stores.postgres.columns import as_uuid, as_uuids
@@ -113,9 +113,16 @@ class Incidents(Connected):
         return None if row is None else _incident(row)
 
     async def move_incident(
-        self, tenant_id: TenantId, incident_id: IncidentId, state: IncidentState, *, note: str, event: NewEvent
+        self,
+        tenant_id: TenantId,
+        incident_id: IncidentId,
+        state: IncidentState,
+        *,
+        by: str,
+        note: str,
+        event: NewEvent,
     ) -> Incident:
-        """Change an incident's state and write *event*; return it as it stands."""
+        """Have an operator change an incident's state, and write *event*; return it as it stands."""
         async with self._connections.transaction(tenant_id) as transaction:
             key = (transaction.tenant_id, as_uuid(incident_id))
             row = await transaction.fetch_row("lock_incident", *key)
@@ -125,7 +132,10 @@ class Incidents(Connected):
             if found.state is state:
                 return found
             require_move(found.state, state)
-            moved = await transaction.fetch_row("move_incident", *key, state.value, note)
+            moved = await transaction.fetch_row("move_incident", *key, state.value, note, by)
+            revoked = await transaction.fetch_row("count_revoked_operators", transaction.tenant_id, [by])
+            if revoked is not None and revoked["operators"]:
+                raise IllegalTransitionError(REVOKED)
             await transaction.write_events([event])
         return found if moved is None else _incident(moved)
 
@@ -178,4 +188,5 @@ def _incident(row: asyncpg.Record) -> Incident:
         state=IncidentState(row["state"]),
         changed_at=row["changed_at"],
         note=row["note"],
+        changed_by=row["changed_by"],
     )

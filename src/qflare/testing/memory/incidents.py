@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from qflare.clock import utc
-from qflare.errors import BatchError, KeyNotFoundError
+from qflare.errors import BatchError, IllegalTransitionError, KeyNotFoundError
 from qflare.model.device import KeyState
 from qflare.model.incident import (
     EVIDENCE_BYTES_MAX,
     NOTE_BYTES_MAX,
+    REVOKED,
     SEVERITIES,
     DetectorState,
     Incident,
@@ -19,6 +20,7 @@ from qflare.model.incident import (
     IncidentState,
     require_move,
 )
+from qflare.model.operator import OperatorState
 from qflare.testing.memory.constraints import require, require_ids, require_numbers, require_size, require_text
 from qflare.testing.memory.entries import Logging
 
@@ -100,6 +102,7 @@ class Incidents(Logging):
                 state=IncidentState.OPEN,
                 changed_at=self._now,
                 note="",
+                changed_by=None,
             )
             require(tables.incidents.put_new((tenant_id, row.incident_id), row), "incident_pkey")
             return IncidentChange(incident_id=row.incident_id, is_opened=True, is_raised=False)
@@ -141,9 +144,16 @@ class Incidents(Logging):
             return tables.incidents.get((tenant_id, incident_id))
 
     async def move_incident(
-        self, tenant_id: TenantId, incident_id: IncidentId, state: IncidentState, *, note: str, event: NewEvent
+        self,
+        tenant_id: TenantId,
+        incident_id: IncidentId,
+        state: IncidentState,
+        *,
+        by: str,
+        note: str,
+        event: NewEvent,
     ) -> Incident:
-        """Change an incident's state and write *event*; return it as it stands."""
+        """Have an operator change an incident's state, and write *event*; return it as it stands."""
         async with self._transaction(tenant_id, incident_id) as tables:
             found = tables.incidents.get((tenant_id, incident_id))
             if found is None:
@@ -152,7 +162,12 @@ class Incidents(Logging):
                 return found
             require_move(found.state, state)
             require_text(note, "incident_note_size", 0, NOTE_BYTES_MAX)
-            moved = replace(found, state=state, note=note, changed_at=self._now)
+            operator = tables.operators.get((tenant_id, by))
+            if operator is None:
+                raise KeyNotFoundError("no such operator in this tenant: add one with  qflare operator add")
+            if operator.state is not OperatorState.ACTIVE:
+                raise IllegalTransitionError(REVOKED)
+            moved = replace(found, state=state, note=note, changed_by=by, changed_at=self._now)
             tables.incidents.put((tenant_id, incident_id), moved)
             self._write_events(tenant_id, [event])
             return moved
