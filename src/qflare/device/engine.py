@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from qflare.device.flow import DELIVERIES_MAX, Flow, Send, deliver, pause_before
+from qflare.device.flow import DELIVERIES_MAX, Flow, Send, deliver, pause_before, refused
 from qflare.device.records import DeviceRecords, Form, Reply, SessionTerms
 from qflare.device.rotation import KeyRotation
 from qflare.device.transport import Step
@@ -175,8 +175,8 @@ class DeviceEngine(DeviceRecords):
         for _ in range(2 if self.state.rotating is not None else 1):
             try:
                 return (yield from self._hello() if form == "hello" else self._offer())
-            except RefusedError as refused:
-                failure = refused
+            except RefusedError as refusal:
+                failure = refusal
                 self._forget_handshakes(FORMS[form])
                 # E4: while a rotation is under way the server knows either key version, and does not say which.
                 self.state.swap_keys()
@@ -400,8 +400,7 @@ class DeviceEngine(DeviceRecords):
                 self.give_up_session()
                 message = "the server refused the record while a rekey was pending; connect() again"
                 raise RefusedError(message)
-            message = "the server refused the record; it tells no reason, its operator's log does"
-            raise RefusedError(message)
+            raise refused(answer, "record")
         if not answer:
             return None
         reply_aad, sealed = split_envelope(answer)

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
+from qflare.device.transport import Refusal
 from qflare.errors import RefusedError, StoreUnavailableError
 from qflare.primitives.random import random_bytes
 from qflare.protocol import wire
@@ -68,7 +69,13 @@ def deliver(step: Step, message: bytes | bytearray) -> Flow[bytes]:
             yield pause_before(attempt)
         else:
             if answer == wire.REFUSED:
-                reason = f"the server refused the {step.value}; it tells no reason, its operator's log does"
-                raise RefusedError(reason)
+                raise refused(answer, step.value)
             return answer
     raise AssertionError  # pragma: no cover - the loop returns or raises
+
+
+def refused(answer: bytes, what: str) -> RefusedError:
+    """Return the error for the server's refusal of *what*: where the reason stands, under which id if it told one."""
+    request = answer.request if isinstance(answer, Refusal) else ""
+    place = f"its operator's log does, under request id {request}" if request else "its operator's log does"
+    return RefusedError(f"the server refused the {what}; it tells no reason, {place}")

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from qflare.device.flow import Flow, Send
+from qflare.device.flow import Flow, Send, refused
 from qflare.device.transport import Step
 from qflare.errors import (
     AuthenticationError,
     ProtocolError,
     QflareError,
-    RefusedError,
     StoreUnavailableError,
     UnexpectedMessageError,
 )
@@ -165,8 +164,7 @@ class KeyRotation:
         """Send a control record once, and return the body of the control record that answers it."""
         answer = yield Send(Step.RECORD, encode_envelope(b"", record))
         if answer == wire.REFUSED:
-            message = "the server refused the control record; it tells no reason, its operator's log does"
-            raise RefusedError(message)
+            raise refused(answer, "control record")
         if not answer:
             raise AuthenticationError
         _, sealed = split_envelope(answer)

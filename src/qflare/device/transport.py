@@ -6,6 +6,7 @@ The protocol does not care who carries its bytes.  A transport of one's own (gRP
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -24,6 +25,8 @@ _HTTP_REFUSED: Final = 403
 _LENGTH_DIGITS_MAX: Final = 18
 _HTTP_UNAVAILABLE: Final = frozenset({429, 502, 503, 504})
 _HTTP_OK: Final = 200
+_REQUEST: Final = "x-request-id"
+_REQUEST_ID: Final = re.compile("[0-9a-f]{16}", re.ASCII)
 
 
 class Step(StrEnum):
@@ -38,6 +41,13 @@ class Step(StrEnum):
     RECORD = "record"
 
 
+class Refusal(bytes):
+    """The server's refusal (PROTOCOL N5), with the id that its log has for the request."""
+
+    request: str = ""
+    """16 hex digits, empty where it was told none."""
+
+
 class Transport(Protocol):
     """Carries one message to the server and brings the answer; blocking."""
 
@@ -45,8 +55,8 @@ class Transport(Protocol):
         """
         Return the server's answer to *message*.
 
-        A refusal (PROTOCOL N5) is returned as the bytes it is.  Raises `StoreUnavailableError` when the server cannot
-        be reached or is overloaded: then the same message may be sent again.
+        A refusal (PROTOCOL N5) is returned as the bytes it is, or as a `Refusal`.  Raises `StoreUnavailableError` when
+        the server cannot be reached or is overloaded: then the same message may be sent again.
         """
 
     def close(self) -> None:
@@ -84,7 +94,7 @@ class HttpTransport:
                 for chunk in response.iter_raw():
                     answer += chunk
                     _require_size(len(answer), limit)
-                return _answer(response.status_code, bytes(answer))
+                return _answer(response.status_code, bytes(answer), _request_of(response))
         except self._unreachable as error:
             raise _unreachable(self._url, error) from None
 
@@ -114,7 +124,7 @@ class AsyncHttpTransport:
                 async for chunk in response.aiter_raw():
                     answer += chunk
                     _require_size(len(answer), limit)
-                return _answer(response.status_code, bytes(answer))
+                return _answer(response.status_code, bytes(answer), _request_of(response))
         except self._unreachable as error:
             raise _unreachable(self._url, error) from None
 
@@ -176,13 +186,24 @@ def _require_size(size: int, limit: int) -> None:
         raise ProtocolError(message)
 
 
-def _answer(status: int, body: bytes) -> bytes:
-    if status in (_HTTP_OK, _HTTP_REFUSED) and (status == _HTTP_OK or body == wire.REFUSED):
+def _request_of(response: httpx.Response) -> str:
+    """Return the id that the server gave the request; empty if what is there is none: it goes to people's eyes."""
+    its = response.headers.get(_REQUEST, "")
+    return its if _REQUEST_ID.fullmatch(its) else ""
+
+
+def _answer(status: int, body: bytes, request: str) -> bytes:
+    if status in (_HTTP_OK, _HTTP_REFUSED) and body == wire.REFUSED:
+        refusal = Refusal(body)
+        refusal.request = request
+        return refusal
+    if status == _HTTP_OK:
         return body
+    named = f", request id {request}" if request else ""
     if status in _HTTP_UNAVAILABLE:
-        message = f"the server cannot take the request now (HTTP {status}); try again later"
+        message = f"the server cannot take the request now (HTTP {status}{named}); try again later"
         raise StoreUnavailableError(message)
-    message = f"the server answered with HTTP {status}; is this the address of a QFLARE aggregator?"
+    message = f"the server answered with HTTP {status}{named}; is this the address of a QFLARE aggregator?"
     raise ProtocolError(message)
 
 

@@ -19,8 +19,9 @@ _KINDS_MAX: Final = 1024
 class Notices:
     """One worker's lines about what it did not take."""
 
-    def __init__(self, clock: Clock, *, per_minute: int = PER_MINUTE) -> None:
-        """Begin with nothing said."""
+    def __init__(self, clock: Clock, *, per_minute: int = PER_MINUTE, log: logging.Logger = _log) -> None:
+        """Begin with nothing said; write to *log*."""
+        self._log = log
         self._clock = clock
         self._per_minute = per_minute
         self._windows: dict[tuple[str, str], list[int]] = {}
@@ -28,7 +29,7 @@ class Notices:
 
     def say(self, level: int, step: str, reason: str, detail: str = "") -> None:
         """Write one line, or count it; lines that differ in *detail* alone are of one kind."""
-        if not _log.isEnabledFor(level):
+        if not self._log.isEnabledFor(level):
             return
         now_ns = self._clock.monotonic_ns()
         window = self._windows.get((step, reason))
@@ -44,4 +45,4 @@ class Notices:
         window[1] += 1
         left_out, window[2] = window[2], 0
         more = f" ({left_out} lines like this were left out)" if left_out else ""
-        _log.log(level, "%s not taken: %s%s%s", step, reason, f": {detail}" if detail else "", more)
+        self._log.log(level, "%s not taken: %s%s%s", step, reason, f": {detail}" if detail else "", more)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, SystemClock
 from qflare.errors import QflareError, UsageError
+from qflare.service import correlation
+from qflare.service.aggregator.notices import Notices
 from qflare.service.page import views
 from qflare.service.page.exchange import (
     Origins,
@@ -21,6 +23,7 @@ from qflare.service.page.exchange import (
     cookie_of,
     headers_of,
     html,
+    line,
     number,
     query_of,
     read_form,
@@ -54,7 +57,6 @@ _ASSETS: Final = {
     "/proofs.js": "text/javascript; charset=utf-8",
     "/icon.svg": "image/svg+xml",
 }
-_TEXT: Final = "text/plain; charset=utf-8"
 _JSON: Final = "application/json"
 _UNAVAILABLE: Final = "The database does not answer as it should. Try again in a moment."
 _log = logging.getLogger("qflare.service.page")
@@ -74,7 +76,9 @@ class Page:
         self._manager = manager
         self._settings = settings
         self._origins = Origins(host, port, outside=settings.page_origin)
-        self._logins = Logins(manager, settings, clock or SystemClock())
+        its_clock = clock or SystemClock()
+        self._logins = Logins(manager, settings, its_clock)
+        self._notices = Notices(its_clock, log=_log)
         self._forms = LoginForms()
         self._watches: dict[TenantId, Watch] = {}
         self._streams = 0
@@ -117,6 +121,13 @@ class Page:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1000})
             return
+        token = correlation.begin()
+        try:
+            await self._serve(scope, receive, send)
+        finally:
+            correlation.end(token)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             request = _Request(scope, receive, headers_of(scope))
             request.origin = self._origins.of(request.headers)
@@ -125,7 +136,8 @@ class Page:
                 return
             reply = await self._answer(request)
         except RequestError as refusal:
-            reply = answer(refusal.status, _TEXT, str(refusal).encode())
+            self._say(refusal.status, str(refusal))
+            reply = line(refusal.status, str(refusal))
         await reply.send(send, is_closing=scope["method"] != "GET")
 
     async def _answer(self, request: _Request) -> Answer:
@@ -138,7 +150,7 @@ class Page:
                 name for name, where in (*self._routes, *(("GET", asset) for asset in self._assets)) if where == path
             }
             if known:
-                return answer(405, _TEXT, b"", (b"allow", ", ".join(sorted(known)).encode()))
+                return line(405, "method not allowed", (b"allow", ", ".join(sorted(known)).encode()))
             raise RequestError(404, "there is nothing here")
         try:
             return await route(request)
@@ -147,7 +159,8 @@ class Page:
                 raise
             raise RequestError(400, str(refusal)) from None
         except QflareError as failure:
-            _log.warning("%s was not answered: %s", path, type(failure).__name__)
+            # The text too: ours never has a secret in it.
+            _log.warning("%s was not answered: %s: %s", path, type(failure).__name__, failure)
             return html(views.failed(_UNAVAILABLE), (b"retry-after", b"2"), status=503)
         except Exception:  # noqa: BLE001 - nobody outside is told more
             _log.exception("%s failed", path)
@@ -168,6 +181,8 @@ class Page:
         name: str = "",
         status: int = 200,
     ) -> Answer:
+        if problem is not None:
+            self._say(status, problem)
         cookie = cookie_of(request.headers, self._form_cookie) or new_key()
         document = views.login(token=self._forms.token(cookie), problem=problem, name=name)
         return html(document, self._cookie(request, self._form_cookie, cookie), *more, status=status)
@@ -225,8 +240,8 @@ class Page:
         except QflareError:
             visit = None
         if visit is None or self._streams >= settings.page_streams_max:
-            refusal = (401, b"log in first") if visit is None else (503, b"too many pages are open: reload by hand")
-            await answer(refusal[0], _TEXT, refusal[1]).send(send)
+            refusal = (401, "log in first") if visit is None else (503, "too many pages are open: reload by hand")
+            await line(*refusal).send(send)
             return
         # A page that was just loaded says what it has; one that lost its connection says it as EventSource does.
         mark = request.headers.get("last-event-id") or query_of(request.scope).get("mark", "")
@@ -269,6 +284,10 @@ class Page:
         return _as_json({"path": [_text(node) for node in path]})
 
     # --- what they have in common -----------------------------------------------------------------
+
+    def _say(self, status: int, why: str) -> None:
+        """Log what is not answered as it was meant: not its path, which may be anything."""
+        self._notices.say(logging.INFO, "a request of the page", f"{status}", why)
 
     async def _visit(self, request: _Request) -> Visit | None:
         """Return the visit that the request belongs to, None if there is none or its operator's access was taken."""

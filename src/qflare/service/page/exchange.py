@@ -9,6 +9,7 @@ made to lead to 127.0.0.1 is none), and what changes anything must come from its
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -27,6 +28,7 @@ FORM_S: Final = 10.0
 _FIELDS_MAX: Final = 8
 _FORM: Final = "application/x-www-form-urlencoded"
 _HTTP_PORT: Final = 80
+_TEXT: Final = "text/plain; charset=utf-8"
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
@@ -180,6 +182,11 @@ def html(body: bytes, *more: tuple[bytes, bytes], status: int = 200) -> Answer:
     return answer(status, "text/html; charset=utf-8", body, *more)
 
 
+def line(status: int, text: str, *more: tuple[bytes, bytes]) -> Answer:
+    """Return one line for people, which ends with the request's id."""
+    return replace(answer(status, _TEXT, f"{text}\n".encode(), *more), is_line=True)
+
+
 def redirect(path: str, *more: tuple[bytes, bytes]) -> Answer:
     """Return the way to another address of the page, to be fetched with GET."""
-    return answer(303, "text/plain; charset=utf-8", b"", (b"location", path.encode()), *more)
+    return answer(303, _TEXT, b"", (b"location", path.encode()), *more)

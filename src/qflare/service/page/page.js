@@ -72,7 +72,10 @@ function listen() {
 async function ask(path) {
   const response = await fetch(path, { headers: { accept: "application/json" } });
   if (!response.ok) {
-    throw new Error(response.status === 404 ? "no head is signed yet" : `the server answered with ${response.status}`);
+    const its = `request id ${response.headers.get("x-request-id")}`;
+    throw new Error(
+      response.status === 404 ? "no head is signed yet" : `the server answered with ${response.status}, ${its}`,
+    );
   }
   return response.json();
 }

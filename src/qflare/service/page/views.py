@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from qflare.service import correlation
 from qflare.service.markup import Markup, element, joined
 
 if TYPE_CHECKING:
@@ -107,8 +108,15 @@ def page(visit: Visit, *, tenant: str, parts: Mapping[str, Markup], mark: str) -
 
 
 def failed(text: str) -> bytes:
-    """Return a page that says what does not work."""
-    main = element("main", element("h1", "QFLARE"), element("p", text, class_="verdict bad", role="alert"), id="main")
+    """Return a page that says what does not work, and under which id the server's log has it."""
+    request = correlation.current()
+    main = element(
+        "main",
+        element("h1", "QFLARE"),
+        element("p", text, class_="verdict bad", role="alert"),
+        element("p", "Request id ", element("code", request), class_="soft") if request else "",
+        id="main",
+    )
     return _document("QFLARE", main, is_live=False)
 
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from contextvars import Context
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import QflareError
@@ -96,7 +97,8 @@ class Watch:
         """Keep the parts up to date while the block runs."""
         self._watchers += 1
         if self._loop is None:
-            self._loop = asyncio.get_running_loop().create_task(self._run(), name="page")
+            # In nobody's context: who came first is not the one it looks for.
+            self._loop = asyncio.get_running_loop().create_task(self._run(), name="page", context=Context())
         try:
             yield
         finally:
