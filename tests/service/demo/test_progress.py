@@ -15,11 +15,13 @@ from qflare.service.demo.progress import Progress, open_progress, spark_line
 from qflare.service.demo.result import AttackRecord
 
 HELD = AttackRecord(
-    at_s=1.0, name="Update [altered]", tried="t", answer="a", is_refused=True, reason="tag", counted=1, entry_index=7
-)
+    at_s=1.0, name="Update [altered]", tried="t", times=3, answer="a", is_refused=True, reason="tag", counted=3,
+    entry_index=7, signal="forged-messages", device_id="device-00",
+)  # fmt: skip
 MISSED = AttackRecord(
-    at_s=2.0, name="Token used twice", tried="t", answer="a", is_refused=False, reason=None, counted=0, entry_index=None
-)
+    at_s=2.0, name="Token used again", tried="t", times=1, answer="a", is_refused=False, reason=None, counted=0,
+    entry_index=None, signal="enrolment-guessing", device_id=None,
+)  # fmt: skip
 
 
 class Terminal(io.StringIO):
@@ -54,8 +56,8 @@ def test_plain_view_writes_a_line_for_each_thing() -> None:
         "round 1 of 3: 10 devices, accuracy 30.0 %",
         "round 2 of 3: 10 devices, accuracy 60.0 %",
         "round 3 of 3: 10 devices, accuracy 90.0 %",
-        "Update [altered]: refused, counted as tag, log entry 7",
-        "Token used twice: NOT REFUSED, NOT COUNTED, NOT LOGGED",
+        "Update [altered], 3 times: refused, counted as tag, log entry 7",
+        "Token used again: NOT REFUSED, NOT COUNTED, NOT LOGGED",
         "servers stop …",
         "servers stop: failed",
     ] == stream.getvalue().splitlines()
@@ -70,7 +72,7 @@ def test_live_view_leaves_the_whole_picture_standing() -> None:
     last = text[text.rindex("▃") :]
     for expected in ("✓ devices enrol", "· bucket turn", "✕ servers stop"):
         assert expected in text
-    for expected in ("round 3/3, 10 devices, accuracy 90.0 %", "Update [altered]", "tag", "#7", "Token used twice"):
+    for expected in ("round 3/3, 10 devices, accuracy 90.0 %", "Update [altered]", "tag", "#7", "Token used again"):
         assert expected in last
 
 

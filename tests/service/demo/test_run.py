@@ -35,7 +35,7 @@ REASONS = {
     "Handshake replayed": "conflict",
     "Update altered": "tag",
     "Update replayed": "replay",
-    "Enrolment token used twice": "token",
+    "Enrolment token used again": "token",
     "Handshake under rotated keys": "key-version",
 }
 
@@ -118,25 +118,43 @@ def test_model_is_byte_equal_round_by_round(finished):
 
 
 def test_every_attack_is_refused_counted_and_logged(finished):
-    """Each attempt is refused with the uniform bytes, counted once for its true reason, and in the log by its own entry."""
+    """Each attempt is refused with the uniform bytes, counted each time for its true reason, and has its own log entry."""
     result, _ = finished
     assert REASONS == {attack.name: attack.reason for attack in result.attacks}
     for attack in result.attacks:
         assert attack.is_held, attack
-        assert (REFUSED_TEXT, 1) == (attack.answer, attack.counted)
+        assert (REFUSED_TEXT, attack.times) == (attack.answer, attack.counted)
     indexes = [attack.entry_index for attack in result.attacks]
     assert len(set(indexes)) == len(indexes)
 
 
+def test_the_detector_finds_each_attack(finished):
+    """What is tried as often as an attacker tries it opens an incident of its kind, about its device, and no other one."""
+    result, folder = finished
+    story = tell_story(small(folder))
+    assert {(attack.signal, attack.device_id, attack.severity) for attack in result.attacks} == {
+        ("use-after-revocation", story.revoked, "warning"),
+        ("replays", story.attacked, "warning"),
+        ("forged-messages", story.attacked, "warning"),
+        ("enrolment-guessing", None, "warning"),
+        ("clone", story.rotated, "error"),
+    }
+    assert 5 == len({attack.incident_id for attack in result.attacks})
+
+
 def test_attacks_show_on_the_live_page(finished, watching):
-    """Whoever watches finds every attempt that the log has among the newest warnings, and ends the run with Ctrl-C."""
+    """Whoever watches finds an incident about every attempt, and what was refused, and ends the run with Ctrl-C."""
     result, _ = finished
-    warnings = watching.page.partition('id="part-warnings"')[2].partition("</section>")[0]
+    incidents, warnings = (
+        watching.page.partition(f'id="part-{name}"')[2].partition("</section>")[0] for name in ("incidents", "warnings")
+    )
     assert result.attacks
     for attack in result.attacks:
-        if attack.reason != "key-version":  # no warning: a device may be late with its rotation
-            assert f"entry {attack.entry_index}, " in warnings, (attack.name, warnings)
-            assert attack.reason in warnings
+        assert attack.incident_id in incidents, (attack.name, incidents)
+        assert f"<strong>{attack.signal}</strong>" in incidents
+    assert incidents.count("<li>") == len({attack.incident_id for attack in result.attacks})
+    # The newest dozen: of the last two kinds of attempts that are warnings, whatever else comes meanwhile.
+    assert "token" in warnings
 
 
 def test_forms_sleeper_and_revoked(finished):
@@ -406,7 +424,7 @@ def test_summary_says_what_held_and_what_did_not(finished):
 def test_json_carries_every_claim(finished):
     """The JSON file is plain JSON with the format's name first."""
     _, folder = finished
-    assert "qflare-demo/1" == next(iter(json.loads((folder / "result.json").read_text()).values()))
+    assert "qflare-demo/2" == next(iter(json.loads((folder / "result.json").read_text()).values()))
 
 
 async def test_outside_check_finds_what_is_wrong(finished):

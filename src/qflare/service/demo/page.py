@@ -88,7 +88,11 @@ def _verdict(result: DemoResult) -> Markup:
     if not result.attacks:
         failed.append("no attempt against the servers was made")
     failed += [
-        f"“{attack.name}” was not refused, counted and logged" for attack in result.attacks if not attack.is_held
+        f"“{attack.name}” was not refused, counted and logged"
+        if not attack.is_refused_and_logged
+        else f"the detector opened no incident about “{attack.name}”"
+        for attack in result.attacks
+        if not attack.is_held
     ]
     if not result.rotations:
         failed.append("no device rotated its keys")
@@ -120,7 +124,9 @@ def _tiles(result: DemoResult) -> list[Markup]:
         _tile(
             "Attempts refused",
             f"{held} of {len(result.attacks)}",
-            "each counted and in the log" if held == len(result.attacks) else "the others are marked below",
+            "each counted, in the log and an incident"
+            if held == len(result.attacks)
+            else "the others are marked below",
             is_good=0 < held == len(result.attacks),
         ),
         _tile(

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
 
 from qflare.service.demo.extras import demo_package
-from qflare.service.demo.wording import SPACE, percent
+from qflare.service.demo.wording import SPACE, named, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,7 +111,7 @@ class PlainProgress:
 
     def attack_done(self, attack: AttackRecord) -> None:
         """Write the attempt and what came of it."""
-        self._line(f"{attack.name}: {_outcome(attack)}")
+        self._line(f"{named(attack.name, attack.times)}: {_outcome(attack)}")
 
     def _line(self, text: str) -> None:
         """Write *text*, at once and with plain spaces, so that a log can be searched."""
@@ -209,8 +209,8 @@ class LiveProgress:
             table.add_column(heading)
         for attack in self._attacks:
             table.add_row(
-                _plain("✓", "cyan") if attack.is_held else _plain("✕", "red"),
-                _plain(attack.name),
+                _plain("✓", "cyan") if attack.is_refused_and_logged else _plain("✕", "red"),
+                _plain(named(attack.name, attack.times)),
                 _plain(attack.reason or "none"),
                 _plain("none" if attack.entry_index is None else f"#{attack.entry_index}"),
             )
@@ -226,7 +226,8 @@ def spark_line(shares: list[float]) -> str:
 def _outcome(attack: AttackRecord) -> str:
     """Return what came of an attempt in a few words."""
     answer = "refused" if attack.is_refused else "NOT REFUSED"
-    counted = f"counted as {attack.reason}" if attack.reason is not None and attack.counted else "NOT COUNTED"
+    is_counted = attack.reason is not None and attack.counted == attack.times
+    counted = f"counted as {attack.reason}" if is_counted else "NOT COUNTED"
     logged = "NOT LOGGED" if attack.entry_index is None else f"log entry {attack.entry_index}"
     return f"{answer}, {counted}, {logged}"
 

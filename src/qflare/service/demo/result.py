@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from qflare.errors import DecodeError
 
-FORMAT: Final = "qflare-demo/1"
+FORMAT: Final = "qflare-demo/2"
 """Value of the key ``format`` in the JSON; changes when a field changes its meaning."""
 
 TURNS_MIN: Final = 2
@@ -121,32 +121,47 @@ class TimelineEvent:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackRecord:
     """
-    One attempt against the running servers.
+    One kind of attempt against the running servers, made as often as whoever means it would.
 
     Attributes:
         at_s: Seconds since the start of the run.
         name: A few words, such as "Update replayed".
         tried: What was sent, and where to.
-        answer: What the server sent back, as seen from outside.
+        times: How often.
+        answer: What the server sent back each time, as seen from outside.
         is_refused: Whether nothing was accepted.
-        reason: The true reason that the server counted, by its name in `Refusal`; None if none was.
+        reason: The true reason that the server counted, by its name in `Refusal`; None if none was, or several.
         counted: By how much that counter grew, all workers together.
-        entry_index: Index of the audit entry about it; None if there is none.
+        entry_index: Index of the first audit entry about it; None if there is none.
+        signal: What the detector calls it, by its name in `Signal`.
+        device_id: Whom its incident is about; None where that is the fleet.
+        incident_id: The incident that the detector opened about it, 32 hexadecimal digits; None if it opened none.
+        severity: The incident's; None if there is none.
     """
 
     at_s: float
     name: str
     tried: str
+    times: int
     answer: str
     is_refused: bool
     reason: str | None
     counted: int
     entry_index: int | None
+    signal: str
+    device_id: str | None
+    incident_id: str | None = None
+    severity: str | None = None
+
+    @property
+    def is_refused_and_logged(self) -> bool:
+        """Return whether it was refused and counted each time, and logged: what shows at once."""
+        return self.is_refused and self.counted == self.times > 0 and self.entry_index is not None
 
     @property
     def is_held(self) -> bool:
-        """Return whether it was refused, counted and logged: all three."""
-        return self.is_refused and self.counted > 0 and self.entry_index is not None
+        """Return whether it was refused, counted, logged and found by the detector: all four."""
+        return self.is_refused_and_logged and self.incident_id is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,6 +99,8 @@ async def _run(options: DemoOptions, output: Output, progress: Progress) -> Demo
             )
         with progress.step("The operations whose times were published, measured"):
             timings = await _measure(stage, tally)
+        with progress.step("The detector's incidents about the attempts"):
+            await stage.attacker.find_incidents()
         check = await _verify(stage, children)
         await journal.find_turns(stage.manager.monitor)
         components = await list_components(stage.dsn)

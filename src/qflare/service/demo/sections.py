@@ -9,7 +9,7 @@ from typing import Final
 from qflare.service.demo import charts
 from qflare.service.demo.result import AttackRecord, DemoResult, EventKind, Form, TimelineEvent
 from qflare.service.demo.table import Column, table
-from qflare.service.demo.wording import SPACE, count, milliseconds, percent, ratio, runs, seconds, size
+from qflare.service.demo.wording import SPACE, count, milliseconds, named, percent, ratio, runs, seconds, size
 from qflare.service.markup import Markup, element, joined
 
 _WIDE: Final = 880
@@ -118,14 +118,15 @@ def attacks(result: DemoResult) -> Markup:
     """Return each attempt: what was tried, what came back, and what was counted and logged."""
     columns = (
         Column("Attempt"), Column("What was tried"), Column("What the server answered"), Column("Reason counted"),
-        Column("Log entry"),
+        Column("Log entry"), Column("Incident"),
     )  # fmt: skip
     return _section(
         "What was tried against it",
         element(
             "p",
             "From outside, every refusal looks the same. "
-            "Inside, the true reason is counted and written to the audit log.",
+            "Inside, the true reason is counted and written to the audit log, and the detector opens an incident once "
+            "there are more of them than accidents explain. Attempts of one kind about one device are one incident.",
         ),
         table(
             "Attempts against the servers", columns, [_attack(attack) for attack in result.attacks], class_="attacks"
@@ -271,11 +272,12 @@ def _attack(attack: AttackRecord) -> tuple[str, ...]:
     """Return an attempt as a row."""
     counted = "none" if attack.reason is None else joined(element("code", attack.reason), f" +{attack.counted}")
     return (
-        joined(_mark(is_good=attack.is_held), attack.name),
+        joined(_mark(is_good=attack.is_held), named(attack.name, attack.times)),
         attack.tried,
         attack.answer,
         counted,
         "none" if attack.entry_index is None else f"#{attack.entry_index}",
+        "none" if attack.incident_id is None else f"{attack.signal}, {attack.severity}",
     )
 
 

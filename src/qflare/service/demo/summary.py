@@ -85,13 +85,14 @@ def _rounds(result: DemoResult) -> Table:
 
 
 def _attacks(result: DemoResult) -> Table:
-    table = _table("", "attempt", "reason counted", "log entry", numbers=(3,))
+    table = _table("", "attempt", "reason", "entry", "incident", numbers=(3,))
     for attack in result.attacks:
         table.add_row(
             "✓" if attack.is_held else "✕",
             attack.name,
             attack.reason or "none",
             "none" if attack.entry_index is None else str(attack.entry_index),
+            "NONE" if attack.incident_id is None else attack.signal,
         )
     return table
 

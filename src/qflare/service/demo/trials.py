@@ -1,7 +1,8 @@
 """
 The attempts of a run: what is recorded from the wire, what is done with it, and which worker it is sent to.
 
-Each goes to the other worker than the one that took the original.
+Each goes to the other worker than the one that took the original, as often as makes the detector sure that it is no
+accident (`monitor/parameters.py` has the thresholds and their reasons).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qflare.device.transport import Step
+from qflare.model.signal import Signal
 from qflare.protocol import wire
 from qflare.service.demo.attacks import altered, connect_as_thief, enrol_as_thief
 from qflare.service.demo.enrolment import connect_devices
@@ -56,8 +58,11 @@ async def try_handshake(stage: Stage, tally: Tally) -> None:
     await stage.attacker.attempt(
         "Handshake replayed",
         f"A handshake of {device_id}, recorded at worker {TAKEN_BY + 1}, was sent to worker {SENT_TO + 1} after its "
-        "session had ended.",
-        lambda: stage.servers.post(SENT_TO, "confirm", m3),
+        "session had ended, three times.",
+        lambda _: stage.servers.post(SENT_TO, "confirm", m3),
+        times=3,
+        signal=Signal.REPLAYS,
+        device_id=device_id,
     )
     await connect_devices(stage, tally, [device_id], worker=TAKEN_BY)
     tally.note(device_id, "its messages were recorded, replayed and altered")
@@ -70,8 +75,12 @@ async def try_altered_update(stage: Stage, index: int) -> Results:
     envelope = bytes.fromhex(prepared[device_id]["envelope"])
     await stage.attacker.attempt(
         "Update altered",
-        f"One bit of the sealed update of {device_id} was flipped on its way; worker {SENT_TO + 1} got it first.",
-        lambda: stage.servers.post(SENT_TO, "record", altered(envelope)),
+        f"One bit of the sealed update of {device_id} was flipped on its way, another one in each of four copies; "
+        f"worker {SENT_TO + 1} got them first.",
+        lambda number: stage.servers.post(SENT_TO, "record", altered(envelope, number)),
+        times=4,
+        signal=Signal.FORGED_MESSAGES,
+        device_id=device_id,
     )
     return await stage.crew.run("deliver", {device_id: {"worker": TAKEN_BY}})
 
@@ -83,8 +92,11 @@ async def try_recorded_update(stage: Stage, index: int) -> None:
     await stage.attacker.attempt(
         "Update replayed",
         f"The update of {device_id} for round {index + 1}, recorded at worker {TAKEN_BY + 1}, was sent to worker "
-        f"{SENT_TO + 1}.",
-        lambda: stage.servers.post(SENT_TO, "record", envelope),
+        f"{SENT_TO + 1} sixteen times.",
+        lambda _: stage.servers.post(SENT_TO, "record", envelope),
+        times=16,
+        signal=Signal.REPLAYS,
+        device_id=device_id,
     )
 
 
@@ -93,11 +105,16 @@ async def try_token(stage: Stage, tally: Tally) -> None:
     device_id = stage.story.attacked
     # The attacked device is the first, and enrolled over the first worker.
     await stage.attacker.attempt(
-        "Enrolment token used twice",
-        f"A thief who had copied the token of {device_id} enrolled with it and other keys, at worker {SENT_TO + 1}.",
-        lambda: enrol_as_thief(
+        "Enrolment token used again",
+        f"A thief who had copied the token of {device_id} enrolled with it eight times, with other keys each time, at "
+        f"worker {SENT_TO + 1}.",
+        lambda _: enrol_as_thief(
             stage.servers.urls[SENT_TO], tally.tokens[device_id], device_id=device_id, folder=stage.output.devices
         ),
+        times=8,
+        signal=Signal.ENROLMENT_GUESSING,
+        # Whoever enrols is nobody yet.
+        device_id=None,
     )
 
 
@@ -106,9 +123,12 @@ async def try_copied_state(stage: Stage) -> None:
     device_id, copied = stage.story.rotated, stage.output.copied_state
     await stage.attacker.attempt(
         "Handshake under rotated keys",
-        f"A thief who had copied the state of {device_id} before its rotation began a handshake with worker "
+        f"A thief who had copied the state of {device_id} before its rotation began four handshakes with worker "
         f"{SENT_TO + 1}.",
-        lambda: connect_as_thief(stage.servers.urls[SENT_TO], copied),
+        lambda _: connect_as_thief(stage.servers.urls[SENT_TO], copied),
+        times=4,
+        signal=Signal.CLONE,
+        device_id=device_id,
     )
     for path in copied.parent.glob(f"{copied.name}*"):
         path.unlink()
@@ -125,12 +145,18 @@ async def try_revoked(stage: Stage, device_id: str, worker: int) -> None:
     await stage.attacker.attempt(
         "Update of a revoked device",
         f"{device_id} sent the update it had sealed before it was revoked, to worker {other + 1}.",
-        lambda: send("deliver", {}),
+        lambda _: send("deliver", {}),
+        times=1,
+        signal=Signal.USE_AFTER_REVOCATION,
+        device_id=device_id,
     )
     await stage.attacker.attempt(
         "Hello of a revoked device",
-        f"{device_id} then began a new handshake with worker {other + 1}.",
-        lambda: send("connect", {"attempts": 1}),
+        f"{device_id} then began a new handshake with worker {other + 1}, twice.",
+        lambda _: send("connect", {"attempts": 1}),
+        times=2,
+        signal=Signal.USE_AFTER_REVOCATION,
+        device_id=device_id,
     )
 
 

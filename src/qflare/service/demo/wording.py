@@ -57,6 +57,11 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,}{SPACE}{noun if number == 1 else plural or noun + 's'}"
 
 
+def named(name: str, times: int) -> str:
+    """Return *name* with how often it was done, if that is more than once."""
+    return name if times == 1 else f"{name}, {times}{SPACE}times"
+
+
 def runs(indexes: tuple[int, ...]) -> str:
     """Return ascending zero-based *indexes* as one-based ranges, such as ``1–5, 8``; a dash if there are none."""
     spans: list[tuple[int, int]] = []
