@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 25;
+SET LOCAL qflare.installs_version = 26;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -903,6 +903,11 @@ CREATE INDEX IF NOT EXISTS response_shuts_out ON qflare.response (tenant_id, app
 -- Read by every worker: the limits that stand.
 CREATE INDEX IF NOT EXISTS response_limits ON qflare.response (action) WHERE state = 'applied' AND per_minute IS NOT NULL;
 
+-- Read by metrics: the responses that changed within the last day.
+CREATE INDEX IF NOT EXISTS response_by_change ON qflare.response (changed_at);
+-- Read by metrics: the proposals that wait for people.
+CREATE INDEX IF NOT EXISTS response_waiting ON qflare.response (asked_at) WHERE state = 'proposed';
+
 -- Partitions: fixed rings, so that nothing at run time creates or drops a table ------------------------------------------
 DO $$
 DECLARE
@@ -949,7 +954,7 @@ BEGIN
                        v_table || '_for_auditor', v_table);
     END LOOP;
     FOREACH v_table IN ARRAY ARRAY['tenant', 'session', 'session_route', 'session_state', 'session_page',
-                                   'reply_key', 'session_count', 'audit_entry', 'rotation_policy', 'response'] LOOP
+                                   'reply_key', 'session_count', 'audit_entry', 'rotation_policy', 'response', 'incident'] LOOP
         EXECUTE format('DROP POLICY IF EXISTS %I ON qflare.%I', v_table || '_for_maintenance', v_table);
         EXECUTE format('CREATE POLICY %I ON qflare.%I FOR SELECT TO qflare_maintenance USING (true)',
                        v_table || '_for_maintenance', v_table);
@@ -986,7 +991,7 @@ GRANT SELECT, INSERT, UPDATE ON qflare.device, qflare.device_key, qflare.session
 GRANT SELECT, INSERT, UPDATE, DELETE ON qflare.rotation_policy TO qflare_app;
 GRANT SELECT, UPDATE ON qflare.bucket_mark, qflare.log_head, qflare.store_pulse TO qflare_app;
 GRANT SELECT ON qflare.tenant, qflare.session, qflare.session_route, qflare.session_state, qflare.session_count,
-      qflare.audit_entry, qflare.bucket_key, qflare.bucket_mark, qflare.rotation_policy, qflare.response
+      qflare.audit_entry, qflare.bucket_key, qflare.bucket_mark, qflare.rotation_policy, qflare.response, qflare.incident
       TO qflare_maintenance;
 GRANT INSERT ON qflare.session_state TO qflare_maintenance;
 GRANT SELECT, DELETE ON qflare.bucket_turn TO qflare_app;
@@ -3107,6 +3112,29 @@ BEGIN
      WHERE r.state = 'applied' AND r.per_minute IS NOT NULL
        AND (r.until_at IS NULL OR r.until_at > clock_timestamp())
      ORDER BY r.applied_at DESC LIMIT 10000;
+END
+$$;
+
+-- count_responses: what is told in metrics of all tenants' incidents and responses, without saying whose they are:
+-- incidents that are not closed by severity and state, responses that changed within the last day by action and state,
+-- and proposals that still may be confirmed by the operator that they wait for, with the oldest's time.
+CREATE OR REPLACE FUNCTION qflare.count_responses()
+RETURNS TABLE (what text, name text, state text, found bigint, oldest_at timestamptz)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    RETURN QUERY
+    SELECT 'incident', i.severity, i.state, count(*), min(i.first_seen_at)
+      FROM qflare.incident AS i WHERE i.state <> 'closed' GROUP BY i.severity, i.state
+     UNION ALL
+    SELECT 'response', r.action, r.state, count(*), min(r.changed_at)
+      FROM qflare.response AS r WHERE r.changed_at > clock_timestamp() - interval '1 day' GROUP BY r.action, r.state
+     UNION ALL
+    SELECT 'waiting', CASE WHEN r.first_by IS NULL THEN 'first' ELSE 'second' END, 'proposed', count(*), min(r.asked_at)
+      FROM qflare.response AS r
+     WHERE r.state = 'proposed' AND r.expires_at > clock_timestamp()
+       AND (r.first_by IS NULL OR (r.needs_two AND r.second_by IS NULL))
+     GROUP BY r.first_by IS NULL;
 END
 $$;
 

@@ -156,3 +156,8 @@ SELECT CASE WHEN l.sids IS NULL THEN 0
 -- The limits of every tenant that stand.
 SELECT l.tenant_id, l.response_id, l.action, l.ref, l.source, l.per_minute
   FROM qflare.list_limits() AS l;
+
+-- name: count_responses :many
+-- Figures of every tenant's incidents and responses.
+SELECT c.what, c.name, c.state, c.found, c.oldest_at
+  FROM qflare.count_responses() AS c;

@@ -15,6 +15,7 @@ from qflare.model.signal import Signal
 from qflare.protocol.hello_device import start_hello
 from qflare.protocol.record import new_header, seal_record
 from qflare.protocol.wire import DIRECTION_TO_SERVER
+from qflare.service.metrics.gathering import gather
 from store_records import new_event, new_sighting
 
 T = DEFAULT_TENANT
@@ -149,6 +150,14 @@ async def test_rules_shut_out_a_few_devices_and_then_ask_a_person(database_dsn, 
         assert 4 == len(waiting)
         bounds = [each for each in await manager.monitor.list_incidents() if each.signal is Signal.RESPONSE_BOUND]
         assert [("critical", 4, None)] == [(each.severity.value, each.count, each.device_id) for each in bounds]
+        # Told to whoever watches metrics, too.
+        its = (await gather(engine_of(manager), timeout_s=60)).values
+        assert {("quarantine",): (4.0,)} == its["qflare_responses_refused_total"]
+        assert {("first",): (4.0,), ("second",): (0.0,)} == its["qflare_responses_waiting"]
+        assert (1.0,) == its["qflare_incidents"]["critical", "open"]
+        assert ((2.0,), (4.0,)) == tuple(
+            its["qflare_responses"]["quarantine", each] for each in ("applied", "proposed")
+        )
         done = await manager.confirm_response(waiting[0].response_id, by="ann")
         assert (ResponseState.APPLIED, "ann") == (done.state, done.first_by)
 

@@ -144,5 +144,25 @@ CASES = {
         [('qflare_detector_alarms_total{signal="clone"}', "1x200")],
         [{"signal": "clone"}, {"signal": "flood"}],
     ),
+    "QflareIncidentWaits": (
+        [('qflare_incidents{severity="critical",state="open"}', "1x200")],
+        [
+            # Somebody looks at it, and one that is over before anybody could.
+            ('qflare_incidents{severity="critical",state="acknowledged"}', "1x200"),
+            ('qflare_incidents{severity="critical",state="open"}', "0x100 1x10 0x90"),
+            ('qflare_incidents{severity="error",state="open"}', "9x200"),
+        ],
+        [{"state": "open"}],
+    ),
+    "QflareResponseWaits": (
+        [("qflare_responses_waiting_seconds", "3601x200")],
+        [("qflare_responses_waiting_seconds", "3600x200")],
+        [{}],
+    ),
+    "QflareResponsesBounded": (
+        [('qflare_responses_refused_total{action="quarantine"}', "0x100 1x100")],
+        [('qflare_responses_refused_total{action="quarantine"}', "9x200")],
+        [{"action": "quarantine"}],
+    ),
 }
 """By alert: series with which it fires at 30 minutes, series with which it does not, and the labels it fires with."""

@@ -9,6 +9,7 @@ from qflare.service.metrics.metric import Kind
 WITHOUT_SERIES = {
     "qflare_audit_failures_total",
     "qflare_http_refusals_total",
+    "qflare_responses",
     "qflare_turn_steps",
     "qflare_turn_steps_done",
     "qflare_turn_seconds",

@@ -328,7 +328,15 @@ def test_the_catalogue_is_in_order():
         assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER)
         assert metric.name.endswith(("_seconds", "_items")) or metric.kind is not Kind.HISTOGRAM
         assert metric.help.endswith(".")
-        assert set(metric.labels) <= labels | {"signal", "version", "liboqs", "engine"}
+        assert set(metric.labels) <= labels | {
+            "signal",
+            "severity",
+            "action",
+            "operator",
+            "version",
+            "liboqs",
+            "engine",
+        }
 
 
 @pytest.mark.parametrize(

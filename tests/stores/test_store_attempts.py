@@ -37,6 +37,7 @@ REPEATED = {
     "accept_streams",
     "bucket_mark",
     "confirm_sessions",
+    "count_responses",
     "database_time_ms",
     "drop_changes",
     "drop_reply_keys",

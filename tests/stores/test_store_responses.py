@@ -10,7 +10,8 @@ from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundErro
 from qflare.model.device import KeyState
 from qflare.model.event import SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT, TenantId
-from qflare.model.response import ResponseAction, ResponseBounds, ResponseState, ResponseTarget
+from qflare.model.incident import IncidentState
+from qflare.model.response import ResponseAction, ResponseBounds, ResponseFigures, ResponseState, ResponseTarget
 from qflare.model.rotation import RotationReason
 from qflare.model.session import SessionState
 from store_records import begin_session, new_event, new_operator, new_response, new_sighting, publish, register
@@ -299,6 +300,39 @@ async def test_what_is_done_elsewhere_is_begun_and_ended(store):
     assert (ResponseState.DISMISSED, "bob") == (dismissed.state, dismissed.ended_by)
     with pytest.raises(IllegalTransitionError, match="dismissed cannot become applied"):
         await store.confirm_response(T, other.response_id, by="ann", event=new_event())
+
+
+async def test_figures_count_every_tenant_and_name_none(store):
+    """Incidents by severity and state, responses of the last day, and whom proposals wait for, with the oldest's time."""
+    none = ResponseFigures(incidents={}, responses={}, waiting={}, waiting_since=None)
+    assert none == await store.count_responses()
+    await store.save_tenant(OTHER, "other", event=new_event())
+    await operators(store, "ann", "bob")
+    await operators(store, "ann", "bob", tenant_id=OTHER)
+    sighting = new_sighting()
+    for tenant_id in (T, OTHER):
+        await store.report_incidents(
+            tenant_id, [sighting], opened=[new_event()], raised=[new_event()], call_id=urandom(16)
+        )
+    await store.move_incident(
+        OTHER, sighting.incident_id, IncidentState.ACKNOWLEDGED, by="ann", note="", event=new_event()
+    )
+    (device,) = await register(store)
+    one, two = new_response(device=device), new_response(ResponseAction.REVOKE, device=device)
+    await ask(store, one)
+    asked = await ask(store, two, needs_two=True)
+    await ask(store, new_response(device=device, by=None, rule="r"))
+    await ask(store, new_response(ResponseAction.TURN), needs_two=True, tenant_id=OTHER)
+    figures = await store.count_responses()
+    assert {("warning", "open"): 1, ("warning", "acknowledged"): 1} == figures.incidents
+    proposed = {(action, "proposed") for action in ("quarantine", "revoke", "turn")}
+    assert (proposed, {"first": 1, "second": 2}) == (set(figures.responses), figures.waiting)
+    assert asked.asked_at == figures.waiting_since
+    await carry_out(store, one)
+    await store.confirm_response(T, two.response_id, by="bob", event=new_event())
+    figures = await store.count_responses()
+    assert (1, 1) == (figures.responses["quarantine", "applied"], figures.responses["quarantine", "proposed"])
+    assert {"first": 1, "second": 1} == figures.waiting
 
 
 REFUSE_ENTRIES = """

@@ -292,6 +292,20 @@ class ResponseUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseFigures:
+    """What metrics tell of all tenants' incidents and responses."""
+
+    incidents: dict[tuple[str, str], int]
+    """Those that are not closed, by severity and state."""
+    responses: dict[tuple[str, str], int]
+    """Those whose state changed within the last day, by action and state."""
+    waiting: dict[str, int]
+    """Proposals that may still be confirmed, by the operator that they wait for: first or second."""
+    waiting_since: datetime | None
+    """When the oldest of these was asked for; None where none waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResponsePlan:
     """What a response would do; nothing was changed."""
 

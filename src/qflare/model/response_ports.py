@@ -7,7 +7,15 @@ from typing import Protocol
 
 from qflare.model.event import NewEvent
 from qflare.model.ids import IncidentId, ResponseId, TenantId
-from qflare.model.response import Limit, NewResponse, Response, ResponseBounds, ResponseState, ResponseUse
+from qflare.model.response import (
+    Limit,
+    NewResponse,
+    Response,
+    ResponseBounds,
+    ResponseFigures,
+    ResponseState,
+    ResponseUse,
+)
 
 
 class ResponseStore(Protocol):
@@ -116,6 +124,9 @@ class ResponseStore(Protocol):
 
     async def count_response_use(self, tenant_id: TenantId) -> ResponseUse:
         """Return how many devices are shut out by responses."""
+
+    async def count_responses(self) -> ResponseFigures:
+        """Return figures of every tenant's incidents and responses."""
 
     async def list_limits(self) -> tuple[Limit, ...]:
         """Return the limits of every tenant that stand and have not ended; 10,000 at most."""

@@ -30,7 +30,7 @@ def _chart(title: str, about: str, unit: str, *queries: Query) -> Chart:
     return Chart(title=title, about=about, unit=unit, queries=queries)
 
 
-def _rates(title: str, about: str, legend: str, metric: str, by: str, matchers: str = "") -> Chart:
+def _rates(title: str, about: str, legend: str, metric: str, by: str, *, matchers: str = "") -> Chart:
     """How often one thing happens."""
     return _chart(title, about, "ops", Query(_rate(metric, by, matchers), legend))
 
@@ -60,7 +60,7 @@ _HANDSHAKES: Final = Board(
                     "{{result}}: {{reason}}",
                     "qflare_handshakes_total",
                     "result, reason",
-                    ', result=~"refused|failed"',
+                    matchers=', result=~"refused|failed"',
                 ),
                 _rates(
                     "Refusals",
@@ -82,6 +82,41 @@ _HANDSHAKES: Final = Board(
                     "ops",
                     Query(_rate("qflare_detector_alarms_total", "signal"), "{{signal}}"),
                     Query(_rate("qflare_detector_dropped_total", "job"), "left out"),
+                ),
+            ),
+        ),
+        Row(
+            title="Incidents and what is done about them",
+            charts=(
+                _levels(
+                    "Incidents",
+                    "Those that nobody has closed; open ones wait for somebody to look.",
+                    "short",
+                    ("qflare_incidents", "{{severity}}, {{state}}"),
+                ),
+                _levels(
+                    "Responses of the last day",
+                    "By what they do and what became of them.",
+                    "short",
+                    ("qflare_responses", "{{action}}: {{state}}"),
+                ),
+                _levels(
+                    "Proposals that wait for people",
+                    "For the first operator, or for the second where two must want it; they end after a day.",
+                    "short",
+                    ("qflare_responses_waiting", "{{operator}}"),
+                ),
+                _levels(
+                    "Wait of the oldest proposal",
+                    "A person should have looked within the hour.",
+                    "s",
+                    ("qflare_responses_waiting_seconds", "waited"),
+                ),
+                _chart(
+                    "Refused by the bounds",
+                    "Rules wanted to shut out more devices than they may, in an hour: one fault of many, or a slander.",
+                    "short",
+                    Query(f"increase({_plain('qflare_responses_refused_total')}[1h])", "{{action}}"),
                 ),
             ),
         ),

@@ -119,6 +119,27 @@ CATALOGUE: Final = (
     _gauge("qflare_detector_waiting", "Observations that wait for it."),
     _counter("qflare_detector_alarms_total", "Sightings that incidents were made of.", "signal"),
     _gauge("qflare_detector_unreported", "Sightings that wait for the database."),
+    # --- incidents and responses, of all tenants together ---
+    _gauge("qflare_incidents", "Incidents that nobody has closed.", "severity", "state", join=Join.MAX),
+    _gauge(
+        "qflare_responses",
+        "Responses whose state changed within the last day, by what they do and what became of them.",
+        "action",
+        "state",
+        join=Join.MAX,
+    ),
+    _gauge(
+        "qflare_responses_waiting",
+        "Proposals that may still be confirmed, by the operator that they wait for: the first or the second.",
+        "operator",
+        join=Join.MAX,
+    ),
+    _gauge("qflare_responses_waiting_seconds", "Time that the oldest of these has waited.", join=Join.MAX),
+    _counter(
+        "qflare_responses_refused_total",
+        "Responses that rules wanted to carry out, and that the bounds left to people.",
+        "action",
+    ),
 )
 
 BY_NAME: Final = {metric.name: metric for metric in CATALOGUE}

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import QflareError
+from qflare.model.incident import SEVERITIES, IncidentState
+from qflare.model.response import DESTRUCTIVE, SHUTS_OUT
 from qflare.model.signal import Signal
 from qflare.service.metrics.call_times import tell_calls
 from qflare.service.metrics.facts import Facts
@@ -35,6 +37,7 @@ async def gather(engine: Engine, *, timeout_s: float) -> Facts:
     _add_process(facts)
     _add_handshakes(facts, engine)
     _add_detection(facts, engine)
+    _add_responses(facts, engine)
     _add_queues(facts, engine)
     _add_buckets(facts, engine)
     _add_care(facts, engine)
@@ -76,6 +79,12 @@ def _add_detection(facts: Facts, engine: Engine) -> None:
     facts.add("qflare_detector_unreported", its.unreported)
     for signal in Signal:
         facts.add("qflare_detector_alarms_total", engine.detection.alarms[signal], signal.value)
+
+
+def _add_responses(facts: Facts, engine: Engine) -> None:
+    # From the start, as with handshakes; a rule shuts out by quarantine alone.
+    for action in sorted(SHUTS_OUT - DESTRUCTIVE | engine.responder.refused.keys()):
+        facts.add("qflare_responses_refused_total", engine.responder.refused[action], action.value)
 
 
 def _add_queues(facts: Facts, engine: Engine) -> None:
@@ -133,6 +142,7 @@ async def _ask(facts: Facts, engine: Engine, timeout_s: float) -> None:
         _within(timeout_s, _ask_buckets(facts, engine)),
         _within(timeout_s, _ask_turn(facts, engine)),
         _within(timeout_s, _ask_log(facts, engine)),
+        _within(timeout_s, _ask_responses(facts, engine)),
     )
     for part in ("database", "bucket", "keeper"):
         facts.add("qflare_ready", getattr(ready, part) is None, part)
@@ -182,6 +192,21 @@ async def _ask_log(facts: Facts, engine: Engine) -> None:
     is_behind = checkpoint is not None and size > signed
     lag_s = engine.foundation.clock.now_s() - checkpoint.time_s if checkpoint is not None and is_behind else 0
     facts.add("qflare_audit_lag_seconds", max(0, lag_s))
+
+
+async def _ask_responses(facts: Facts, engine: Engine) -> None:
+    its = await engine.foundation.store.count_responses()
+    for severity in SEVERITIES:
+        for state in (IncidentState.OPEN, IncidentState.ACKNOWLEDGED):
+            found = its.incidents.get((severity.value, state.value), 0)
+            facts.add("qflare_incidents", found, severity.value, state.value)
+    for (action, done), count in its.responses.items():
+        facts.add("qflare_responses", count, action, done)
+    for operator in ("first", "second"):
+        facts.add("qflare_responses_waiting", its.waiting.get(operator, 0), operator)
+    now_s = engine.foundation.clock.now_ms() / 1000
+    age_s = 0.0 if its.waiting_since is None else now_s - its.waiting_since.timestamp()
+    facts.add("qflare_responses_waiting_seconds", max(0.0, age_s))
 
 
 async def _within(timeout_s: float, question: Awaitable[None]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -71,6 +71,8 @@ class Responder:
         self._responses = responses
         self._devices = devices
         self._playbook = playbook
+        self.refused: Counter[ResponseAction] = Counter()
+        """Responses that rules wanted to carry out and may not: the bounds leave them to people."""
         self._next_tenant = 0
         self._is_started = False
         self._handled: OrderedDict[ResponseId, None] = OrderedDict()
@@ -192,6 +194,7 @@ class Responder:
             if refusal.constraint != _BOUNDS:
                 raise
             # It stays proposed, for a person, and that it is so is an incident.
+            self.refused[kept.action] += 1
             await self._report_bound(tenant_id, incident, kept)
 
     async def _report_bound(self, tenant_id: TenantId, incident: Incident, kept: Response) -> None:

@@ -15,6 +15,7 @@ from qflare.model.response import (
     Limit,
     Response,
     ResponseAction,
+    ResponseFigures,
     ResponseState,
     ResponseTarget,
     ResponseUse,
@@ -204,6 +205,17 @@ class Responses(Connected):
         """Return how many devices are shut out by responses."""
         async with self._connections.transaction(tenant_id) as transaction:
             return await _count_use(transaction)
+
+    async def count_responses(self) -> ResponseFigures:
+        """Return figures of every tenant's incidents and responses."""
+        rows = await self._connections.fetch("count_responses")
+        waiting = [row for row in rows if row["what"] == "waiting"]
+        return ResponseFigures(
+            incidents={(row["name"], row["state"]): row["found"] for row in rows if row["what"] == "incident"},
+            responses={(row["name"], row["state"]): row["found"] for row in rows if row["what"] == "response"},
+            waiting={row["name"]: row["found"] for row in waiting},
+            waiting_since=min((row["oldest_at"] for row in waiting), default=None),
+        )
 
     async def list_limits(self) -> tuple[Limit, ...]:
         """Return the limits of every tenant that stand and have not ended."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundError, UsageError
 from qflare.model.device import KeyState
+from qflare.model.incident import IncidentState
 from qflare.model.operator import OperatorState
 from qflare.model.response import (
     ABOUT_DEVICE,
@@ -25,6 +27,7 @@ from qflare.model.response import (
     Response,
     ResponseAction,
     ResponseBounds,
+    ResponseFigures,
     ResponseState,
     ResponseUse,
     require_response_move,
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from qflare.testing.memory.rows import DeviceRow
 
 _HOUR: Final = timedelta(hours=1)
+_DAY: Final = timedelta(days=1)
 _LASTS: Final = range(60, 31_622_401)
 _LIMITS_MAX: Final = 10_000
 
@@ -221,6 +225,26 @@ class Responses(Rotations, Buckets, Devices):
         """Return how many devices are shut out by responses."""
         async with self._transaction(tenant_id):
             return self._count_use(tenant_id)
+
+    async def count_responses(self) -> ResponseFigures:
+        """Return figures of every tenant's incidents and responses."""
+        async with self._transaction() as tables:
+            rows = [row.response for row in tables.responses.values()]
+            waiting = [
+                row
+                for row in rows
+                if row.state is ResponseState.PROPOSED
+                and row.expires_at > self._now
+                and (row.first_by is None or row.lacks)
+            ]
+            not_closed = [row for row in tables.incidents.values() if row.state is not IncidentState.CLOSED]
+            recent = [row for row in rows if row.changed_at > self._now - _DAY]
+            return ResponseFigures(
+                incidents=Counter((row.severity.value, row.state.value) for row in not_closed),
+                responses=Counter((row.action.value, row.state.value) for row in recent),
+                waiting=Counter("first" if row.first_by is None else "second" for row in waiting),
+                waiting_since=min((row.asked_at for row in waiting), default=None),
+            )
 
     async def list_limits(self) -> tuple[Limit, ...]:
         """Return the limits of every tenant that stand and have not ended."""
