@@ -7,6 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from attacks.test_attack_log import unlock
 from cli.test_cli import run
 from manager_world import Edge, managers
 from qflare.model.event import EventSeverity, SecurityEventType
@@ -140,6 +141,25 @@ async def test_with_a_pin_read_access_is_enough(filled, auditor_dsn):
     other = await filled.audit("verify", "--server-id", "00" * 32, **elsewhere)
     assert 1 == other.code
     assert "not the pinned one" in other.line
+
+
+async def test_what_no_signed_head_covers_is_not_said_to_hold(filled, admin):
+    """Without the newest heads the entries behind are counted as unsigned; without any head nothing is vouched for."""
+    await unlock(admin)
+    heads = [row["size"] for row in await admin.fetch("SELECT size FROM qflare.checkpoint ORDER BY size")]
+    whole = await filled.audit("verify", *filled.pin, "--json")
+    assert (0, heads[-1]) == (whole.json["unsigned"], whole.json["size"])
+    await admin.execute("DELETE FROM qflare.checkpoint WHERE size > $1", heads[0])
+    cut = await filled.audit("verify", *filled.pin, "--deep", "--json")
+    assert (0, heads[-1] - heads[0]) == (cut.code, cut.json["unsigned"])
+    await admin.execute("DELETE FROM qflare.checkpoint")
+    (filled.folder / "kept.note").write_text(filled.note(filled.signed))
+    for pin in (filled.pin, ("--data-dir", filled.folder / "data")):
+        bare = await filled.audit("verify", *pin, "--deep", "--json")
+        assert (2, "") == (bare.code, bare.out), bare.err
+        assert "nothing vouches" in bare.line
+    kept = await filled.audit("verify", *filled.pin, "--since", "kept.note", "--json")
+    assert (0, 0) == (kept.code, kept.json["unsigned"]), kept.err
 
 
 async def test_a_login_that_may_not_audit_is_told_so(filled, admin):

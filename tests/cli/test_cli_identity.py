@@ -2,6 +2,7 @@
 
 import asyncio
 import stat
+from hashlib import sha256
 
 import pytest
 
@@ -11,6 +12,7 @@ from qflare.cli.exits import ExitCode
 from qflare.errors import AuthenticationError, ConfigError, DecodeError
 from qflare.manager.certificates import RootKey
 from qflare.primitives.sig import SIG87
+from qflare.protocol.log_key import LogKey
 from qflare.secret import SecretBytes
 from qflare.service.root_file import read_root, write_root
 
@@ -48,7 +50,12 @@ async def test_rotation_with_the_root_in_the_database(operator):
     assert {(2, "log", "active"), (1, "log", "active"), (1, "root", "active")} <= {
         (key["serial"], key["kind"], key["state"]) for key in shown["keys"]
     }
-    assert "certificate of serial 2" in (await operator("show")).out
+    text = (await operator("show")).out
+    assert "certificate of serial 2" in text
+    assert "serial 2" in " ".join(text.split())
+    keys = [LogKey.decode(each["log_verifier_key"]) for each in (before, after)]
+    assert keys[0].origin == keys[1].origin == shown["log_origin"]
+    assert [sha256(key.key).hexdigest() for key in keys] == [before["log_key_id"], after["log_key_id"]]
 
 
 async def test_offline_root_from_export_to_import(operator, database_dsn):

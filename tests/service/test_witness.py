@@ -17,6 +17,7 @@ from qflare.errors import (
     EvidenceError,
     LogForkError,
     OtherLogError,
+    StoreUnavailableError,
     UsageError,
 )
 from qflare.model.event import EventSeverity, SecurityEventType
@@ -142,6 +143,35 @@ async def test_a_fork_and_a_shorter_log_are_refused_and_what_was_kept_stands(wat
         watched.folder, "audit", "watch", "--keep", path, "--url", watched.url, "--key", watched.key.encode(), "--once"
     )
     assert 3 == damaged.code
+
+
+async def test_a_head_that_another_worker_showed_has_its_tiles_here(watched):
+    """What a new head covers is served at once, though this worker looked for a newer head just now."""
+    before = await watched.grow(3)
+    async with httpx.AsyncClient(base_url=watched.url) as client:
+        assert 200 == (await client.get("/checkpoint")).status_code
+        await watched.manager.monitor.log_security_event(SYSTEM, INFO, {"n": 1})
+        signed = await watched.manager.monitor.checkpoint()  # and the clock stands still
+        assert signed.size > before.size
+        for tile in tiles_of_tree(signed.size, after=before.size):
+            assert 200 == (await client.get(f"/{tile.path}")).status_code
+        assert 404 == (await client.get(f"/tile/0/000.p/{signed.size + 1}")).status_code
+
+
+async def test_a_head_of_before_a_rotation_is_no_alarm(watched):
+    """Between a new certificate and the first head under its key a witness is told to look again, and then goes on."""
+    await watched.grow(3)
+    await watched.follow()
+    kept = watched.kept.path.read_bytes()
+    await watched.manager.rotate_identity(reason="its time has come")
+    with pytest.raises(StoreUnavailableError, match="look again"):
+        await watched.follow()
+    once = ("--url", watched.url, "--server-id", watched.server_id.hex(), "--once")
+    done = await run(watched.folder, "audit", "watch", "--keep", watched.kept.path, *once)
+    assert ExitCode.UNAVAILABLE == done.code, done.err
+    assert kept == watched.kept.path.read_bytes()
+    signed = await watched.grow(1)
+    assert signed.size == (await watched.follow()).checkpoint.size
 
 
 class Shown:

@@ -230,6 +230,7 @@ async def _verify_database(
     import asyncio
 
     from qflare.cli.managing import choose_dsn, open_monitor, require_server
+    from qflare.errors import KeyNotFoundError
 
     require_server()
     archived: dict[str, object] = {}
@@ -271,11 +272,19 @@ async def _verify_database(
             keys = list(audit.keys) if asked.key is None else [asked.key]
             run = partial(verify_log, store=audit.log, keys=keys, others=audit.keys, runner=audit.offload, is_deep=deep)
             report = await check(run, audit.identities, keys)
+    signed = max(report.first, 0 if report.checkpoint is None else report.checkpoint.size)
+    if signed == 0 < report.size:
+        # Whoever can rewrite rows, hashes and head together can also delete every signature over them.
+        raise KeyNotFoundError(
+            f"no head of its {report.size} entries is signed, so that nothing vouches for them: start a worker, which "
+            "signs one within seconds; if one ran, the heads were taken away"
+        )
     return {
         "first": report.first,
         "size": report.size,
         "root": report.root,
         "signed_size": None if report.checkpoint is None else report.checkpoint.size,
+        "unsigned": max(report.size - signed, 0),
         "signed_heads": report.heads,
         "tenants": report.tenants,
         "erased": report.erased,

@@ -218,6 +218,8 @@ def import_certificate(
 def _facts(certificate: Certificate) -> dict[str, object]:
     import hashlib
 
+    from qflare.protocol.log_key import LogKey
+
     return {
         "server_id": certificate.server_id,
         "serial": certificate.serial,
@@ -226,6 +228,7 @@ def _facts(certificate: Certificate) -> dict[str, object]:
         "log_origin": certificate.log_origin,
         "announce_key_id": hashlib.sha256(certificate.announce_key).digest(),
         "log_key_id": hashlib.sha256(certificate.log_key).digest(),
+        "log_verifier_key": LogKey.of(certificate).encode(),
     }
 
 

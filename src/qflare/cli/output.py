@@ -53,4 +53,6 @@ def _as_text(value: object) -> str:
         return ", ".join(f"{name} {_as_text(item)}" for name, item in value.items()) or "none"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(_as_text(item) for item in value) or "none"
-    return {None: "none", True: "yes", False: "no"}[value] if value in (None, True, False) else str(value)
+    if isinstance(value, bool):  # before all else: 1 == True, and one head is not "yes"
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)

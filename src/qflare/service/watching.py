@@ -18,7 +18,7 @@ from qflare.errors import (
     StoreUnavailableError,
 )
 from qflare.monitor.witness import Seen, WitnessSource, look
-from qflare.protocol.checkpoint import NOTE_BYTES_MAX, NoteBody, decode_note_body, encode_note
+from qflare.protocol.checkpoint import NOTE_BYTES_MAX, NoteBody, decode_note_body, encode_note, find_signature
 from qflare.protocol.identity import decode_identity
 from qflare.protocol.log import HASH_BYTES
 from qflare.protocol.log_key import LogKey, verify_under
@@ -79,6 +79,7 @@ class HttpLog:
         self._url = url.rstrip("/")
         self._server_id = server_id
         self._key = key
+        self._in_force: LogKey | None = None
 
     async def keys(self) -> Sequence[LogKey]:
         """Return the log key in force, under the pin."""
@@ -88,18 +89,35 @@ class HttpLog:
             raise ConfigError("pin the log by its server_id or its verifier key: an address vouches for nobody")
         served = await self._get("identity", size_max=_IDENTITY_BYTES_MAX)
         try:
-            return (LogKey.of(decode_identity(served, server_id=self._server_id).certificate),)
+            self._in_force = LogKey.of(decode_identity(served, server_id=self._server_id).certificate)
         except ServerIdentityError as failure:
             raise OtherLogError(str(failure)) from None
         except AuthenticationError:
             raise EvidenceError("the certificate that the server shows was altered") from None
+        return (self._in_force,)
 
     async def note(self) -> str:
-        """Return the latest signed head as a signed note, unverified."""
+        """
+        Return the latest signed head as a signed note, unverified.
+
+        Raises:
+            StoreUnavailableError: it is by another key of this log than the certificate's: the log key changed just
+                now, and one of both was fetched too early, or comes from a cache.
+        """
         try:
-            return (await self._get("checkpoint", size_max=NOTE_BYTES_MAX)).decode()
+            shown = (await self._get("checkpoint", size_max=NOTE_BYTES_MAX)).decode()
         except UnicodeDecodeError:
             raise DecodeError("what the server shows as its checkpoint is no signed note") from None
+        key = self._in_force
+        if key is not None and decode_note_body(shown).origin == key.origin:
+            try:
+                find_signature(shown, key.origin, key.key)
+            except OtherLogError:
+                raise StoreUnavailableError(
+                    "the head that the server shows is not signed by the log key of the certificate that it shows, as "
+                    "for minutes after the key changed: look again; if it stays so, alert the operator"
+                ) from None
+        return shown
 
     async def find_nodes(self, nodes: Sequence[Node], *, size: int) -> dict[Node, bytes]:
         """Return hashes of complete nodes, from tiles; the whole tile where the partial one is gone."""

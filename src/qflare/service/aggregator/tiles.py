@@ -58,7 +58,8 @@ class Tiles:
         if hashes is None:
             head = self._head
             if head is None or not tile.is_in(head.size):
-                head = await self._look()
+                # Another worker may show a head already that this one has not looked at.
+                head = await self._look(age_ns=0)
             if not tile.is_in(head.size):
                 raise KeyNotFoundError("there is no such tile")
             hashes = await self._manager.log_hashes(tile.nodes)
@@ -68,11 +69,12 @@ class Tiles:
                     self._kept.popitem(last=False)
         return immutable(hashes)
 
-    async def _look(self) -> SignedCheckpoint:
+    async def _look(self, *, age_ns: int = _HEAD_AGE_NS) -> SignedCheckpoint:
+        after_ns = self._clock.monotonic_ns() - age_ns
         async with self._looking:  # one question for all who ask at once
-            now_ns = self._clock.monotonic_ns()
-            if self._head is not None and self._looked_ns is not None and now_ns - self._looked_ns < _HEAD_AGE_NS:
+            if self._head is not None and self._looked_ns is not None and self._looked_ns > after_ns:
                 return self._head
+            now_ns = self._clock.monotonic_ns()
             found = await self._manager.log_checkpoint()
             if found is None:
                 raise KeyNotFoundError("the log has no signed head yet")
