@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +9,7 @@ from qflare.errors import UsageError
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.monitor.erasure import ARCHIVED
 from qflare.monitor.erasure import WHAT as ERASURE
+from qflare.monitor.telltales import looks_secret, sounds_secret
 from qflare.protocol.entry import EntryVault, new_event
 from qflare.protocol.identity import encode_name
 from qflare.protocol.leaf import JsonValue
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 
 DATA_BYTES_MAX: Final = 16 * 1024
 """Most bytes of an event's canonical JSON."""
-
-_SECRET_KEY: Final = re.compile(
-    r"(^|[_\-. ])(secret|password|passwd|passphrase|private|psk|token|seed|credential|chain_key|session_key|signing_key"
-    r"|decapsulation_key|shared_secret|master_key|api_key|kek|dk|sk)\d*($|[_\-. ])",
-    re.IGNORECASE,
-)
-_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_HARMLESS_KEY: Final = re.compile(r"(^|_)(id|hash|count|name|kind|version|type|state|public)$", re.IGNORECASE)
-"""`token_id` or `secret_hash` name something, they do not hold it."""
 
 
 def security_event(
@@ -83,12 +74,6 @@ def security_event(
     return event
 
 
-def _sounds_secret(key: str) -> bool:
-    # `sessionKey` and `session_key` are one name.
-    words = _CAMEL.sub("_", key)
-    return _SECRET_KEY.search(words) is not None and _HARMLESS_KEY.search(words) is None
-
-
 def _refuse_secrets(value: object, *, path: str, depth: int) -> None:
     # The canonical encoding refuses what is nested too deep; this only must not recurse without end.
     if depth > 16:  # noqa: PLR2004 - twice what the encoding takes
@@ -97,9 +82,13 @@ def _refuse_secrets(value: object, *, path: str, depth: int) -> None:
         raise UsageError(
             f"{path} holds bytes: the log is kept for ever, so write a name, a count or a public digest in hex"
         )
-    if isinstance(value, Mapping):
+    if isinstance(value, str):
+        # What is longer is refused for that, and is not looked through.
+        if len(value) <= DATA_BYTES_MAX and (what := looks_secret(value)) is not None:
+            raise UsageError(f"{path} looks like {what}, and the log is kept for ever: leave it out")
+    elif isinstance(value, Mapping):
         for key, item in value.items():
-            if isinstance(key, str) and _sounds_secret(key):
+            if isinstance(key, str) and sounds_secret(key):
                 raise UsageError(f"{path}.{key} sounds like a secret, and the log is kept for ever: leave it out")
             _refuse_secrets(item, path=f"{path}.{key}", depth=depth + 1)
     elif isinstance(value, list | tuple):
