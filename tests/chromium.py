@@ -202,7 +202,7 @@ async def chromium():
             yield browser
         finally:
             with contextlib.suppress(AssertionError, TimeoutError, OSError):
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     await browser.call("Browser.close")
             # Its helpers are of the same group: whatever is left of them ends too.
             with contextlib.suppress(ProcessLookupError):

@@ -74,9 +74,10 @@ def turn_and_die(dsn, folder, now_s, point):
     asyncio.run(_turn(dsn, folder, now_s))
 
 
-def lead(dsn, folder, now_s, leads, goes_on):
+def lead(dsn, folder, now_s, gates, idle_timeout):
     """Be a worker that leads, and stays in the middle of its second step until it is told to go on."""
-    stored_turns.LEADER_IDLE_TIMEOUT = "1s"
+    stored_turns.LEADER_IDLE_TIMEOUT = idle_timeout
+    leads, goes_on = gates
 
     def stay():
         leads.set()

@@ -159,7 +159,7 @@ async def test_workers_follow_by_themselves(database_dsn, tmp_path):
         async with SecurityMonitor(database_dsn, data_dir=tmp_path / "data", config=config) as monitor:
             await one.rotate_identity(reason="yearly")
             served = await one.identity()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not served == await two.identity() == await monitor.identity():
                     await asyncio.sleep(0.05)
             logged = await monitor.log_security_event(SecurityEventType.SYSTEM, EventSeverity.INFO, {"n": 1})

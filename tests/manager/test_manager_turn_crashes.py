@@ -61,7 +61,9 @@ async def test_another_leads_on(database_dsn, tmp_path, admin, sign):
         once = {(session.sid, 0): 1 for _, session in sessions}
         context = multiprocessing.get_context("forkserver")
         leads, goes_on = context.Event(), context.Event()
-        process = start(turning.lead, database_dsn, tmp_path, clock.now_s() + WIDTH_S, leads, goes_on)
+        # What is killed leaves at once; what stops leaves when it was silent for too long, though not before it is seen.
+        idle_timeout = "600s" if sign is signal.SIGKILL else "5s"
+        process = start(turning.lead, database_dsn, tmp_path, clock.now_s() + WIDTH_S, (leads, goes_on), idle_timeout)
         assert await asyncio.to_thread(leads.wait, 60)
         clock.turn(WIDTH_S)
         if sign is signal.SIGSTOP:

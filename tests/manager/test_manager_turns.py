@@ -84,7 +84,7 @@ async def test_a_touch_between_turns_reads_a_page(database_dsn, tmp_path, admin)
 
 
 async def _until(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -239,7 +239,7 @@ async def test_signed_head_is_stored_soon_and_at_the_latest_when_closing(databas
     largest = "SELECT max(size) FROM qflare.checkpoint"
     async with managers(database_dsn, tmp_path) as (manager,):
         event = await manager.monitor.log_security_event(SYSTEM, INFO, {"n": 1})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await admin.fetchval(largest) or 0) <= event.index:
                 await asyncio.sleep(0.05)
         event = await manager.monitor.log_security_event(SYSTEM, INFO, {"n": 2})

@@ -11,11 +11,17 @@ from pathlib import Path
 
 import httpx
 
+from given_time import GivenTime
+
 
 def environment(folder, **more):
     """The environment of a command that must leave nothing outside *folder*."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     return kept | {"HOME": str(folder), "COLUMNS": "80", "QFLARE_KEEPER_DIR": str(folder / "keys")} | more
+
+
+PATIENCE_S = 120
+"""How long a machine that is slow or busy is waited for."""
 
 
 class Served:
@@ -32,8 +38,12 @@ class Served:
         self.process.send_signal(signal.SIGTERM)
 
     async def ended(self, *, within_s=15):
-        async with asyncio.timeout(within_s):
-            return await self.process.wait()
+        """Return the status it ends with, in time."""
+        given = GivenTime()
+        async with asyncio.timeout(within_s + PATIENCE_S):
+            status = await self.process.wait()
+        assert given.is_within(within_s)
+        return status
 
 
 async def start(folder, *arguments, **variables):
@@ -54,7 +64,7 @@ async def serve(folder, *arguments, **variables):
     """Yield a `qflare serve` that answers; ends it afterwards."""
     process = await start(folder, *arguments, **variables)
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             line = await process.stdout.readline()
         assert line, (folder / "serve.log").read_text()
         yield Served(process, json.loads(line))
@@ -63,7 +73,7 @@ async def serve(folder, *arguments, **variables):
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             try:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE_S):
                     await process.wait()
             except TimeoutError:
                 process.kill()
@@ -71,9 +81,9 @@ async def serve(folder, *arguments, **variables):
         await process.stdout.read()
 
 
-async def wait_for(url, status, *, within_s=20):
+async def wait_for(url, status, *, within_s=PATIENCE_S):
     """Wait until an address answers with *status*."""
-    async with asyncio.timeout(within_s), httpx.AsyncClient(trust_env=False) as client:
+    async with asyncio.timeout(within_s), httpx.AsyncClient(trust_env=False, timeout=within_s) as client:
         while True:
             with contextlib.suppress(httpx.TransportError):
                 if (await client.get(url)).status_code == status:
@@ -89,7 +99,7 @@ def is_alive(pid):
         return False
 
 
-async def until(condition, *, within_s=15):
+async def until(condition, *, within_s=PATIENCE_S):
     """Wait until *condition* holds."""
     async with asyncio.timeout(within_s):
         while not condition():

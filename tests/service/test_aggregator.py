@@ -21,6 +21,7 @@ from qflare.protocol.envelope import encode_envelope, split_envelope
 from qflare.protocol.record import KIND_CONTROL, new_header, read_header, seal_record
 from qflare.protocol.rotation import accept_rotated, make_rotation
 from qflare.service.aggregator import Aggregator, AggregatorSettings, Reply
+from service.processes import until
 from service.served import serving, url_of
 
 OCTETS = {"content-type": "application/octet-stream"}
@@ -41,7 +42,7 @@ async def aggregating(dsn, folder, *, count=1, settings=None, changes=None, **ha
             servers = [await stack.enter_async_context(serving(app)) for app in applications]
             clients = [
                 await stack.enter_async_context(
-                    httpx.AsyncClient(base_url=url_of(server), headers=OCTETS, trust_env=False, timeout=20)
+                    httpx.AsyncClient(base_url=url_of(server), headers=OCTETS, trust_env=False, timeout=60)
                 )
                 for server in servers
             ]
@@ -255,10 +256,11 @@ async def test_batches_reach_the_application_and_answers_their_senders(database_
 
     async def answer(items):
         batches.append(len(items))
-        await asyncio.sleep(0.05)
+        # No batch is answered before all have come: more than one waits, however slow the machine is.
+        await until(lambda: sum(batches) + app._intake._batches.statistics.waiting == len(edges))
         return [bytes(record.plaintext.view()).upper() for record, _ in items]
 
-    async with aggregating(database_dsn, tmp_path, on_records=answer) as ((manager,), _, (client,)):
+    async with aggregating(database_dsn, tmp_path, on_records=answer) as ((manager,), (app,), (client,)):
         edges = [await Edge.provision(manager) for _ in range(12)]
         sids = [await agreed(client, manager, edge) for edge in edges]
 
@@ -374,7 +376,10 @@ async def test_shutdown_waits_for_what_was_accepted(database_dsn, tmp_path):
     async with managers(database_dsn, tmp_path) as (manager,):
         edge = await Edge.provision(manager)
         app = Aggregator(manager, on_record=slow)
-        async with serving(app) as server, httpx.AsyncClient(base_url=url_of(server), headers=OCTETS) as client:
+        async with (
+            serving(app) as server,
+            httpx.AsyncClient(base_url=url_of(server), headers=OCTETS, timeout=60) as client,
+        ):
             sid = await agreed(client, manager, edge)
             sending = asyncio.create_task(post(client, "record", encode_envelope(b"", edge.seal(sid, b"x"))))
             await started.wait()

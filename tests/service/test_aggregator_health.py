@@ -47,7 +47,7 @@ async def test_readiness_names_a_database_that_is_away(database_dsn, tmp_path):
             assert (503, "1") == (answer.status_code, answer.headers["retry-after"])
         finally:
             await cut_off(database_dsn, is_allowed=True)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await client.get("/readyz")).status_code != 200:
                 await asyncio.sleep(0.1)
             while (await post(client, "record", body)).status_code == 503:
@@ -98,7 +98,7 @@ async def test_a_manager_that_cannot_open_stops_the_start(tmp_path):
 async def test_a_mounted_manager_that_cannot_open_is_503(tmp_path):
     """Mounted over a database that is away, protocol addresses say 503 and readyz says which part it is."""
     manager = make_manager("postgresql://127.0.0.1:9/nothing", tmp_path)
-    async with serving(Aggregator(manager)) as server, httpx.AsyncClient(base_url=url_of(server)) as client:
+    async with serving(Aggregator(manager)) as server, httpx.AsyncClient(base_url=url_of(server), timeout=60) as client:
         assert (await client.post("/v1/hello", content=b"x", headers=OCTETS)).status_code == 503
         assert (await client.get("/v1/identity")).status_code == 503
         ready = await client.get("/readyz")

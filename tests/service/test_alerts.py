@@ -5,10 +5,10 @@ import contextlib
 import json
 import re
 import shutil
-import socket
 import subprocess
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from pathlib import Path
 
 import httpx
 import pytest
@@ -22,6 +22,8 @@ from service.served import serving, url_of
 from service.test_aggregator import OCTETS, post
 from service.test_metrics import ROOT, watched
 
+LISTENS = "0A"
+"""TCP_LISTEN, as /proc/net/tcp has it."""
 RULES = files("qflare") / "service" / "alerts" / "qflare.rules.yml"
 TOOLS = ("promtool", "prometheus", "prometheus-alertmanager")
 pytestmark = pytest.mark.skipif(
@@ -101,10 +103,19 @@ def test_the_configuration_in_operations_is_one(tmp_path):
     assert f"{len(rules())} rules found" in said
 
 
-def free_port():
-    """Return a port of loopback that is free just now."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
+async def port_of(process):
+    """Return the port that a process listens on, which the kernel chose: nobody else can have taken it before."""
+    folder = Path(f"/proc/{process.pid}")
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(OSError):
+                own = {str(each.readlink()) for each in (folder / "fd").iterdir()}
+                for line in (folder / "net" / "tcp").read_text().splitlines()[1:]:
+                    _, local, _, state, *_, inode = line.split()[:10]
+                    if (state, f"socket:[{inode}]" in own) == (LISTENS, True):
+                        return int(local.rpartition(":")[2], 16)
+            assert process.returncode is None, "it ended before it listened"
+            await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
@@ -118,14 +129,14 @@ async def running(folder, program, *arguments):
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await process.wait()
         except TimeoutError:
             process.kill()
             await process.wait()
 
 
-async def answers(client, url, *, within_s=40):
+async def answers(client, url, *, within_s=120):
     """Wait until an address answers with 200."""
     async with asyncio.timeout(within_s):
         while True:
@@ -147,7 +158,7 @@ class Prometheus:
         assert answer["status"] == "success", (expression, answer)
         return answer["data"]["result"]
 
-    async def until_scraped(self, *, within_s=40):
+    async def until_scraped(self, *, within_s=120):
         """Wait until there are figures."""
         async with asyncio.timeout(within_s):
             while not await self.query("qflare_workers"):
@@ -165,13 +176,16 @@ async def prometheus(folder, target, *, rules=None, alertmanager=None):
         config["rule_files"] = [str(rules)]
         config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
     (folder / "prometheus.yml").write_text(json.dumps(config))
-    address = f"127.0.0.1:{free_port()}"
     arguments = (
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'tsdb'}",
-        f"--web.listen-address={address}",
+        "--web.listen-address=127.0.0.1:0",
     )
-    async with running(folder, "prometheus", *arguments), httpx.AsyncClient(trust_env=False, timeout=20) as client:
+    async with (
+        running(folder, "prometheus", *arguments) as process,
+        httpx.AsyncClient(trust_env=False, timeout=60) as client,
+    ):
+        address = f"127.0.0.1:{await port_of(process)}"
         await answers(client, f"http://{address}/-/ready")
         its = Prometheus(client, f"http://{address}")
         await its.until_scraped()
@@ -215,7 +229,6 @@ async def every_chart_has_series(scraping):
 async def test_an_attack_reaches_the_webhook(database_dsn, tmp_path):
     """Forged M3s at a real server: Prometheus sees them, its rule fires, Alertmanager tells the operator's webhook."""
     webhook = Webhook()
-    manager_port, cluster = free_port(), free_port()
     async with serving(webhook) as hears, watched(tmp_path, database_dsn) as its:
         (tmp_path / "alertmanager.yml").write_text(
             json.dumps(
@@ -233,16 +246,16 @@ async def test_an_attack_reaches_the_webhook(database_dsn, tmp_path):
         arguments = (
             f"--config.file={tmp_path / 'alertmanager.yml'}",
             f"--storage.path={tmp_path / 'alertmanager'}",
-            f"--web.listen-address=127.0.0.1:{manager_port}",
-            f"--cluster.listen-address=127.0.0.1:{cluster}",
+            "--web.listen-address=127.0.0.1:0",
+            "--cluster.listen-address=",
         )
         async with (
-            running(tmp_path, "prometheus-alertmanager", *arguments),
+            running(tmp_path, "prometheus-alertmanager", *arguments) as process,
             make_manager(database_dsn, tmp_path, keeper_dir=str(tmp_path / "keys")) as manager,
-            httpx.AsyncClient(base_url=its.served.url, headers=OCTETS, trust_env=False) as device,
+            httpx.AsyncClient(base_url=its.served.url, headers=OCTETS, trust_env=False, timeout=60) as device,
         ):
-            await answers(its.client, f"http://127.0.0.1:{manager_port}/-/ready")
-            target, alertmanager = its.url.split("/")[2], f"127.0.0.1:{manager_port}"
+            target, alertmanager = its.url.split("/")[2], f"127.0.0.1:{await port_of(process)}"
+            await answers(its.client, f"http://{alertmanager}/-/ready")
             async with prometheus(tmp_path, target, rules=hastened(tmp_path), alertmanager=alertmanager) as scraping:
                 edge = await Edge.provision(manager)
                 forged = (await edge.hello(manager)).message

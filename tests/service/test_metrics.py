@@ -16,7 +16,7 @@ import asyncpg
 import httpx
 import pytest
 
-from manager_world import Edge, make_manager
+from manager_world import Edge, make_manager, room_in_bucket
 from qflare.errors import ConfigError, DecodeError, RefusedError
 from qflare.model.histogram import SECONDS, Histogram
 from qflare.primitives import stopwatch
@@ -41,20 +41,34 @@ class Watched:
         self.served, self.client, self.url = served, client, url
 
     async def scrape(self):
-        answer = await self.client.get(self.url, timeout=30)
+        answer = await self.client.get(self.url)
         assert answer.status_code == 200
         return answer.text
 
     async def value(self, series):
         return values(await self.scrape()).get(series)
 
+    async def until(self, series, value):
+        """Wait until a series has a value."""
+        async with asyncio.timeout(60):
+            while await self.value(series) != value:
+                await asyncio.sleep(0.1)
+
 
 @asynccontextmanager
 async def watched(folder, database_dsn, *arguments, **variables):
     """Run `qflare serve` on *database_dsn* with `/metrics` on a free port."""
     arguments = ("--data-dir", str(folder / "data"), *arguments)
-    variables = {"QFLARE_DSN": database_dsn, "QFLARE_METRICS_ADDRESS": "127.0.0.1:0", **variables}
-    async with serve(folder, *arguments, **variables) as served, httpx.AsyncClient(trust_env=False) as client:
+    variables = {
+        "QFLARE_DSN": database_dsn,
+        "QFLARE_METRICS_ADDRESS": "127.0.0.1:0",
+        "QFLARE_METRICS_TIMEOUT_S": "20",
+        **variables,
+    }
+    async with (
+        serve(folder, *arguments, **variables) as served,
+        httpx.AsyncClient(trust_env=False, timeout=60) as client,
+    ):
         yield Watched(served, client, served.said["metrics"])
 
 
@@ -96,7 +110,9 @@ async def test_all_workers_count_together_and_nothing_goes_back(database_dsn, tm
         assert (0, 2, 2) == (established(first), first["qflare_workers"], first["qflare_workers_wanted"])
         for edge in edges:
             # A connection each, so that either worker may get it.
-            async with httpx.AsyncClient(base_url=its.served.url, headers=OCTETS, trust_env=False) as client:
+            async with httpx.AsyncClient(
+                base_url=its.served.url, headers=OCTETS, trust_env=False, timeout=60
+            ) as client:
                 await shake(client, edge, await edge.announcement(manager))
                 assert shape(await post(client, "record", b"\0\0\0\0" + bytes(70))) == REFUSAL
         text = await its.scrape()
@@ -141,8 +157,11 @@ async def test_the_page_stands_where_no_device_comes(database_dsn, tmp_path):
         for path in ("/", "/healthz", "/v1/identity", "/metrics/"):
             assert (await its.client.get(root + path)).status_code == 404
         assert (await its.client.post(its.url)).status_code == 405
-        assert await its.value("qflare_workers_silent") == 0
-        bucket = await its.value("qflare_bucket_index")
+        await room_in_bucket(60)
+        async with asyncio.timeout(60):
+            while (before := values(await its.scrape()))["qflare_workers_silent"] != 0:
+                await asyncio.sleep(0.1)
+        bucket = before["qflare_bucket_index"]
         (worker,) = its.served.workers
         os.kill(worker, signal.SIGSTOP)
         try:
@@ -150,7 +169,7 @@ async def test_the_page_stands_where_no_device_comes(database_dsn, tmp_path):
         finally:
             os.kill(worker, signal.SIGCONT)
         assert (figures["qflare_workers_silent"], figures["qflare_bucket_index"]) == (1, bucket)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             # What came too late is not taken for the answer to a later question.
             while await its.value("qflare_workers_silent") != 0:
                 await asyncio.sleep(0.1)
@@ -162,15 +181,13 @@ async def test_a_database_that_goes_is_told(database_dsn, tmp_path):
     admin = await asyncpg.connect(database_dsn.replace(name, "postgres"), timeout=30)
     try:
         async with watched(tmp_path, database_dsn, QFLARE_METRICS_TIMEOUT_S="1") as its:
-            assert await its.value('qflare_ready{part="database"}') == 1
+            await its.until('qflare_ready{part="database"}', 1)
             await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
             await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
-            async with asyncio.timeout(30):
-                while await its.value('qflare_ready{part="database"}') != 0:
-                    await asyncio.sleep(0.1)
+            await its.until('qflare_ready{part="database"}', 0)
             await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
             await wait_for(f"{its.served.url}/readyz", 200)
-            assert await its.value('qflare_ready{part="database"}') == 1
+            await its.until('qflare_ready{part="database"}', 1)
     finally:
         await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         await admin.close()

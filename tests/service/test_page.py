@@ -376,7 +376,9 @@ async def test_behind_a_proxy_cookies_stay_on_tls(database_dsn, tmp_path):
     outside = "https://ops.example"
     async with managers(database_dsn, tmp_path) as (manager,), paging(manager, page_origin=outside) as url:
         secret = await manager.add_operator("ann")
-        async with httpx.AsyncClient(base_url=url, trust_env=False, headers={"host": "ops.example"}) as client:
+        async with httpx.AsyncClient(
+            base_url=url, trust_env=False, headers={"host": "ops.example"}, timeout=60
+        ) as client:
             form = await client.get("/login")
             cookie = form.headers["set-cookie"].partition(";")[0]
             assert "Secure" in form.headers["set-cookie"].split("; ")
@@ -419,7 +421,7 @@ async def test_no_page_needs_a_device_server(database_dsn, tmp_path):
     from service.served import serving, url_of
 
     async with make_manager(database_dsn, tmp_path) as manager, serving(Aggregator(manager)) as server:
-        client = httpx.AsyncClient(base_url=url_of(server), trust_env=False)
+        client = httpx.AsyncClient(base_url=url_of(server), trust_env=False, timeout=60)
         async with client:
             answers = await asyncio.gather(*[client.get(path) for path in ("/", "/login", "/stream", "/page.js")])
         assert [404] * 4 == [answer.status_code for answer in answers]

@@ -201,7 +201,7 @@ async def test_a_copy_whose_log_did_not_grow_is_refused_all_the_same(world):
         record = edge.seal(session.sid, b"model", bucket=await manager.current_bucket())
         await manager.open_record(record)
         before = await value_of(world, PULSE)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await value_of(world, PULSE) == before:
                 await asyncio.sleep(0.1)
     await put_back(world)

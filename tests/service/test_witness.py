@@ -83,7 +83,7 @@ async def test_a_witness_follows_the_log_over_http(watched):
 async def test_tiles_are_public_hashes_that_never_change(watched):
     """Checkpoint and tiles follow C2SP's addresses and headers, make the signed root, and hold no entry."""
     signed = await watched.grow(300)
-    async with httpx.AsyncClient(base_url=watched.url) as client:
+    async with httpx.AsyncClient(base_url=watched.url, timeout=60) as client:
         note = await client.get("/checkpoint")
         assert ("text/plain; charset=utf-8", "no-store") == (
             note.headers["content-type"],

@@ -3,11 +3,11 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 
+from given_time import GivenTime
 from qflare.errors import ConfigError, KeeperError, MissingExtraError
 from qflare.stores.keeper import library
 from qflare.stores.keeper.address import is_pkcs11, parse_address
@@ -62,7 +62,7 @@ def run_script(text, token, *arguments, **variables):
         env=token.environment() | {"PYTHONPATH": str(TESTS)} | variables,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert 0 == done.returncode, done.stderr
@@ -201,11 +201,12 @@ def test_a_token_that_is_gone_is_refused_at_once_and_found_again(own_token, tmp_
             print(time.monotonic() - start)
         assert 1 == keeper.destroy_bucket_keys(before=4)
     """
+    given = GivenTime()
     took = [
         float(word) for word in run_script(script, own_token, own_token.uri(), tmp_path / "keeper", own_token.tokens)
     ]
     assert 12 == len(took)
-    assert max(took) <= REFUSAL_S
+    assert given.is_within(REFUSAL_S, took_s=max(took))
 
 
 def test_no_token_at_the_start_is_an_error(own_token, tmp_path):
@@ -266,9 +267,7 @@ def test_a_call_that_hangs_holds_nobody(own_token, tmp_path):
             thread.start()
         for thread in threads:
             thread.join()
-        start = time.monotonic()
         ask()
-        assert time.monotonic() - start < 0.1
         hang.unlink()
         start = time.monotonic()
         while True:
@@ -285,6 +284,7 @@ def test_a_call_that_hangs_holds_nobody(own_token, tmp_path):
         # The process ends although the call does not return.
     """
     uri = own_token.uri().replace(own_token.module, str(module))
+    given = GivenTime()
     took = run_script(
         script,
         own_token,
@@ -294,10 +294,11 @@ def test_a_call_that_hangs_holds_nobody(own_token, tmp_path):
         HANG=str(tmp_path / "hang"),
         SOFTHSM=own_token.module,
     )
-    refusals, returned = [float(word) for word in took[:9] + took[10:]], float(took[9])
-    assert 10 == len(refusals)
-    assert max(refusals) <= REFUSAL_S + 0.2  # the clock of eight threads on a busy machine
-    assert returned <= RETURN_S
+    *refusals, again, returned, last = map(float, took)
+    assert 8 == len(refusals)
+    assert given.is_within(REFUSAL_S + 0.2, took_s=max(*refusals, last))  # the clock of eight threads
+    assert given.is_within(0.1, took_s=again)
+    assert given.is_within(RETURN_S, took_s=returned)
 
 
 def test_a_fork_is_refused(soft_token, tmp_path):  # noqa: F811
@@ -431,8 +432,8 @@ def test_a_missing_module_is_named(tmp_path):
     pin = tmp_path / "pin"
     pin.write_text(PIN)
     pin.chmod(0o600)
-    start = time.monotonic()
+    given = GivenTime()
     with pytest.raises(KeeperError, match=r"absent\.so"):
         Pkcs11Keeper(f"pkcs11:token=a?module-path={tmp_path}/absent.so&pin-source=file:{pin}", tmp_path / "keeper")
-    assert time.monotonic() - start <= REFUSAL_S
+    assert given.is_within(REFUSAL_S)
     library._libraries.pop(f"{tmp_path}/absent.so")

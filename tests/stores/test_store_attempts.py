@@ -356,7 +356,7 @@ def test_only_what_ends_once_is_repeated():
 
 async def test_attempts_end_in_bounded_time(proxy):
     """A database that stays away is an error after `retry_for_s`, and at once where the caller's own time is up."""
-    store = await open_store(proxy.dsn, settings=PoolSettings(max_size=2, retry_for_s=0.5))
+    store = await open_store(proxy.dsn, settings=PoolSettings(max_size=2, retry_for_s=2.0))
     try:
         proxy.is_refusing = True
         await store._pool.expire_connections()

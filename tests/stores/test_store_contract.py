@@ -553,7 +553,7 @@ async def test_changes_are_told_to_who_listens_and_to_who_looks(store):
     mark = (await store.list_changes(None, limit=9)).mark
     task = asyncio.create_task(store.listener().listen(hear)) if store.listener() else None
     if task:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await is_listening.wait()
     (device,) = await register(store, device_id="d")
     claim = await begin_session(store, device)
@@ -573,7 +573,7 @@ async def test_changes_are_told_to_who_listens_and_to_who_looks(store):
     assert (expected, False) == (set(page.changes), page.is_cut)
     assert (True, 2) == ((cut := await store.list_changes(mark, limit=2)).is_cut, len(cut.changes))
     if task:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while set(heard) != expected:
                 await asyncio.sleep(0.01)
         task.cancel()

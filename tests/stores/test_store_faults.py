@@ -204,7 +204,7 @@ async def test_wal_that_cannot_be_synced_loses_nothing(failing_cluster):
 
 async def test_an_exhausted_pool_refuses_in_bounded_time_and_harms_nobody_else(database_dsn):
     """While all connections are held, callers are told that none is free and nothing is done; others work on."""
-    settings = PoolSettings(max_size=2, acquire_timeout_s=0.3)
+    settings = PoolSettings(max_size=2, acquire_timeout_s=3.0)
     store = await open_store(database_dsn, settings=settings)
     other = await open_store(database_dsn, settings=SETTINGS)
     try:
@@ -229,25 +229,25 @@ async def test_a_slow_database_keeps_deadlines_and_bounds(database_dsn):
     """Answers that come late are errors in time, a queue takes no more than its bound, and who waits gets his own."""
     async with proxied(database_dsn) as proxy:
         store = await open_store(proxy.dsn, settings=SETTINGS)
-        acknowledged = Acknowledged()
+        acknowledged, deadline_s = Acknowledged(), 60.0
 
         async def run(events):
-            append = await Deadline(0.4).of(store.append_events(T, events))
+            append = await Deadline(deadline_s).of(store.append_events(T, events))
             acknowledged.leaves |= {index: event.leaf_data for index, event in zip(append.indexes, events, strict=True)}
             return list(append.indexes)
 
         queue = Batcher("log", run, items_max=8, waiting_max=24, flights_max=1)
         try:
             await queue.submit(new_event())
-            proxy.delay_s = 0.3
+            proxy.delay_s, deadline_s = 0.3, 0.4
             slow = await asyncio.gather(*(queue.submit(new_event()) for _ in range(60)), return_exceptions=True)
             overloaded = [failure for failure in slow if isinstance(failure, OverloadedError)]
             late = [failure for failure in slow if isinstance(failure, StoreUnavailableError)]
             assert 60 == len(overloaded) + len(late)
             assert 60 - 24 == len(overloaded)
             assert all(failure.outcome_unknown for failure in late)
-            proxy.delay_s = 0.0
-            async with asyncio.timeout(30):
+            proxy.delay_s, deadline_s = 0.0, 60.0
+            async with asyncio.timeout(60):
                 while isinstance(
                     (await asyncio.gather(queue.submit(new_event()), return_exceptions=True))[0], Exception
                 ):

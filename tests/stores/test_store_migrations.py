@@ -303,7 +303,7 @@ async def test_a_migration_cut_in_the_middle_leaves_the_version_before(admin, da
     victim = await asyncpg.connect(database_dsn, timeout=30)
     running = asyncio.create_task(apply_migrations(victim, [step]))
     asleep = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (process := await admin.fetchval(asleep)) is None:
             await asyncio.sleep(0.02)
     await admin.execute("SELECT pg_terminate_backend($1)", process)
@@ -334,7 +334,7 @@ async def test_a_migration_waits_for_a_lock_in_turns(admin, database_dsn, monkey
         await holder.execute("BEGIN; SELECT FROM qflare.device;")
         running = asyncio.create_task(apply_migrations(admin, [step]))
         waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'qflare.device'::regclass)"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await other.fetchval(waiting):
                 await asyncio.sleep(0.02)
         # Behind the waiting migration in the queue, and past it when its lock timeout ends.
