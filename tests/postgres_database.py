@@ -1,7 +1,7 @@
 """
 A real PostgreSQL for tests, and a fresh database for each.
 
-By default the embedded one in a temporary data folder.  `QFLARE_TEST_DSN` names another server (a superuser's dsn),
+By default the embedded one's binaries in a temporary data folder.  `QFLARE_TEST_DSN` names another server (a superuser's dsn),
 `QFLARE_TEST_POSTGRES=/usr/lib/postgresql/15/bin` other binaries for the temporary one.
 """
 
@@ -13,18 +13,24 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 
-from qflare.stores.embedded import binaries, server
+from qflare.stores.embedded import binaries
 from qflare.stores.embedded.account import choose_account
 from qflare.stores.embedded.folder import open_folder
 from qflare.stores.embedded.postmaster import make_cluster, start_postmaster
 from qflare.stores.postgres import PoolSettings, install_schema, open_store
 
 SETTINGS = PoolSettings(max_size=6)
+FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
+"""
+What survives a power failure no test of these databases asks, and each of them is a copy that would be written to the
+disk.  Killed processes lose nothing by it, and tests that kill or look at the embedded server start that one.
+"""
 
 
 def run_apart(coroutine):
@@ -57,18 +63,12 @@ async def _make_template(dsn, name):
     return True
 
 
-async def _start_embedded(folder):
-    opened = await server.open_embedded(folder.root)
-    await opened.close()
-    return True
-
-
-def _start_with(folder_of_binaries, folder):
-    chosen = binaries.Binaries(folder=Path(folder_of_binaries), major=0)
+def _start(chosen, folder):
     account = choose_account()
     output = os.open(folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     make_cluster(folder, chosen, account, output=output)
-    postmaster = start_postmaster(folder, chosen, account, output=output)
+    with patch.dict("qflare.stores.embedded.postmaster._SETTINGS", FORGETFUL):
+        postmaster = start_postmaster(folder, chosen, account, output=output)
     os.close(output)
     # The socket answers before the server is ready.
     for _ in range(600):
@@ -91,17 +91,10 @@ def postgres_cluster():
     with tempfile.TemporaryDirectory(prefix="qflare-test-") as name:
         folder = open_folder(name)
         other = os.environ.get("QFLARE_TEST_POSTGRES")
-        if other:
-            postmaster = _start_with(other, folder)
-            yield folder.dsn("postgres")
-            postmaster.stop()
-            return
-        users = folder.users_lock()
-        assert users.try_shared()
-        run_apart(_start_embedded(folder))
+        chosen = binaries.Binaries(folder=Path(other), major=0) if other else binaries.installed_binaries()[0]
+        postmaster = _start(chosen, folder)
         yield folder.dsn("postgres")
-        users.close()
-        wait_until_stopped(folder)
+        postmaster.stop()
 
 
 def wait_until_stopped(folder, *, timeout_s=30.0):
