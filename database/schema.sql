@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 26;
+SET LOCAL qflare.installs_version = 27;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -770,6 +770,26 @@ CREATE TABLE IF NOT EXISTS qflare.detector_state (
     CONSTRAINT detector_state_size CHECK (octet_length(state) BETWEEN 1 AND 1048576)
 );
 
+-- What each worker's detector counted between two exchanges; read by the others' within seconds, and deleted by whichever
+-- worker comes by after minutes.
+CREATE TABLE IF NOT EXISTS qflare.detector_share (
+    worker_id    uuid        NOT NULL,
+    share_number bigint      NOT NULL,
+    counts       bytea       NOT NULL,
+    written_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT detector_share_pkey PRIMARY KEY (worker_id, share_number),
+    CONSTRAINT detector_share_number_range CHECK (share_number >= 1),
+    CONSTRAINT detector_share_counts_size CHECK (octet_length(counts) BETWEEN 1 AND 1048576)
+);
+
+-- How far each worker's clock is off the database's, in milliseconds; read by the other workers at each look.
+CREATE TABLE IF NOT EXISTS qflare.detector_clock (
+    worker_id uuid        NOT NULL,
+    offset_ms bigint      NOT NULL,
+    noted_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT detector_clock_pkey PRIMARY KEY (worker_id)
+);
+
 -- What is done about an incident: proposed, wanted by operators, carried out in the transaction that notes it, undone.
 -- Written by operators and by the workers' playbooks, read by both and, of limits, by every worker.
 CREATE TABLE IF NOT EXISTS qflare.response (
@@ -1008,6 +1028,8 @@ GRANT SELECT, DELETE ON qflare.audit_entry TO qflare_maintenance;
 GRANT SELECT, INSERT ON qflare.archived_leaf TO qflare_maintenance;
 GRANT SELECT ON qflare.checkpoint TO qflare_maintenance;
 GRANT SELECT, INSERT, UPDATE ON qflare.incident, qflare.detector_state, qflare.operator TO qflare_app;
+-- UPDATE of shares to lock those that are deleted; none is ever changed.
+GRANT SELECT, INSERT, UPDATE, DELETE ON qflare.detector_share, qflare.detector_clock TO qflare_app;
 -- What was asked for stays as it was asked; what became of it is added.
 GRANT SELECT, INSERT ON qflare.response TO qflare_app;
 GRANT UPDATE (needs_two, first_by, second_by, state, before, changed, until_at, changed_at, applied_at, ended_by,

@@ -38,6 +38,8 @@ RULES = {
     "device_use": KEPT,
     "enrolment_token": "expires_at <= now() OR used_at IS NOT NULL",
     "handshake": EMPTIED,
+    "detector_clock": KEPT,
+    "detector_share": KEPT,
     "detector_state": KEPT,
     "incident": KEPT,
     "log_head": KEPT,

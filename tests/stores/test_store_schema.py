@@ -115,6 +115,8 @@ async def test_every_unique_key_holds_the_tenant_or_the_bucket(admin):
         "server_key_move",
         "bucket_mark",
         "store_pulse",
+        "detector_share",
+        "detector_clock",
         "log_head",
         "log_node",
         "checkpoint",

@@ -11,8 +11,9 @@ import asyncpg
 import pytest
 
 from qflare.model.device import KeyState
-from qflare.model.ids import DEFAULT_TENANT, TenantId
+from qflare.model.ids import DEFAULT_TENANT, TenantId, WorkerId
 from qflare.model.rotation import DueKey, RotationPolicy, RotationReason, SessionUse
+from qflare.model.share import Share
 from qflare.stores.postgres import PostgresStore
 from store_records import (
     begin_session,
@@ -76,6 +77,9 @@ async def filled(store, admin):
         await store.ask_response(
             tenant_id, new_response(device=device, by=None, rule="r"), needs_two=False, event=new_event()
         )
+    share = Share(worker_id=WorkerId(urandom(16)), number=1, counts=b"counts")
+    await store.exchange_shares(share.worker_id, [share], after={}, keep_s=60, limit=1)
+    await store.exchange_clocks(share.worker_id, offset_ms=1, keep_s=60)
     stage, _ = await step_turn(store, in_pages=True)
     assert "led" == stage
     return store

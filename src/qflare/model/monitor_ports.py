@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from qflare.model.event import NewEvent
-from qflare.model.ids import CallId, IncidentId, TenantId
+from qflare.model.ids import CallId, IncidentId, TenantId, WorkerId
 from qflare.model.incident import DetectorState, Incident, IncidentChange, IncidentState, Sighting
+from qflare.model.share import Share, WorkerClock
 
 
 class IncidentStore(Protocol):
@@ -83,3 +84,24 @@ class IncidentStore(Protocol):
 
     async def database_time_ms(self) -> int:
         """Return the database's clock, which all workers share, in milliseconds since the Unix epoch."""
+
+
+class ShareStore(Protocol):
+    """What the workers' detectors tell each other; it belongs to the cluster, and is forgotten after minutes."""
+
+    async def exchange_shares(
+        self, worker_id: WorkerId, shares: Sequence[Share], *, after: Mapping[WorkerId, int], keep_s: int, limit: int
+    ) -> tuple[Share, ...]:
+        """
+        Add a worker's *shares*, and return what others shared.
+
+        Args:
+            worker_id: Whose exchange it is; its own shares are not returned.
+            shares: Its own, in order; one that stands already is not added again.
+            after: The number of the last share that is known of each other worker; 0 of those that are not named.
+            keep_s: Age at which a share is forgotten, whoever wrote it.
+            limit: Most shares returned, the lowest numbers of each worker first.
+        """
+
+    async def exchange_clocks(self, worker_id: WorkerId, *, offset_ms: int, keep_s: int) -> tuple[WorkerClock, ...]:
+        """Note how far a worker's clock is off, and return what others noted within *keep_s* seconds."""

@@ -17,7 +17,7 @@ from qflare.model.erasure_ports import ErasureStore
 from qflare.model.identity_ports import IdentityStore
 from qflare.model.key_record_ports import KeyRecordStore
 from qflare.model.log_ports import LogStore
-from qflare.model.monitor_ports import IncidentStore
+from qflare.model.monitor_ports import IncidentStore, ShareStore
 from qflare.model.operator_ports import OperatorStore
 from qflare.model.reply_ports import ReplyStore
 from qflare.model.response_ports import ResponseStore
@@ -39,6 +39,7 @@ class Store(
     KeyRecordStore,
     ChangeStore,
     IncidentStore,
+    ShareStore,
     OperatorStore,
     ErasureStore,
     ResponseStore,

@@ -28,6 +28,7 @@ from qflare.stores.postgres.restores import Restores
 from qflare.stores.postgres.rotations import Rotations
 from qflare.stores.postgres.schema import check_schema
 from qflare.stores.postgres.sessions import Sessions
+from qflare.stores.postgres.shares import Shares
 from qflare.stores.postgres.statistics import Statistics
 from qflare.stores.postgres.streams import Streams
 from qflare.stores.postgres.tokens import Tokens
@@ -58,6 +59,7 @@ class PostgresStore(
     Changes,
     Restores,
     Incidents,
+    Shares,
     Operators,
     Responses,
 ):

@@ -19,6 +19,7 @@ from qflare.testing.memory.reply_keys import ReplyKeys
 from qflare.testing.memory.responses import Responses
 from qflare.testing.memory.restores import Restores
 from qflare.testing.memory.rotations import Rotations
+from qflare.testing.memory.shares import Shares
 from qflare.testing.memory.statistics import Statistics
 from qflare.testing.memory.tables import Tables
 from qflare.testing.memory.tokens import Tokens
@@ -50,6 +51,7 @@ class MemoryStore(
     KeyRecords,
     Changes,
     Incidents,
+    Shares,
     Operators,
 ):
     """

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         StreamId,
         TenantId,
         TokenId,
+        WorkerId,
     )
     from qflare.model.incident import DetectorState, Incident
     from qflare.model.key_record import KeyRecord
@@ -60,7 +61,7 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 class Tables:
     """What PostgreSQL's tables are, by the same nouns."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock) -> None:  # noqa: PLR0915 - a statement a table
         self.clock = clock
         self.process = os.getpid()
         self.journal = journal = Journal()
@@ -100,6 +101,10 @@ class Tables:
         self.changes: Table[int, ChangeRow] = Table(journal)
         self.incidents: Table[tuple[TenantId, IncidentId], Incident] = Table(journal)
         self.detector_states: Table[TenantId, DetectorState] = Table(journal)
+        self.shares: Table[tuple[WorkerId, int], tuple[bytes, int]] = Table(journal)
+        """What was counted, and when, by worker and number."""
+        self.clocks: Table[WorkerId, tuple[int, int]] = Table(journal)
+        """Offset, and when it was noted, by worker."""
         self.operators: Table[tuple[TenantId, str], Operator] = Table(journal)
         self.verifiers: Table[tuple[TenantId, str], Verifier] = Table(journal)
         self.responses: Table[tuple[TenantId, ResponseId], ResponseRow] = Table(journal)
