@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from forging import forged_hello, refused
 from manager_world import Edge, engine_of, managers, settle
 from memory_world import make_memory_store
-from qflare.errors import IllegalTransitionError, KeyNotFoundError, RefusedError, StoreUnavailableError, UsageError
+from qflare.errors import IllegalTransitionError, KeyNotFoundError, StoreUnavailableError, UsageError
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT, DeviceRef, TenantId
 from qflare.model.incident import IncidentState
@@ -33,18 +34,6 @@ async def incidents(manager):
     """Report what is suspected, and return all incidents by (signal, device)."""
     await detection_of(manager).settle()
     return {(each.signal, each.device_id): each for each in await manager.monitor.list_incidents()}
-
-
-async def refused(awaitable):
-    with pytest.raises(RefusedError):
-        await awaitable
-
-
-async def forged_hello(manager, edge, forger):
-    """A hello in *edge*'s name with somebody else's key."""
-    announcement = await edge.announcement(manager)
-    device = replace(edge.device, signing_key=forger.device.signing_key)
-    return start_hello(device, announcement).message
 
 
 async def test_an_honest_device_is_no_incident(database, tmp_path):

@@ -30,6 +30,9 @@ class DetectorFigures:
     """Sightings that stand in incidents."""
     unreported: int
     """Sightings that wait for the database."""
+    left_out: int
+    """Observations of devices that the other workers were not told of: there were too many at once; and of others,
+    what could not be read."""
     looks: int
     """Looks at clocks, keys and the log."""
 

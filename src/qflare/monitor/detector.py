@@ -15,6 +15,8 @@ from qflare.model.observation import ANNOUNCEMENT, CONFIRM, CONTROL, ENROL, HELL
 from qflare.model.refusal import Refusal
 from qflare.model.signal import Signal
 from qflare.monitor.device_table import DeviceTable, device_key
+from qflare.monitor.fleet import Fleet
+from qflare.monitor.hearing import note_ended
 from qflare.monitor.marks import RecentMarks
 from qflare.monitor.norms import is_norm, judge_norm
 from qflare.monitor.parameters import (
@@ -29,6 +31,7 @@ from qflare.monitor.parameters import (
 )
 from qflare.monitor.rates import FleetRate, severity_of
 from qflare.monitor.suspicions import Suspicions
+from qflare.monitor.tally import ANNOUNCEMENTS, UNTOLD, Tally, rank_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from qflare.model.observation import Observation
     from qflare.monitor.opinion import Opinion
     from qflare.monitor.parameters import FleetRule
+    from qflare.monitor.tally import Counts
     from qflare.protocol.leaf import JsonValue
 
 _SIGNALS: Final[dict[tuple[str, Refusal], Signal]] = {
@@ -82,56 +86,8 @@ _HALF_OPEN: Final = DEVICE_RULES[Signal.HALF_OPEN]
 _FLEET_HALF_OPEN: Final = FLEET_RULES[Signal.HALF_OPEN]
 _NO_END: Final = "hello without an end"
 _LOOKED_AT: Final = 16
+_FETCHED: Final = "announcement without a handshake"
 _WHAT: Final = {pair: f"{pair[0]} {pair[1].value}" for pair in _SIGNALS}
-
-
-class Fleet:
-    """What is remembered of one tenant as a whole."""
-
-    def __init__(self, number: int) -> None:
-        """Be the tenant with that number."""
-        self.number = number
-        self.rates: dict[Signal, FleetRate] = {}
-        self.announcements = FleetRate()
-        self.traffic = 0
-        """Messages taken in the minute that is open."""
-        self.traffic_minute = 0
-        self.half_open = 0
-        """Hellos of the minute that is open beyond the handshakes finished in it."""
-        self.opinion: Opinion | None = None
-        self.unusual: int | None = None
-        """How unusual the last minute was, in percent, if there is an opinion about it."""
-
-    def took(self, minute: int) -> None:
-        """Count a message that was taken."""
-        if minute != self.traffic_minute:
-            self.close_minute(minute)
-        self.traffic += 1
-
-    def close_minute(self, minute: int) -> None:
-        """Close the minute with its traffic, before another is counted in."""
-        if minute > self.traffic_minute:
-            self.judge_half_open(self.traffic_minute * 60)
-            if self.opinion is not None and self.traffic_minute:
-                counts = {
-                    signal: rate.count for signal, rate in self.rates.items() if rate.minute == self.traffic_minute
-                }
-                self.unusual = self.opinion.judge(counts, traffic=self.traffic)
-            for signal, rate in self.rates.items():
-                rate.pass_to(FLEET_RULES[signal], minute, traffic=self.traffic)
-            self.announcements.pass_to(ANNOUNCEMENT_RULE, minute, traffic=self.traffic)
-            self.traffic, self.traffic_minute, self.half_open = 0, minute, 0
-
-    def judge_half_open(self, at_s: int) -> float:
-        """Return the score of handshakes begun and not finished."""
-        rate = self.rates.get(Signal.HALF_OPEN)
-        if rate is None:
-            if not self.half_open:
-                return 0.0
-            rate = self.rates[Signal.HALF_OPEN] = FleetRate()
-        rule = FLEET_RULES[Signal.HALF_OPEN]
-        rate.pass_to(rule, at_s // 60, traffic=self.traffic)
-        return rate.add(rule, at_s=at_s, traffic=self.traffic, count=self.half_open - rate.count)
 
 
 class Detector:
@@ -158,6 +114,10 @@ class Detector:
         self.clock = clock
         self.devices = DeviceTable(devices_max)
         self.suspicions = Suspicions()
+        self.tally = Tally()
+        """What the other workers are told next."""
+        self.ended: OrderedDict[int, int] = OrderedDict()
+        """Handshakes that ended here and were begun with a worker that has not told yet, by device."""
         self.taken = 0
         """Observations looked at."""
         self.dropped = 0
@@ -239,14 +199,28 @@ class Detector:
             row = self.devices.row_of(device_key(ref), tenant=fleet.number, at_s=at_s)
             score = self.devices.add(row, signal, at_s=at_s)
             severity = severity_of(DEVICE_RULES[signal].ladder, score)
+            self.tally.count_device(tenant, signal, ref, 1, told=rank_of(severity))
             if severity is not None:
                 # It has an incident of its own: the fleet's is for what no device explains alone.
                 self.suspicions.add(tenant, signal, ref, severity, at_s=at_s, score=score, what=what)
                 return
         self._count(fleet, tenant, signal, FLEET_RULES[signal], at_s=at_s, what=what)
 
+    def count(self, signal: Signal, tenant_id: TenantId, *, at_s: int, what: str) -> None:
+        """Count for a fleet what every worker sees by itself, so that no other is told of it."""
+        fleet = self.fleet_of(tenant_id)
+        self._count(fleet, tenant_id, signal, FLEET_RULES[signal], at_s=at_s, what=what, is_mine=False)
+
     def _count(
-        self, fleet: Fleet, tenant_id: TenantId, signal: Signal, rule: FleetRule, *, at_s: int, what: str
+        self,
+        fleet: Fleet,
+        tenant_id: TenantId,
+        signal: Signal,
+        rule: FleetRule,
+        *,
+        at_s: int,
+        what: str,
+        is_mine: bool = True,
     ) -> None:
         minute = at_s // 60
         if minute > fleet.traffic_minute:
@@ -256,6 +230,8 @@ class Detector:
             rate = fleet.rates[signal] = FleetRate()
         score = rate.add(rule, at_s=at_s, traffic=fleet.traffic)
         severity = severity_of(rule.ladder, score)
+        if is_mine:
+            self.tally.count_fleet(tenant_id, signal.value, 1, told=rank_of(severity))
         if severity is not None:
             facts: dict[str, JsonValue] | None = None if fleet.unusual is None else {"unusual_percent": fleet.unusual}
             self.suspicions.add(tenant_id, signal, None, severity, at_s=at_s, score=score, what=what, facts=facts)
@@ -275,10 +251,12 @@ class Detector:
         row = self.devices.row_of(key, tenant=fleet.number, at_s=at_s)
         score = self.devices.begin(row, at_s=at_s)
         severity = severity_of(_HALF_OPEN.ladder, score) if score >= _HALF_OPEN.ladder[0][0] else None
+        self.tally.count_device(tenant_id, Signal.HALF_OPEN, ref, 1, told=rank_of(severity))
         if severity is not None:
             self.suspicions.add(tenant_id, Signal.HALF_OPEN, ref, severity, at_s=at_s, score=score, what=_NO_END)
             return
         fleet.half_open += 1
+        fleet.unshared[1] += 1
         # Batches of hellos come before their ends: a look at every one would be a look at nothing.
         if fleet.half_open > _FLEET_HALF_OPEN.allowed and fleet.half_open % _LOOKED_AT == 0:
             score = fleet.judge_half_open(at_s)
@@ -300,8 +278,12 @@ class Detector:
             if repeated is not None and not repeated.is_same:
                 self._drawn_twice(observation, repeated.owner, at_s)
             return
-        self.devices.end(self.devices.row_of(key, tenant=fleet.number, at_s=at_s), at_s=at_s)
-        fleet.half_open = max(0, fleet.half_open - 1)
+        row = self.devices.row_of(key, tenant=fleet.number, at_s=at_s)
+        if not self.devices.end(row, at_s=at_s):
+            note_ended(self.ended, key, 1)
+        self.tally.count_device(tenant_id, Signal.HALF_OPEN, ref, -1, told=UNTOLD)
+        fleet.half_open -= 1
+        fleet.unshared[1] -= 1
 
     def _record(self, observation: Observation, at_s: int) -> None:
         tenant_id, ref = observation.tenant_id, observation.ref
@@ -316,9 +298,10 @@ class Detector:
             return
         row = self.devices.row_of(key, tenant=fleet.number, at_s=at_s)
         newest = self.devices.sessions[row]
-        if observation.number >= newest:
+        if observation.number > newest:
             self.devices.sessions[row] = observation.number
-        else:
+            self.tally.note_session(key, observation.number)
+        elif observation.number < newest:
             self.suspect(Signal.CLONE, tenant_id, ref, at_s=at_s, what="record of an older session after a newer one's")
 
     def _enrolled(self, observation: Observation, at_s: int) -> None:
@@ -338,6 +321,7 @@ class Detector:
             fleet.close_minute(minute)
         score = fleet.announcements.add(ANNOUNCEMENT_RULE, at_s=at_s, traffic=fleet.traffic)
         severity = severity_of(ANNOUNCEMENT_RULE.ladder, score)
+        self.tally.count_fleet(DEFAULT_TENANT, ANNOUNCEMENTS, 1, told=rank_of(severity))
         if severity is not None:
             self.suspicions.add(
                 DEFAULT_TENANT,
@@ -346,7 +330,7 @@ class Detector:
                 severity,
                 at_s=at_s,
                 score=score,
-                what="announcement without a handshake",
+                what=_FETCHED,
             )
 
     def _updated(self, observation: Observation, at_s: int) -> None:
@@ -366,6 +350,17 @@ class Detector:
                 what="norm far from the device's own",
                 facts={"hint": "poisoning is one explanation among several"},
             )
+
+    # --- other workers ------------------------------------------------------------------------------
+
+    def take_counts(self) -> Counts:
+        """Return what was counted since the last call, for the other workers."""
+        traffic: dict[TenantId, tuple[int, int]] = {}
+        for tenant_id, fleet in self.fleets.items():
+            if any(fleet.unshared):
+                traffic[tenant_id] = fleet.unshared[0], fleet.unshared[1]
+                fleet.unshared = [0, 0]
+        return self.tally.take(traffic)
 
     # --- random sources -----------------------------------------------------------------------------
 

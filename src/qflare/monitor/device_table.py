@@ -111,12 +111,14 @@ class DeviceTable:
             return 1.0
         return self.add(row, Signal.HALF_OPEN, at_s=at_s)
 
-    def end(self, row: int, *, at_s: int) -> None:
-        """Take back a handshake begun: it has ended."""
-        if self._half_open[row] <= 1.0:
+    def end(self, row: int, *, at_s: int) -> bool:
+        """Take back a handshake begun: it has ended; False if none was begun that is known of."""
+        score = self._half_open[row]
+        if score <= 1.0:
             self._half_open[row] = 0.0
         else:
             self.add(row, Signal.HALF_OPEN, at_s=at_s, weight=-1.0)
+        return score > 0.0
 
     def fall(self, row: int, at_s: int) -> None:
         """Let the scores of a row fall to *at_s*; a clock that fell back lets none fall."""

@@ -119,4 +119,4 @@ class Gauges:
         before = self._revoked.get(tenant_id)
         self._revoked[tenant_id] = revoked
         for _ in range(0 if before is None else revoked - before):
-            self._detector.suspect(Signal.OPERATOR_ACTS, tenant_id, None, at_s=at_s, what="device taken out of service")
+            self._detector.count(Signal.OPERATOR_ACTS, tenant_id, at_s=at_s, what="device taken out of service")

@@ -156,6 +156,22 @@ STATE_NORMS_AGE_S: Final = 30 * 86_400
 STATE_DEVICES_MAX: Final = 12_000
 """Devices of one tenant that are saved, those with the highest scores first: the row stays below 1 MiB."""
 
+SHARE_DEVICES_MAX: Final = 2048
+"""Devices and signals that a worker tells the others of at once, about 140 bytes each; more within two seconds are an
+attack on the fleet, whose counts are told in any case."""
+SHARE_FLEETS_MAX: Final = 2048
+"""Rates of fleets that are told at once, about 75 bytes each; beyond them they are told as the default tenant's."""
+SHARE_SESSIONS_MAX: Final = 8192
+"""Devices whose newest session is told at once, about 40 bytes each: more handshakes than a worker does in two
+seconds."""
+SHARES_READ_MAX: Final = 64
+"""Shares of others that are read at once; the next exchange goes on."""
+SHARE_KEPT_S: Final = 600
+"""Age at which a share is forgotten: twice the time between two saves, so that a worker that starts finds all that was
+counted since the state that it recalls, and one that lost the database for minutes misses nothing."""
+ENDED_MAX: Final = 4096
+"""Handshakes remembered that ended here before the worker with which they were begun has told of them."""
+
 AUDIT_LAG_LADDER: Final[Ladder] = ((2, WARNING), (10, ERROR))
 """Looks in a row at which entries stood that no signed head covered, although one was asked for."""
 CLOCK_SKEW_LADDER: Final[Ladder] = ((5.0, WARNING), (60.0, ERROR))

@@ -35,9 +35,11 @@ from qflare.monitor.parameters import (
 )
 from qflare.monitor.remembered import Remembered, decode_remembered, recall, remember
 from qflare.monitor.reporting import make_sightings
+from qflare.service.sharing import Sharing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from datetime import datetime
 
     from qflare.manager.buckets import Buckets
     from qflare.model.event import NewEvent
@@ -75,6 +77,7 @@ class Detection:
         self._stop = asyncio.Event()
         self.detector = Detector(foundation.clock, wake=self._waits.set)
         self._gauges = Gauges(self.detector)
+        self._sharing = Sharing(self.detector, foundation)
         self._unreported: list[_Report] = []
         self._reporting = asyncio.Lock()
         self._reported = 0
@@ -100,6 +103,7 @@ class Detection:
             folded=detector.suspicions.folded,
             reported=self._reported,
             unreported=sum(len(report.sightings) for report in self._unreported) + len(detector.suspicions),
+            left_out=detector.tally.left_out + self._sharing.left_out,
             looks=self._looks,
         )
 
@@ -113,15 +117,18 @@ class Detection:
         if self._foundation.settings.detection_opinion:
             self.detector.new_opinion = await self._foundation.offload.run(load_opinions)
         store, wait = self._foundation.store, self._foundation.deadline.of
+        saved_at: dict[TenantId, datetime] = {}
         for tenant_id, _ in (await wait(store.list_tenants()))[:TENANTS_MAX]:
             saved = await wait(store.find_detector_state(tenant_id))
             if saved is not None:
+                saved_at[tenant_id] = saved.saved_at
                 try:
                     remembered = decode_remembered(saved.state)
                     remembered.forget_old(self._foundation.clock.now_s())
                     recall(self.detector, tenant_id, remembered)
                 except DecodeError as failure:
                     _log.warning("%s", failure)
+        await self._sharing.catch_up(saved_at)
         self._foundation.refusals.observations.observer = self.detector
 
     async def run(self) -> None:
@@ -141,6 +148,7 @@ class Detection:
         look_s, save_s = (loop.time() + _jittered(period) for period in (LOOK_S, SAVE_S))
         while not self._stop.is_set():
             await _pause(self._stop, FLUSH_S)
+            await self._attempt(self.share)
             await self._attempt(self.report)
             if loop.time() >= look_s:
                 look_s = loop.time() + _jittered(LOOK_S)
@@ -162,9 +170,14 @@ class Detection:
             _log.warning("the detector ended without saving all (%s)", type(failure).__name__)
 
     async def settle(self) -> None:
-        """Look at all that waits, and report it; raises what the store raises."""
+        """Look at all that waits, tell the other workers, and report it; raises what the store raises."""
         await self._work_off()
+        await self.share()
         await self.report()
+
+    async def share(self) -> None:
+        """Tell the other workers what was counted here, and add what they did."""
+        await self._sharing.exchange()
 
     async def _work_off(self) -> None:
         while self.detector.work(SLICE_MAX):  # noqa: ASYNC110 - it waits for nothing, others get their turn
