@@ -129,6 +129,15 @@ SELECT l.log_index, l.leaf_hash
   FROM qflare.archived_leaf AS l
  WHERE l.log_index = ANY ($1::bigint[]);
 
+-- name: list_archived_leaves :many
+-- Leaf hashes of entries that were archived and dropped, from an index on; in the auditor's transaction.
+-- $1 first bigint, $2 limit bigint
+SELECT l.log_index, l.leaf_hash
+  FROM qflare.archived_leaf AS l
+ WHERE l.log_index >= $1
+ ORDER BY l.log_index
+ LIMIT $2;
+
 -- name: drop_archived_entries :one
 -- Drop up to so many of the oldest entries, whose archive an entry tells of; for who may change the schema.
 -- $1 before bigint, $2 entry bigint, $3 limit integer

@@ -14,12 +14,13 @@ from qflare.monitor.audit import verify_log
 from qflare.monitor.export import export_log
 from qflare.monitor.export_check import ExportCheck
 from qflare.monitor.held import HeldReceipt
+from qflare.monitor.known import Reference
 from qflare.protocol.checkpoint import encode_note, sign_checkpoint
 from qflare.protocol.identity import server_id_of
 from qflare.protocol.log import Frontier
 from qflare.protocol.log_key import LogKey
 
-TABLES = ("audit_entry", "log_node", "log_head", "checkpoint")
+TABLES = ("audit_entry", "archived_leaf", "log_node", "log_head", "checkpoint")
 COLUMNS = "tenant_id, entry_type, event_type, severity, device_id, leaf_hash, leaf_data, data, recorded_at"
 
 
@@ -52,6 +53,25 @@ class World:
             store=self.foundation.store, keys=self.keys, runner=self.foundation.offload, **{"is_deep": True} | named
         )
 
+    async def drop(self, size):
+        """Do what dropping archived entries does, and return the head that they end under."""
+        await self.admin.execute(
+            "WITH gone AS (DELETE FROM qflare.audit_entry WHERE log_index < $1 RETURNING log_index, leaf_hash) "
+            "INSERT INTO qflare.archived_leaf SELECT * FROM gone",
+            size,
+        )
+        return (await self.foundation.store.list_checkpoints(first=size, limit=1))[0]
+
+    async def copy(self):
+        """Return a copy of all leaf hashes, as an export that was kept gives them."""
+        rows = await self.admin.fetch("SELECT leaf_hash FROM qflare.audit_entry ORDER BY log_index")
+        return Reference(name="a copy", first=0, start=(), hashes=b"".join(row["leaf_hash"] for row in rows))
+
+    def between_heads(self, index):
+        """Return the entries between the signed heads around one."""
+        before = max((size for size in self.signed if size <= index), default=0)
+        return before, min(size for size in self.signed if size > index) - 1
+
     async def export(self, **named):
         """Export the log as it is and check that, as somebody without the database does."""
         out = io.BytesIO()
@@ -68,7 +88,10 @@ class World:
 
     async def rebuild(self, *, keeps_signed=True):
         """Make every node and the head anew over the rows as they are."""
-        rows = await self.admin.fetch("SELECT leaf_hash FROM qflare.audit_entry ORDER BY log_index")
+        rows = await self.admin.fetch(
+            "SELECT leaf_hash FROM (SELECT log_index, leaf_hash FROM qflare.audit_entry UNION ALL "
+            "SELECT log_index, leaf_hash FROM qflare.archived_leaf) AS leaf ORDER BY log_index"
+        )
         frontier, made = Frontier().append([row["leaf_hash"] for row in rows])
         await self.admin.execute("DELETE FROM qflare.log_node")
         await self.admin.executemany("INSERT INTO qflare.log_node VALUES ($1, $2, $3)", [one for one in made if one[0]])
@@ -203,8 +226,7 @@ async def rebuilt(world, index):
     await world.rebuild()
     if not fits:
         return index, index
-    before = max((size for size in world.signed if size <= index), default=0)
-    return before, min(size for size in world.signed if size > index) - 1
+    return world.between_heads(index)
 
 
 EVEN_AND_ODD = (2, 3, 6, 7)
@@ -367,3 +389,97 @@ async def test_an_interrupted_check_goes_on_and_says_so(database_dsn, tmp_path, 
         with pytest.raises(EvidenceError) as caught:
             await world.verify(receipts=world.held, resume=states[1])
         assert world.size - 2 == caught.value.index
+
+
+# --- the hashes of dropped entries ------------------------------------------------------------------------------------
+
+EDIT_HASH = "UPDATE qflare.archived_leaf SET leaf_hash = sha256(leaf_hash) WHERE log_index = $1"
+
+
+async def hash_edited(world, index):
+    await world.admin.execute(EDIT_HASH, index)
+    before, behind = world.between_heads(index)
+    return max(before, index & ~1), min(behind, index | 1)
+
+
+async def hash_edited_with_its_tree(world, index):
+    await world.admin.execute(EDIT_HASH, index)
+    await world.rebuild()
+    return world.between_heads(index)
+
+
+async def hash_edited_with_its_tree_and_no_head(world, index):
+    """Signed heads can be taken away, which leaves the auditor's own."""
+    await hash_edited_with_its_tree(world, index)
+    await world.admin.execute("DELETE FROM qflare.checkpoint WHERE size <= $1", world.dropped)
+    return 0, world.dropped - 1
+
+
+async def hash_deleted(world, index):
+    await world.admin.execute("DELETE FROM qflare.archived_leaf WHERE log_index = $1", index)
+    return index, index
+
+
+async def hash_moved(world, index, target):
+    await world.admin.execute("UPDATE qflare.archived_leaf SET log_index = $2 WHERE log_index = $1", index, target)
+    return index, index
+
+
+async def hashes_swapped(world, one, other):
+    await world.admin.execute(
+        "UPDATE qflare.archived_leaf AS l SET leaf_hash = (SELECT o.leaf_hash FROM qflare.archived_leaf AS o "
+        "WHERE o.log_index = $1 + $2 - l.log_index) WHERE l.log_index IN ($1, $2)",
+        one,
+        other,
+    )
+    return min(one, other), min(one, other)
+
+
+async def hash_put_in(world, index):
+    await world.admin.execute("INSERT INTO qflare.archived_leaf VALUES ($1, sha256('x'))", index)
+    return index, index
+
+
+async def row_put_back_in(world, index):
+    """A row beside the hash that stands for it: the hashes from there on are none of dropped entries."""
+    await insert_copy(world, index, world.dropped)
+    return index, index
+
+
+HASH_WAYS = [
+    *(partial(way, index=index) for way in (hash_edited, hash_deleted) for index in range(6)),
+    *(partial(hash_edited_with_its_tree, index=index) for index in (0, 3, 5)),
+    partial(hash_edited_with_its_tree_and_no_head, index=2),
+    *(partial(hash_moved, index=index, target=target) for index, target in ((0, 999), (3, 6), (5, 7))),
+    *(partial(hashes_swapped, one=one, other=other) for one, other in ((0, 1), (1, 2), (4, 0), (2, 5))),
+    *(partial(hash_put_in, index=index) for index in (6, 9, 999)),
+    *(partial(row_put_back_in, index=index) for index in (0, 3, 5)),
+]
+
+
+async def test_every_way_to_change_the_hashes_of_dropped_entries_is_found(database_dsn, tmp_path, admin):
+    """What was archived and dropped has its hashes in the database alone: a deep check finds each, a copy names it."""
+    async with worlds(database_dsn, tmp_path, admin) as world:
+        copy = await world.copy()
+        world.dropped = next(size for size in world.signed if size % 2 == 0 and size >= 6)
+        kept = await world.drop(world.dropped)
+        later = (await world.foundation.store.list_checkpoints(first=kept.size + 1, limit=1))[0]
+        assert kept.size == world.dropped
+        await admin.execute("DROP TABLE kept_audit_entry, kept_archived_leaf, kept_log_node, kept_log_head")
+        await admin.execute("DROP TABLE kept_checkpoint")
+        await world.keep()
+        for since in (kept, later):
+            assert world.dropped == (await world.verify(since=since, references=[copy])).archived
+        for way in HASH_WAYS:
+            wanted = await way(world)
+            for since in (kept, later):
+                with pytest.raises(EvidenceError) as found:
+                    await world.verify(since=since)
+                named = (found.value.index, found.value.last)
+                assert named == wanted or (since is later and named[0] <= wanted[0] <= wanted[1] <= named[1]), way
+            with pytest.raises(EvidenceError) as exact:
+                await world.verify(since=kept, references=[copy])
+            bad = way.keywords.get("index", wanted[0])
+            assert (bad, bad) == (exact.value.index, exact.value.last), way
+            await world.restore()
+        assert world.size == (await world.verify(since=kept)).size

@@ -198,6 +198,28 @@ async def test_a_check_goes_on_from_its_state_and_says_so(filled, auditor_dsn, m
     assert "damaged" in damaged.line
 
 
+async def test_a_copy_that_was_kept_names_the_entry(filled, admin):
+    """A row, its hash and the nodes above exchanged: the range between heads, and with --reference the entry."""
+    assert (await filled.audit("export", "kept.bin")).code == 0
+    holds = await filled.audit("verify", *filled.pin, "--deep", "--reference", "kept.bin", "--json")
+    assert (0, 0) == (holds.code, holds.json["archived_hashes"]), holds.err
+    bad = filled.signed.size - 2
+    await unlock(admin)
+    await admin.execute(
+        "UPDATE qflare.audit_entry SET leaf_data = set_byte(leaf_data, 40, get_byte(leaf_data, 40) # 1) "
+        "WHERE log_index = $1",
+        bad,
+    )
+    await admin.execute("UPDATE qflare.audit_entry SET leaf_hash = sha256('\\x00'::bytea || leaf_data)")
+    found = await filled.audit("verify", *filled.pin, "--reference", "kept.bin", "--json")
+    assert (1, bad, bad) == (found.code, found.json["index"], found.json["last"]), found.err
+    (filled.folder / "bad.bin").write_bytes((filled.folder / "kept.bin").read_bytes()[:-9])
+    for path, reason in (("bad.bin", "nothing was compared"), ("missing.bin", "cannot read")):
+        ended = await filled.audit("verify", *filled.pin, "--reference", path)
+        assert 2 == ended.code
+        assert reason in ended.line
+
+
 async def test_since_a_kept_head_only_the_rest_is_read(filled):
     """--since reads what came after the kept head; another log's head, and one of a longer log, are told apart."""
     note = filled.folder / "kept.note"

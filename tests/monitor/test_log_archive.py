@@ -102,7 +102,8 @@ async def test_archives_and_the_database_are_checked_as_one_log(filled, tmp_path
     await filled.grow(2)
     for paths, end in (([tmp_path / "one"], first.size), ([tmp_path / "two"], whole.size)):
         with words() as passphrase:
-            found, beyond = check_archives(paths, passphrase, server_id=filled.server_id, receipts=filled.held)
+            checked = check_archives(paths, passphrase, server_id=filled.server_id, receipts=filled.held)
+        found, beyond = checked.findings, checked.beyond
         assert (end, len(filled.held)) == (found.size, found.receipts + len(beyond))
         report = await filled.manager.monitor.verify_log(since=found.checkpoint, receipts=beyond)
         assert (found.size, len(beyond)) == (report.first, report.receipts)
@@ -225,7 +226,8 @@ async def test_a_log_goes_on_without_what_was_archived_and_dropped(filled, tmp_p
         assert size == await admin.fetchval("SELECT min(log_index) FROM qflare.audit_entry")
         await filled.grow(3)
     with words() as passphrase:
-        found, beyond = check_archives(paths, passphrase, server_id=filled.server_id, receipts=filled.held)
+        checked = check_archives(paths, passphrase, server_id=filled.server_id, receipts=filled.held)
+    found, beyond = checked.findings, checked.beyond
     assert len(filled.held) == found.receipts + len(beyond)
     assert found.receipts
     report = await monitor.verify_log(since=found.checkpoint, receipts=beyond)

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
     from qflare.cli.progress import Progress
     from qflare.monitor.audit import LogReport
-    from qflare.monitor.export_check import ExportFindings
     from qflare.monitor.held import HeldReceipt
+    from qflare.monitor.known import Reference
     from qflare.protocol.evidence import Evidence
     from qflare.protocol.identity import ServerIdentity
     from qflare.protocol.log_key import LogKey
     from qflare.protocol.log_proof import LogProof
+    from qflare.service.archiving import ArchivesFound
     from qflare.service.state_file import StateFile
 
 HOLDS_NOT: Final = 1
@@ -36,7 +37,7 @@ def verify(
         Path | None,
         typer.Option("--export", metavar="PATH", help="Check this export, a file or a folder, not the database."),
     ] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Also compare every stored node of the tree.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also compare every stored hash and signed head.")] = False,
     since: Annotated[
         Path | None,
         typer.Option("--since", metavar="NOTE", help="A signed head that you kept: the log must go on from it."),
@@ -47,6 +48,14 @@ def verify(
     ] = None,
     passphrase_file: Annotated[
         Path | None, typer.Option("--passphrase-file", metavar="FILE", help="The archives' passphrase, else typed.")
+    ] = None,
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--reference",
+            metavar="PATH",
+            help="An export or archive kept from earlier: names the first entry that differs; several may be given.",
+        ),
     ] = None,
     receipts: Annotated[
         list[Path] | None,
@@ -96,6 +105,7 @@ def verify(
             key=None if key is None else read_key(key),
             since=None if since is None else read_note(since),
             archives=tuple(archive or ()),
+            references=tuple(reference or ()),
             passphrase_file=passphrase_file,
             progress=shown,
         )
@@ -129,6 +139,7 @@ class _Asked:
     key: LogKey | None
     since: str | None
     archives: tuple[Path, ...]
+    references: tuple[Path, ...]
     passphrase_file: Path | None
     progress: Progress
 
@@ -184,6 +195,7 @@ def _verify_export(path: Path, asked: _Asked, kept: _Kept) -> dict[str, object]:
         resume=kept.earlier,
         note_state=kept.note,
         now_s=kept.now_s,
+        references=_read_references(asked, asked.server_id),
     )
     parts = parts_of(path)
     if not parts:
@@ -246,11 +258,16 @@ async def _verify_database(
             root_key = identities[0].root_key
         held = [_held(path, each, identities) for path, each in asked.evidence]
         since = None if asked.since is None else open_note(asked.since, keys)
+        server_id = identities[0].server_id if identities else None
+        references = await asyncio.to_thread(_read_references, asked, server_id)
         if asked.archives:
-            found, held = await asyncio.to_thread(_check_archives, asked, identities[0].server_id, held)
+            of_archives = await asyncio.to_thread(_check_archives, asked, server_id, held)
+            found, held = of_archives.findings, of_archives.beyond
+            references.append(of_archives.reference)
             since = found.checkpoint
             archived.update(archived_size=found.size, archived_receipts=found.receipts, archived_entries=found.entries)
         return await run(
+            references=references,
             receipts=held,
             since=since,
             resume=kept.earlier,
@@ -290,15 +307,14 @@ async def _verify_database(
         "erased": report.erased,
         "receipts": report.receipts,
         "entries": report.entries,
+        **({"archived_hashes": report.archived} if deep else {}),
         **archived,
         **_countersigned(asked.since, root_key),
         **kept.facts(report.resumed_at),
     }
 
 
-def _check_archives(
-    asked: _Asked, server_id: bytes, held: Sequence[HeldReceipt]
-) -> tuple[ExportFindings, list[HeldReceipt]]:
+def _check_archives(asked: _Asked, server_id: bytes | None, held: Sequence[HeldReceipt]) -> ArchivesFound:
     from qflare.cli.passphrase import read_passphrase
     from qflare.service.archiving import check_archives
 
@@ -306,6 +322,21 @@ def _check_archives(
         return check_archives(
             asked.archives, passphrase, server_id=server_id if asked.key is None else None, key=asked.key, receipts=held
         )
+
+
+def _read_references(asked: _Asked, server_id: bytes | None) -> list[Reference]:
+    from qflare.cli.passphrase import read_passphrase
+    from qflare.service.references import is_archive, read_reference
+
+    read = partial(read_reference, server_id=server_id if asked.key is None else None, key=asked.key)
+    found: list[Reference] = []
+    for path in asked.references:
+        if is_archive(path):
+            with read_passphrase(asked.passphrase_file, is_new=False) as passphrase:
+                found.append(read(path, passphrase=passphrase))
+        else:
+            found.append(read(path))
+    return found
 
 
 def _held(path: Path, each: Evidence | LogProof, identities: Sequence[ServerIdentity]) -> HeldReceipt:

@@ -44,6 +44,9 @@ class LogStore(Protocol):
     async def list_checkpoints(self, *, first: int, limit: int) -> tuple[SignedCheckpoint, ...]:
         """Return signed heads of *first* entries and more, the smallest first."""
 
+    async def list_archived_leaves(self, *, first: int, limit: int) -> tuple[tuple[int, bytes], ...]:
+        """Return index and leaf hash of entries that were archived and dropped, from index *first* on."""
+
     async def count_events(self, tenant_id: TenantId, *, since_s: int) -> dict[tuple[str, str], int]:
         """Return counts by (event type, severity) since a time."""
 

@@ -14,9 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import AuthenticationError, EvidenceError, LogForkError, OtherLogError
+from qflare.monitor.archived import check_archived
 from qflare.monitor.audit_state import AuditState
-from qflare.monitor.held import HeldReceipt, check_held, known_leaves, sizes_of
-from qflare.monitor.pinpoint import first_bad_of_pair, node_problem
+from qflare.monitor.held import HeldReceipt, check_held, sizes_of
+from qflare.monitor.known import Known, Reference
+from qflare.monitor.suspects import Suspects, is_signed
 from qflare.monitor.walk import Walk
 from qflare.protocol.log import Frontier, frontier_from_nodes, nodes_for_frontier
 from qflare.protocol.log_key import verify_under
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from qflare.monitor.event_log import Runner
     from qflare.monitor.walk import WalkedPage
     from qflare.protocol.entry import EntryVault
-    from qflare.protocol.log import Node
     from qflare.protocol.log_key import LogKey
 
 PAGE: Final = 1000
@@ -59,6 +60,8 @@ class LogReport:
     """Where this run went on: entries from `first` to here were read by an earlier run, and not again."""
     heads: int = 0
     """Signed heads that were stored and hold; of a check that is not deep, the latest alone."""
+    archived: int = 0
+    """Leaf hashes of dropped entries that were compared with the tree; of a deep check alone."""
 
 
 async def verify_log(
@@ -69,6 +72,7 @@ async def verify_log(
     vault: EntryVault | None = None,
     runner: Runner,
     receipts: Sequence[HeldReceipt] = (),
+    references: Sequence[Reference] = (),
     is_deep: bool = True,
     since: SignedCheckpoint | None = None,
     resume: AuditState | None = None,
@@ -87,8 +91,10 @@ async def verify_log(
         vault: Opens what is sealed; without it sealed entries are compared with the digests in their leaves alone.
         runner: Where the hashing runs.
         receipts: What devices hold; each must lead to the log as it is now.
-        is_deep: Also compare every stored node of the tree, from which receipts are put together, and check every
-            stored head.
+        references: Leaf hashes that were kept elsewhere, each shown to lead to a signed head: with them the first bad
+            entry is exact, whatever was made anew.
+        is_deep: Also compare every stored node of the tree, from which receipts are put together, the leaf hashes of
+            entries that were dropped, and check every stored head.
         since: A signed head that was kept: the log must go on from it, and only what came since is read.
         resume: Where an earlier run was interrupted; of another scope it is not used (`LogReport.resumed_at`).
         note_state: Told after each page how far the check has come; it decides what to keep.
@@ -100,43 +106,52 @@ async def verify_log(
         LogForkError: the log does not go on from *since*.
         OtherLogError: *since* is another log's.
     """
-    audit = _Audit(
-        store=store, keys=keys, others=others, vault=vault, runner=runner, receipts=receipts, is_deep=is_deep
+    given = _Given(
+        store=store,
+        keys=keys,
+        others=others,
+        vault=vault,
+        runner=runner,
+        receipts=receipts,
+        known=await runner.run(partial(Known, receipts, keys, references)),
     )
+    audit = _Audit(given, is_deep=is_deep)
     try:
         return await audit.run(since=since, resume=resume, note_state=note_state, now_s=now_s, progress=progress)
     except EvidenceError:
         if is_deep:
             raise
         # Before this entry something may have been rewritten consistently: the stored nodes and heads say where.
-        deeper = _Audit(
-            store=store, keys=keys, others=others, vault=vault, runner=runner, receipts=receipts, is_deep=True
-        )
-        await deeper.run(since=since)
+        await _Audit(given, is_deep=True).run(since=since)
         raise
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """What a check works with."""
+
+    store: AuditSource
+    keys: Sequence[LogKey]
+    others: Sequence[LogKey]
+    vault: EntryVault | None
+    runner: Runner
+    receipts: Sequence[HeldReceipt]
+    known: Known
+
+
 class _Audit:
-    def __init__(
-        self,
-        *,
-        store: AuditSource,
-        keys: Sequence[LogKey],
-        others: Sequence[LogKey],
-        vault: EntryVault | None,
-        runner: Runner,
-        receipts: Sequence[HeldReceipt],
-        is_deep: bool,
-    ) -> None:
-        self._store = store
-        self._keys = keys
-        self._stored_under = (*keys, *others)
-        self._runner = runner
-        self._receipts = receipts
+    def __init__(self, given: _Given, *, is_deep: bool) -> None:
+        self._store = given.store
+        self._keys = given.keys
+        self._stored_under = (*given.keys, *given.others)
+        self._runner = given.runner
+        self._receipts = given.receipts
+        self._known = given.known
         self._is_deep = is_deep
-        self._walk = Walk(vault=vault)
+        self._walk = Walk(vault=given.vault, known=given.known)
+        self._suspects = Suspects(given.store, keys=given.keys, known=given.known, runner=given.runner)
         self._roots: dict[int, bytes] = {0: Frontier().root()}
-        self._first = self._signed_size = self._heads = 0
+        self._first = self._heads = self._archived = 0
 
     async def run(
         self,
@@ -154,21 +169,38 @@ class _Audit:
         if checkpoint is not None:
             wanted.add(checkpoint.size)
         if since is not None:
-            await self._begin_at(since, head)
+            self._require_reached(since, head)
+        if self._is_deep:
+            self._archived = await check_archived(
+                self._store,
+                keys=self._keys,
+                known=self._known,
+                runner=self._runner,
+                head=head,
+                since=since,
+                progress=progress,
+            )
+        if since is not None:
+            await self._begin_at(since)
         scope = self._scope(since)
         resumed_at = self._go_on(resume, scope, wanted)
         wanted.add(head.size)
         while (size := self._walk.frontier.size) < head.size:
             await self._page(size, head, wanted)
             if progress is not None:
-                progress(self._walk.frontier.size - self._first, head.size - self._first)
+                before = self._first - self._archived
+                progress(self._walk.frontier.size - before, head.size - before)
             if note_state is not None:
                 note_state(self._state(scope, now_s))
             if self._walk.frontier.size == size:
                 break
-        await self._check_heads(head, checkpoint)
         size = self._walk.frontier.size
-        check = partial(check_held, self._receipts, self._roots, keys=self._keys, first=self._first, size=size)
+        if self._suspects.has_any:
+            raise await self._suspects.problem(walked=size, head=head)
+        await self._check_heads(head, checkpoint)
+        self._known.require_reached(size)
+        low = self._suspects.bounds.low
+        check = partial(check_held, self._receipts, self._roots, keys=self._keys, first=self._first, size=size, low=low)
         await self._runner.run(check)
         await self._refuse_unsaid(head)
         await self._refuse_beyond(head)
@@ -183,11 +215,12 @@ class _Audit:
             first=self._first,
             resumed_at=resumed_at,
             heads=self._heads,
+            archived=self._archived,
         )
 
     # --- where it begins ---------------------------------------------------------------------------------------------
 
-    async def _begin_at(self, since: SignedCheckpoint, head: LogHead) -> None:
+    def _require_reached(self, since: SignedCheckpoint, head: LogHead) -> None:
         try:
             verify_under(self._keys, since)
         except AuthenticationError:
@@ -197,13 +230,19 @@ class _Audit:
                 f"the kept head has {since.size} entries, the log has {head.size}: it shrank, or is an older copy",
                 index=head.size,
             )
+
+    async def _begin_at(self, since: SignedCheckpoint) -> None:
         nodes = await self._store.find_nodes(nodes_for_frontier(since.size))
         frontier = frontier_from_nodes(since.size, nodes)
         if frontier.root() != since.root:
-            raise LogForkError(f"the first {since.size} entries are not those of the kept head: the log shows a fork")
+            raise LogForkError(
+                f"the first {since.size} entries are not those of the kept head: the log shows a fork; "
+                "a check from entry 0 on names the first one that differs"
+            )
         self._walk.frontier = frontier
         self._roots[since.size] = since.root
-        self._first = self._signed_size = since.size
+        self._first = since.size
+        self._suspects.bounds.begin(since.size)
 
     def _scope(self, since: SignedCheckpoint | None) -> str:
         """Return what another check must have in common to go on from this one."""
@@ -212,6 +251,7 @@ class _Audit:
             "sealed" if self._walk.vault is None else "opened",
             *(key.encode() for key in self._keys),
             *(held.leaf_hash.hex() + held.receipt.hex() for held in self._receipts),
+            *(each.digest() for each in self._known.references),
             "" if since is None else f"{since.size} {since.root.hex()}",
         ]
         return hashlib.sha256("\n".join(said).encode()).hexdigest()
@@ -228,7 +268,8 @@ class _Audit:
         self._walk.tenants = set(resume.tenants)
         self._walk.erased, self._walk.unsaid = resume.erased, dict(resume.unsaid)
         self._roots |= resume.roots | {size: resume.frontier.root()}
-        self._signed_size, self._heads = resume.signed_size, resume.heads
+        self._heads = resume.heads
+        self._suspects.bounds.begin(resume.signed_size)
         return size
 
     def _state(self, scope: str, now_s: int) -> AuditState:
@@ -237,7 +278,7 @@ class _Audit:
             first=self._first,
             frontier=self._walk.frontier,
             roots=dict(self._roots),
-            signed_size=self._signed_size,
+            signed_size=self._suspects.bounds.low,
             heads=self._heads,
             kinds=Counter(self._walk.kinds),
             tenants=frozenset(self._walk.tenants),
@@ -255,10 +296,12 @@ class _Audit:
         page, unreadable = await self._read(first, limit)
         walked = await self._runner.run(partial(self._walk.take, page, wanted | {each.size for each in signed}))
         if self._is_deep:
-            await self._compare_nodes(walked.nodes, head.size)
+            await self._suspects.compare(walked.nodes)
         self._roots |= {size: root for size, root in walked.roots.items() if size in wanted}
         await self._runner.run(partial(self._check_signed, signed, walked))
         problem = walked.problem or unreadable
+        if self._suspects.is_decided or (problem is not None and self._suspects.has_any):
+            raise await self._suspects.problem(walked=self._walk.frontier.size, head=head, row=problem)
         if problem is not None:
             raise problem
 
@@ -273,32 +316,20 @@ class _Audit:
                 return (), failure
             return await self._store.list_entries(None, first=start, limit=failure.index - first), failure
 
-    async def _compare_nodes(self, nodes: Sequence[tuple[Node, bytes]], size: int) -> None:
-        # Leaves are the rows that were just read.
-        inner = [(node, wanted) for node, wanted in nodes if node[0]]
-        stored = await self._store.find_nodes([node for node, _ in inner])
-        for (level, position), node in inner:
-            found = stored.get((level, position))
-            if found == node:
-                continue
-            index = position << level
-            last = index + (1 << level) - 1
-            if level == 1 and found is not None:
-                known = await self._runner.run(partial(known_leaves, self._receipts, self._keys))
-                index, last = await first_bad_of_pair(
-                    self._store, index, found, known=known, size=size, runner=self._runner
-                )
-            raise node_problem(level, position, index=index, last=last)
-
     def _check_signed(self, signed: Sequence[SignedCheckpoint], walked: WalkedPage) -> None:
         for checkpoint in signed:
             root = walked.roots.get(checkpoint.size)
             if root is None:
                 return  # behind a row that is bad itself
-            self._verify(checkpoint, self._stored_under)
-            if root != checkpoint.root:
-                raise self._rewritten(checkpoint)
-            self._signed_size, self._heads = checkpoint.size, self._heads + 1
+            if is_signed(checkpoint, self._keys):
+                self._suspects.bounds.note_head(checkpoint.size, holds=root == checkpoint.root)
+            elif self._suspects.has_any:
+                continue  # what is already found stands before it
+            else:
+                self._verify(checkpoint, self._stored_under)
+                if root != checkpoint.root:
+                    raise self._rewritten(checkpoint)
+            self._heads += root == checkpoint.root
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -370,6 +401,6 @@ class _Audit:
         return EvidenceError(
             f"the entries are not those of the head of {checkpoint.size} entries that was signed: they were rewritten "
             "together with their hashes",
-            index=self._signed_size if self._is_deep else None,
+            index=self._suspects.bounds.low if self._is_deep else None,
             last=checkpoint.size - 1 if self._is_deep else None,
         )

@@ -23,7 +23,9 @@ from qflare.errors import (
 )
 from qflare.model.event import EVENT_ENTRY, FIELDS_ENTRY, SESSION_ENTRY, SecurityEventType
 from qflare.monitor.audit_state import AuditState
+from qflare.monitor.bounds import Bounds
 from qflare.monitor.held import check_held, sizes_of
+from qflare.monitor.known import Known
 from qflare.protocol import log_export
 from qflare.protocol.entry import decode_fields_leaf, digest_row
 from qflare.protocol.identity import decode_identity
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
     from qflare.model.event import SignedCheckpoint
     from qflare.monitor.held import HeldReceipt
+    from qflare.monitor.known import Reference
 
 _REPORT_EVERY: Final = 1000
 _SESSION_HEAD: Final = MAGIC_LEAF + bytes((SESSION_ENTRY,))
@@ -83,6 +86,10 @@ class ExportCheck:
         note_state: Told now and then how far the check has come; it decides what to keep.
         now_s: When this check began, for what is noted.
         is_archive: Whether what the rows held has to be there as well.
+        references: Leaf hashes that were kept elsewhere, each shown to lead to a signed head.
+        note_leaf: Told each leaf hash in order.
+        is_reference: Whether it may begin anywhere: its signed head shows that it is right, and nothing before it is
+            asked for.
     """
 
     def __init__(
@@ -97,6 +104,9 @@ class ExportCheck:
         note_state: Callable[[AuditState], None] | None = None,
         now_s: int = 0,
         is_archive: bool = False,
+        references: Sequence[Reference] = (),
+        note_leaf: Callable[[bytes], None] | None = None,
+        is_reference: bool = False,
     ) -> None:
         if (server_id is None) == (key is None):
             raise ConfigError("pin the log by one of server_id and verifier key: an export vouches for nobody")
@@ -117,11 +127,18 @@ class ExportCheck:
         self._kinds: Counter[str] = Counter()
         self._signed: SignedCheckpoint | None = None
         self._heads = self._others = self._signed_size = self._position = 0
-        self._scope = _scope_of(server_id, key, since, receipts)
+        self._references = references
+        self._known = Known()
+        self._bounds = Bounds(self._known)
+        self._scope = _scope_of(server_id, key, since, receipts, references)
         self._skips = resume if resume is not None and resume.scope == self._scope else None
         self._resumed_at: int | None = None
         self._note_state, self._now_s = note_state, now_s
         self._is_archive = is_archive
+        self._note_leaf = note_leaf
+        self._is_reference = is_reference
+        self.start = Frontier()
+        """Of the tree before its first entry."""
         self._leaf_data = b""
         self._needs_row = False
         self._recorded_at_us = 0
@@ -194,7 +211,15 @@ class ExportCheck:
                 "an older copy",
                 index=self._frontier.size,
             )
-        check_held(self._receipts, self._roots, keys=self._keys, first=self._first, size=self._frontier.size)
+        self._known.require_reached(self._frontier.size)
+        check_held(
+            self._receipts,
+            self._roots,
+            keys=self._keys,
+            first=self._first,
+            size=self._frontier.size,
+            low=self._bounds.low,
+        )
         return ExportFindings(
             first=self._first,
             size=self._frontier.size,
@@ -234,6 +259,9 @@ class ExportCheck:
             self.root_key = found[0].root_key
             keys = (LogKey.of(identity.certificate) for identity in found)
             self._keys = tuple(dict.fromkeys((*self._keys, *keys)))
+        if self._first is None:
+            self._known = Known(self._receipts, self._keys, self._references)
+            self._bounds = Bounds(self._known)
         if self._since_note is not None and self._since is None:
             self._since = open_note(self._since_note, self._keys)
             self._wanted.add(self._since.size)
@@ -251,9 +279,10 @@ class ExportCheck:
                     "missing, or of another history"
                 )
         else:
-            if start.size:
+            if start.size and not self._is_reference:
                 self._require_since(start)
-            self._first, self._frontier = start.size, start
+            self._first, self._frontier, self.start = start.size, start, start
+            self._bounds.begin(start.size)
             self._position = start.size
             self._mark_root()
             if self._skips is not None and self._skips.first != start.size:
@@ -280,7 +309,7 @@ class ExportCheck:
             raise self._bad(f"entry {index} is not the one that was exported")
         self._kinds[self._kind_of(record.leaf_data)] += 1
         self._running = running
-        self._frontier, _ = self._frontier.append([leaf_hash])
+        self._grow(leaf_hash)
         self._position = self._frontier.size
         self._leaf_data = record.leaf_data
         self._needs_row = self._is_archive and not record.leaf_data.startswith(_EVENT_HEAD)
@@ -290,6 +319,21 @@ class ExportCheck:
                 self._progress(self._position)
             if self._note_state is not None:
                 self._note_state(self.state())
+
+    def _grow(self, leaf_hash: bytes) -> None:
+        """Take the next leaf, unless it or a node above it is not what others show."""
+        index = self._frontier.size
+        problem = self._known.problem_of(index, leaf_hash)
+        if problem is not None:
+            raise problem
+        self._frontier, made = self._frontier.append([leaf_hash])
+        if self._known.nodes:
+            for level, position, node in made:
+                self._bounds.compare((level, position), node)
+            if self._bounds.is_contradicted:
+                raise self._rewritten(index + 1, "others hold")
+        if self._note_leaf is not None:
+            self._note_leaf(leaf_hash)
 
     def _row(self, body: bytes) -> None:
         """Check what a row held beside its leaf, as far as the leaf says it."""
@@ -320,6 +364,7 @@ class ExportCheck:
         self._roots |= done.roots
         self._kinds = Counter(done.kinds)
         self._heads, self._signed_size = done.heads, done.signed_size
+        self._bounds.begin(done.signed_size)
 
     def state(self) -> AuditState:
         """Return how far the check has come."""
@@ -366,12 +411,8 @@ class ExportCheck:
         if checkpoint.size != size:
             raise self._bad(f"a head of {checkpoint.size} entries stands behind {size} entries")
         if checkpoint.root != self._frontier.root():
-            raise EvidenceError(
-                f"the entries are not those of the head of {size} entries that was signed: they were rewritten "
-                "together with the running hashes",
-                index=max(self._signed_size, self._first or 0),
-                last=size - 1,
-            )
+            raise self._rewritten(size, f"the signed head of {size} entries is of")
+        self._bounds.note_head(size, holds=True)
         self._signed, self._signed_size, self._heads = checkpoint, size, self._heads + 1
 
     def _end(self, body: bytes) -> None:
@@ -391,11 +432,26 @@ class ExportCheck:
         if self._since is not None and size == self._since.size and root != self._since.root:
             raise LogForkError(f"the first {size} entries are not those of the head that was kept: a fork")
 
+    def _rewritten(self, size: int, whose: str) -> EvidenceError:
+        """Return what is wrong with entries before *size* that were written anew together with the running hashes."""
+        first, last = self._bounds.narrow(self._bounds.low, size - 1)
+        which = f"entry {first} is not the one" if first == last else f"the entries {first} to {last} are not those"
+        hint = "" if first == last else "; receipts (--receipts) or a copy that was kept (--reference) tell which"
+        return EvidenceError(
+            f"{which} that {whose}: rewritten together with the running hashes{hint}", index=first, last=last
+        )
+
     def _bad(self, message: str) -> EvidenceError:
         return EvidenceError(message, index=self._position)
 
 
-def _scope_of(server_id: bytes | None, key: LogKey | None, since: str | None, receipts: Sequence[HeldReceipt]) -> str:
+def _scope_of(
+    server_id: bytes | None,
+    key: LogKey | None,
+    since: str | None,
+    receipts: Sequence[HeldReceipt],
+    references: Sequence[Reference],
+) -> str:
     """Return what another check must have in common to go on from this one."""
     said = [
         "export",
@@ -403,5 +459,6 @@ def _scope_of(server_id: bytes | None, key: LogKey | None, since: str | None, re
         "" if key is None else key.encode(),
         since or "",
         *(held.leaf_hash.hex() + held.receipt.hex() for held in receipts),
+        *(each.digest() for each in references),
     ]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from qflare.errors import AuthenticationError, DecodeError, EvidenceError
-from qflare.protocol.log import hash_leaf
+from qflare.protocol.log import hash_leaf, path_ranges
 from qflare.protocol.receipt import Receipt, decode_receipt, verify_receipt
 from qflare.protocol.wire import M4_RECEIPT_AT
 
@@ -38,11 +38,17 @@ def sizes_of(receipts: Sequence[HeldReceipt]) -> set[int]:
     Raises:
         EvidenceError: one cannot be read.
     """
-    return {_decode(held).size for held in receipts}
+    return {decode_held(held).size for held in receipts}
 
 
 def check_held(
-    receipts: Sequence[HeldReceipt], roots: Mapping[int, bytes], *, keys: Sequence[LogKey], first: int = 0, size: int
+    receipts: Sequence[HeldReceipt],
+    roots: Mapping[int, bytes],
+    *,
+    keys: Sequence[LogKey],
+    first: int = 0,
+    size: int,
+    low: int = 0,
 ) -> None:
     """
     Check that every receipt leads to the log as it is.
@@ -53,13 +59,15 @@ def check_held(
         keys: Every log key that was in force.
         first: The size from which on roots are known.
         size: Entries of the log.
+        low: Entries before this one stand under a signed head that holds.
 
     Raises:
-        EvidenceError: one does not; `index` is its entry, or the first that is missing.
+        EvidenceError: one does not; `index` and `last` are between what the first bad entry stands, or `index` is the
+            first that is missing.  Every complete node that the receipts show was compared before.
     """
     for held in receipts:
-        receipt = _decode(held)
-        shown = _shown(receipt, held.leaf_hash, keys)
+        receipt = decode_held(held)
+        shown = shown_root(receipt, held.leaf_hash, keys)
         root = roots.get(receipt.size)
         if root is None:
             if receipt.size < first:
@@ -70,28 +78,34 @@ def check_held(
                 f"a receipt shows {receipt.size} entries, the log has {size}: cut, or an older copy", index=size
             )
         if root != shown:
-            raise EvidenceError(
-                f"a receipt of entry {receipt.index} shows another history of the first {receipt.size} entries",
-                index=receipt.index,
-            )
+            raise _other_history(receipt, low)
 
 
-def known_leaves(receipts: Sequence[HeldReceipt], keys: Sequence[LogKey]) -> dict[int, bytes]:
-    """Return the leaf hashes that receipts show under the log's signature, by index: the entry's and its sibling's."""
-    known: dict[int, bytes] = {}
-    for held in receipts:
-        receipt = _decode(held)
-        try:
-            _shown(receipt, held.leaf_hash, keys)
-        except EvidenceError:
-            continue
-        known[receipt.index] = held.leaf_hash
-        if receipt.index ^ 1 < receipt.size:
-            known[receipt.index ^ 1] = receipt.path[0]
-    return known
+def _other_history(receipt: Receipt, low: int) -> EvidenceError:
+    """Return what is wrong where the complete nodes on a receipt's path are those of the log, and its root is not."""
+    # Of a path at most one range is not complete: the last one on the right.
+    sides = [each for each in path_ranges(receipt.index, receipt.size) if each[1] == receipt.size]
+    first = max(low, min((each[0] for each in sides), default=0))
+    if first >= receipt.size:
+        return EvidenceError(
+            f"a receipt of entry {receipt.index} shows another history of the first {receipt.size} entries than a head "
+            "that holds: the log key signed both"
+        )
+    return EvidenceError(
+        f"a receipt of entry {receipt.index} shows another history of the first {receipt.size} entries: the entries "
+        f"{first} to {receipt.size - 1} are not those that were logged",
+        index=first,
+        last=receipt.size - 1,
+    )
 
 
-def _shown(receipt: Receipt, leaf_hash: bytes, keys: Sequence[LogKey]) -> bytes:
+def shown_root(receipt: Receipt, leaf_hash: bytes, keys: Sequence[LogKey]) -> bytes:
+    """
+    Return the root that a receipt shows under the log's signature.
+
+    Raises:
+        EvidenceError: it does not hold.
+    """
     for key in keys:
         try:
             return verify_receipt(receipt, leaf_hash, log_key=key.key, origin=key.origin)
@@ -100,7 +114,13 @@ def _shown(receipt: Receipt, leaf_hash: bytes, keys: Sequence[LogKey]) -> bytes:
     raise EvidenceError(f"a receipt for entry {receipt.index} does not hold", index=receipt.index)
 
 
-def _decode(held: HeldReceipt) -> Receipt:
+def decode_held(held: HeldReceipt) -> Receipt:
+    """
+    Read a receipt.
+
+    Raises:
+        EvidenceError: it cannot be read.
+    """
     try:
         return decode_receipt(held.receipt)
     except DecodeError:

@@ -2,7 +2,7 @@
 Which of two entries is the bad one, where both rows are consistent in themselves and only the node above them differs.
 
 The node alone cannot say.  What can: the true hash, found in another place (the rows were swapped or moved), a hash
-that stands twice (one is a copy), and receipts that devices hold, which name a leaf and its sibling.
+that stands twice (one is a copy, and the other one is shown to be in its place), and what others hold.
 """
 
 from __future__ import annotations
@@ -10,24 +10,28 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import EvidenceError
-from qflare.protocol.log import hash_children
+from qflare.errors import AuthenticationError, EvidenceError
+from qflare.protocol.log import hash_children, inclusion_path, nodes_for_path, verify_inclusion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from qflare.model.audit_ports import AuditSource
     from qflare.monitor.event_log import Runner
+    from qflare.monitor.known import Known
+    from qflare.protocol.log import Node
 
 _PAGE: Final = 1000
+_PAIR: Final = 2
 
 
 class _Pair:
-    """Two leaf hashes as stored, and the stored node that is not theirs."""
+    """Two leaf hashes as stored, and the node over both that was signed, which is not theirs."""
 
     def __init__(self, left: bytes, right: bytes, above: bytes) -> None:
         self._left, self._right, self._above = left, right, above
-        self.is_left_doubled = self.is_right_doubled = False
+        self.doubles: list[tuple[int, int]] = []
+        """(side, index of the entry elsewhere that has the same hash)."""
 
     def is_swapped(self) -> bool:
         return hash_children(self._right, self._left) == self._above
@@ -40,14 +44,13 @@ class _Pair:
             return 1
         return None
 
-    def look_at(self, others: Iterable[bytes]) -> int | None:
-        """Return the side that one of the *others* belongs on; notice doubles."""
-        for other in others:
+    def look_at(self, others: Mapping[Node, bytes]) -> int | None:
+        """Return the side that one of the *others* belongs on; note doubles."""
+        for (_, index), other in others.items():
             side = self.side_of(other)
             if side is not None:
                 return side
-            self.is_left_doubled |= other == self._left
-            self.is_right_doubled |= other == self._right
+            self.doubles.extend((side, index) for side, own in ((0, self._left), (1, self._right)) if other == own)
         return None
 
 
@@ -56,8 +59,9 @@ async def first_bad_of_pair(
     first: int,
     above: bytes,
     *,
-    known: Mapping[int, bytes],
-    size: int,
+    known: Known,
+    latest: tuple[int, bytes],
+    among: int,
     runner: Runner,
 ) -> tuple[int, int]:
     """
@@ -66,35 +70,45 @@ async def first_bad_of_pair(
     Args:
         source: The log.
         first: Index of the left entry, even.
-        above: The stored node over both, which is not that of their hashes; 32 bytes.
-        known: Leaf hashes that receipts show, by index.
-        size: Entries to look among.
+        above: The node over both that was signed, which is not that of their hashes; 32 bytes.
+        known: What others hold.
+        latest: Size and root of the largest head that was signed: under it a double is shown to be in its place.
+        among: Entries to look for the true one among.
         runner: Where the hashing runs.
     """
     leaves = await source.find_nodes([(0, first), (0, first + 1)])
-    if len(leaves) != 2:  # noqa: PLR2004 - a pair
+    if len(leaves) != _PAIR:
         return first, first + 1
+    for index in (first, first + 1):
+        if known.problem_of(index, leaves[0, index]) is not None:
+            return index, index
     pair = _Pair(leaves[0, first], leaves[0, first + 1], above)
     if pair.is_swapped():
         return first, first
-    side = pair.look_at([known[index] for index in (first, first + 1) if index in known])
-    at = 0
-    while side is None and at < size:
+    for index in (first, first + 1):
+        if known.leaf(index) is not None:
+            return index ^ 1, index ^ 1
+    at, side = 0, None
+    while side is None and at <= among:
         # Leaf hashes alone, by their index: rows that cannot be read or have moved are no hindrance.
-        wanted = [(0, index) for index in range(at, min(at + _PAGE, size)) if index not in (first, first + 1)]
-        found = await source.find_nodes(wanted) if wanted else {}
-        side = await runner.run(partial(pair.look_at, found.values()))
+        wanted = [(0, index) for index in range(at, at + _PAGE) if index not in (first, first + 1)]
+        found = await source.find_nodes(wanted)
+        side = await runner.run(partial(pair.look_at, found))
         at += _PAGE
-    if side is None and pair.is_left_doubled != pair.is_right_doubled:
-        side = 0 if pair.is_left_doubled else 1
+    if side is None:
+        copies = {copy for copy, index in pair.doubles if await _is_in_place(source, index, *latest)}
+        side = copies.pop() if len(copies) == 1 else None
     return (first, first + 1) if side is None else (first + side, first + side)
 
 
-def node_problem(level: int, position: int, *, index: int, last: int) -> EvidenceError:
-    """Return the error about a stored node that is not that of the entries below it."""
-    which = f"entry {index}" if index == last else f"entries {index} to {last}"
-    return EvidenceError(
-        f"the stored hash at level {level}, index {position} is not that of the entries below it: {which}",
-        index=index,
-        last=last,
-    )
+async def _is_in_place(source: AuditSource, index: int, size: int, root: bytes) -> bool:
+    """Return whether the stored leaf hash of an entry is that of the signed log."""
+    if index >= size:
+        return False
+    leaf = (0, index)
+    nodes = await source.find_nodes([leaf, *nodes_for_path(index, size)])
+    try:
+        verify_inclusion(nodes[leaf], index, size, inclusion_path(index, size, nodes), root)
+    except (AuthenticationError, EvidenceError):
+        return False
+    return True

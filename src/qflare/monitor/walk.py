@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qflare.errors import EvidenceError
 from qflare.monitor.erasure import erased_by
+from qflare.monitor.known import Known
 from qflare.monitor.proof import check_entry
 from qflare.protocol.entry import is_erased
 from qflare.protocol.log import Frontier
@@ -39,6 +40,8 @@ class Walk:
 
     vault: EntryVault | None
     """Opens what is sealed."""
+    known: Known = field(default_factory=Known)
+    """Leaf hashes that others hold."""
     frontier: Frontier = field(default_factory=Frontier)
     kinds: Counter[str] = field(default_factory=Counter)
     tenants: set[bytes] = field(default_factory=set)
@@ -83,4 +86,4 @@ class Walk:
             check_entry(entry, self.vault)
         except EvidenceError as problem:
             return problem
-        return None
+        return self.known.problem_of(index, entry.leaf_hash)

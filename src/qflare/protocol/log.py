@@ -174,7 +174,7 @@ def path_length(index: int, size: int) -> int:
 
 def nodes_for_path(index: int, size: int) -> list[Node]:
     """Return the complete nodes from which `inclusion_path` puts the path of leaf *index* together."""
-    return [node for first, end in _path_ranges(index, size) for node in _complete_nodes(first, end)]
+    return [node for first, end in path_ranges(index, size) for node in _complete_nodes(first, end)]
 
 
 def inclusion_path(index: int, size: int, nodes: Mapping[Node, bytes]) -> tuple[bytes, ...]:
@@ -192,7 +192,7 @@ def inclusion_path(index: int, size: int, nodes: Mapping[Node, bytes]) -> tuple[
 
     Source: RFC 9162, section 2.1.3.1.
     """
-    return tuple(_hash_range(first, end, nodes) for first, end in _path_ranges(index, size))
+    return tuple(_hash_range(first, end, nodes) for first, end in path_ranges(index, size))
 
 
 def root_from_path(leaf_hash: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes:
@@ -338,7 +338,7 @@ def root_from_nodes(size: int, nodes: Mapping[Node, bytes]) -> bytes:
 # --- ranges of leaves ------------------------------------------------------------------------------------------------
 
 
-def _path_ranges(index: int, size: int) -> list[tuple[int, int]]:
+def path_ranges(index: int, size: int) -> list[tuple[int, int]]:
     """Return, from the leaf upwards, the leaf ranges [first, end) whose hashes are the inclusion path."""
     _require_leaf(index, size)
     ranges: list[tuple[int, int]] = []

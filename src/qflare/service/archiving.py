@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from qflare.errors import AuthenticationError, ConfigError, EvidenceError, KeyNotFoundError, UsageError
 from qflare.monitor.export import ExportReport, export_log
 from qflare.monitor.export_check import ExportCheck, ExportFindings
+from qflare.monitor.known import Reference
 from qflare.protocol.log import frontier_from_nodes, nodes_for_frontier
 from qflare.service.archive_file import ArchiveWriter, open_archive
 from qflare.service.exports import new_file
@@ -37,6 +38,17 @@ class ArchiveReport:
     size: int
     """Entries of the log up to its end: from there on the database has them."""
     checkpoint: SignedCheckpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivesFound:
+    """What a check of archives found: for who checks the database from there on."""
+
+    findings: ExportFindings
+    beyond: list[HeldReceipt]
+    """Receipts under heads beyond them."""
+    reference: Reference
+    """Their leaf hashes, to compare with what the database kept of them."""
 
 
 async def write_archive(
@@ -90,7 +102,7 @@ def check_archives(
     server_id: bytes | None = None,
     key: LogKey | None = None,
     receipts: Sequence[HeldReceipt] = (),
-) -> tuple[ExportFindings, list[HeldReceipt]]:
+) -> ArchivesFound:
     """
     Check archives that follow one another from entry 0 on; blocking.
 
@@ -101,15 +113,13 @@ def check_archives(
         key: the log's pinned key.
         receipts: What devices hold.
 
-    Returns:
-        What they hold, and the receipts under heads beyond them: for who checks the database from there on.
-
     Raises:
         ConfigError: a file cannot be read.
         EvidenceError: one does not open or does not hold, or they do not follow one another.
         OtherLogError: they are of another log than the pinned one.
     """
-    check = ExportCheck(server_id=server_id, key=key, receipts=receipts, is_archive=True)
+    hashes = bytearray()
+    check = ExportCheck(server_id=server_id, key=key, receipts=receipts, is_archive=True, note_leaf=hashes.extend)
     for path in paths:
         try:
             with path.open("rb") as file:
@@ -119,7 +129,9 @@ def check_archives(
         except AuthenticationError:
             raise EvidenceError(f"the archive {path} does not open: another passphrase, or it was altered") from None
     beyond = check.set_aside()
-    return check.finish(), beyond
+    found = check.finish()
+    name = "the archive" if len(paths) == 1 else "the archives"
+    return ArchivesFound(found, beyond, Reference(name=name, first=found.first, start=(), hashes=bytes(hashes)))
 
 
 async def _index_at(log: AuditSource, time: datetime) -> int:

@@ -99,15 +99,16 @@ async def drop_archived(
 
 async def _check(foundation: Foundation, archives: Sequence[Path], passphrase: SecretBytes) -> ExportFindings:
     identity = foundation.identity
-    found, _ = await asyncio.to_thread(partial(check_archives, archives, passphrase, server_id=identity.server_id))
+    found = await asyncio.to_thread(partial(check_archives, archives, passphrase, server_id=identity.server_id))
     await verify_log(
         store=foundation.store,
         keys=[LogKey.of(each) for each in identity.certificates],
         vault=foundation.entry_keys,
         runner=foundation.offload,
-        since=found.checkpoint,
+        since=found.findings.checkpoint,
+        references=[found.reference],
     )
-    return found
+    return found.findings
 
 
 async def _tell(foundation: Foundation, found: ExportFindings, digest: str) -> int:

@@ -19,6 +19,7 @@ from qflare.monitor.disclosing import disclose
 from qflare.monitor.erasure import ErasurePlan, erase_device, plan_erasure
 from qflare.monitor.events import security_event
 from qflare.monitor.held import HeldReceipt
+from qflare.monitor.known import Reference
 from qflare.monitor.norms import is_norm
 from qflare.monitor.proof import EventProof, prove_event
 from qflare.protocol.entry import open_entry
@@ -309,6 +310,7 @@ class SecurityMonitor:
         *,
         deep: bool = True,
         receipts: Sequence[HeldReceipt] = (),
+        references: Sequence[Reference] = (),
         since: SignedCheckpoint | None = None,
         resume: AuditState | None = None,
         note_state: Callable[[AuditState], None] | None = None,
@@ -319,8 +321,9 @@ class SecurityMonitor:
         Check the whole log of all tenants; needs a login that may become the auditor.
 
         Args:
-            deep: Also compare every stored node of the tree, and check every stored head.
+            deep: Also compare every stored node of the tree and the hashes of dropped entries, and check every head.
             receipts: What devices hold; each must lead to the log as it is now.
+            references: Leaf hashes of copies that were kept, with which the first bad entry is exact.
             since: A signed head that was kept: the log must go on from it, and only what came since is read.
             resume: Where an earlier check was interrupted.
             note_state: Told after each page how far the check has come.
@@ -338,6 +341,7 @@ class SecurityMonitor:
             vault=foundation.entry_keys,
             runner=foundation.offload,
             receipts=receipts,
+            references=references,
             is_deep=deep,
             since=since,
             resume=resume,

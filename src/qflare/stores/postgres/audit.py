@@ -85,6 +85,11 @@ class AuditLog:
         """Return signed heads of *first* entries and more, the smallest first."""
         return tuple(checkpoint_of(row) for row in await self._fetch("list_checkpoints", first, limit))
 
+    async def list_archived_leaves(self, *, first: int, limit: int) -> tuple[tuple[int, bytes], ...]:
+        """Return index and leaf hash of entries that were archived and dropped, from index *first* on."""
+        rows = await self._fetch("list_archived_leaves", first, limit)
+        return tuple((row["log_index"], row["leaf_hash"]) for row in rows)
+
     async def identities(self) -> tuple[bytes, ...]:
         """Return every ``root vk ‖ CERT`` that was in force, the newest first, as the database shows them."""
         rows = await self._fetch("list_identities", _IDENTITIES_MAX)

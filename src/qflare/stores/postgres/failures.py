@@ -76,7 +76,7 @@ _REMEDIES: Final = {
     "28000": _LOGIN,
     "28P01": _LOGIN,
     "3D000": _LOGIN,
-    "42501": "the login lacks a privilege; grant it qflare_app (and qflare_auditor to read across tenants)",
+    "42501": "the login lacks a privilege: an auditor's needs qflare_auditor, which only reads; a worker's qflare_app",
 }
 
 

@@ -117,6 +117,13 @@ class Log(Connected):
         rows = await self._connections.fetch("list_checkpoints", first, limit)
         return tuple(checkpoint_of(row) for row in rows)
 
+    async def list_archived_leaves(self, *, first: int, limit: int) -> tuple[tuple[int, bytes], ...]:
+        """Return index and leaf hash of entries that were archived and dropped, from index *first* on."""
+        async with self._connections.transaction() as transaction:
+            await transaction.execute("become_auditor")
+            rows = await transaction.fetch("list_archived_leaves", first, limit)
+        return tuple((row["log_index"], row["leaf_hash"]) for row in rows)
+
     async def count_events(self, tenant_id: TenantId, *, since_s: int) -> dict[tuple[str, str], int]:
         """Return counts by (event type, severity) since a time."""
         async with self._connections.transaction(tenant_id) as transaction:

@@ -1,0 +1,210 @@
+"""
+Where the first bad entry of a log can stand, when nodes, signed heads or receipts are not those of its rows.
+
+What counts are hashes that lead to a head which the log key signed: a stored node of which that is shown tells of the
+entries below it whether they are those that were signed, whoever changed rows and other nodes.  From the head that
+fails the check goes down along such nodes to the entry, or to where they end; heads that hold and receipts narrow what
+is left.  What is named is never narrower than this shows.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from qflare.errors import AuthenticationError, EvidenceError
+from qflare.monitor.bounds import Bounds, range_of
+from qflare.monitor.pinpoint import first_bad_of_pair
+from qflare.protocol.log import Frontier, frontier_from_nodes, hash_children, nodes_for_frontier
+from qflare.protocol.log_key import verify_under
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qflare.model.audit_ports import AuditSource
+    from qflare.model.event import LogHead, SignedCheckpoint
+    from qflare.monitor.event_log import Runner
+    from qflare.monitor.known import Known
+    from qflare.protocol.log import Node
+    from qflare.protocol.log_key import LogKey
+
+_HEADS: Final = 8
+"""Signed heads behind the first suspect from which the way down is tried, beside the latest."""
+_TELLS: Final = "receipts (--receipts) or a copy that was kept (--reference) tell it"
+_MISMATCHES_MAX: Final = 1 << 16
+"""Most nodes that are remembered as not those of the rows: a log that was moved as a whole has one in every place."""
+
+
+class Suspects:
+    """What a walk over the log found not to be as it was signed."""
+
+    def __init__(self, source: AuditSource, *, keys: Sequence[LogKey], known: Known, runner: Runner) -> None:
+        self._source = source
+        self._keys = keys
+        self._known = known
+        self._runner = runner
+        self.bounds = Bounds(known)
+        self._mismatches: dict[Node, bytes | None] = {}
+        self._compared_to: int | None = None
+
+    async def compare(self, nodes: Sequence[tuple[Node, bytes]]) -> None:
+        """Compare nodes, as computed from the rows, with those that are stored and that others show."""
+        # Leaves are the rows that were just read.
+        inner = [node for node, _ in nodes if node[0]]
+        stored = await self._source.find_nodes(inner) if inner else {}
+        for node, computed in nodes:
+            self.bounds.compare(node, computed)
+            if not node[0] or stored.get(node) == computed:
+                continue
+            if len(self._mismatches) < _MISMATCHES_MAX:
+                self._mismatches[node] = stored.get(node)
+            elif self._compared_to is None:
+                self._compared_to = range_of(node)[1]
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether reading on would tell no more about the first bad entry."""
+        return self.bounds.is_bad or (bool(self._mismatches) and self.bounds.low > self._first_mismatch()[1])
+
+    @property
+    def has_any(self) -> bool:
+        """Whether anything was found."""
+        return self.bounds.is_bad or bool(self._mismatches)
+
+    # --- what comes of it --------------------------------------------------------------------------------------------
+
+    async def problem(self, *, walked: int, head: LogHead, row: EvidenceError | None = None) -> EvidenceError:
+        """
+        Return what is wrong, with the first bad entry, or the range that is known to hold it.
+
+        Args:
+            walked: Entries that were taken and whose nodes were compared.
+            head: Size and frontier as committed: where no signed head reaches, they are all that there is.
+            row: What is wrong with the row behind those that were taken.
+        """
+        bounds = self.bounds
+        if not bounds.is_bad and bounds.low > self._first_mismatch()[1]:
+            return self._altered_node()
+        low, high = bounds.narrow(bounds.low, (walked if bounds.failing is None else bounds.failing) - 1)
+        way = None
+        if self._mismatches and (low < high or not bounds.is_bad):
+            way = await self._way_down(walked, head)
+            if row is not None and way is not None and way[1] >= walked:
+                return row
+            if way is None and not bounds.is_bad:
+                return self._undecided()
+            if way is not None:
+                low, high = bounds.narrow(*_overlap((low, high), way))
+        return self._rewritten(low, high, is_shown=way is not None)
+
+    def _altered_node(self) -> EvidenceError:
+        (level, position), stored = next(iter(self._mismatches.items()))
+        first, last = range_of((level, position))
+        how = "is missing" if stored is None else "was altered"
+        return EvidenceError(
+            f"the stored hash at level {level}, index {position} {how}: the entries below it, {first} to {last}, are "
+            f"those of the signed head of {self.bounds.low} entries",
+            index=first,
+            last=last,
+        )
+
+    def _undecided(self) -> EvidenceError:
+        """Return what is wrong where no head leads to either the entries or the stored node that is not theirs."""
+        level, position = next(iter(self._mismatches))
+        first, last = self.bounds.narrow(*self._first_mismatch())
+        return EvidenceError(
+            f"the stored hash at level {level}, index {position} is not that of the entries below it, {first} to "
+            f"{last}, and no head tells which of them was altered",
+            index=first,
+            last=last,
+        )
+
+    def _rewritten(self, low: int, high: int, *, is_shown: bool) -> EvidenceError:
+        if low == high:
+            which = f"entry {low} is not the one that was logged there: it was rewritten together with its hash"
+        elif is_shown:
+            which = (
+                f"one of the entries {low} to {high} is not the one that was logged there, and nothing stored tells "
+                f"which: {_TELLS}"
+            )
+        elif self.bounds.failing is not None:
+            which = (
+                f"the entries {low} to {high} are not those of the head of {self.bounds.failing} entries that was "
+                f"signed: they were rewritten together with the hashes above them; which, {_TELLS}"
+            )
+        else:
+            which = f"the entries {low} to {high} are not those that others hold: one or more were rewritten; {_TELLS}"
+        return EvidenceError(which, index=low, last=high)
+
+    def _first_mismatch(self) -> tuple[int, int]:
+        return range_of(next(iter(self._mismatches)))
+
+    # --- the way down ------------------------------------------------------------------------------------------------
+
+    async def _way_down(self, walked: int, head: LogHead) -> tuple[int, int] | None:
+        """Return the range that is left at the end of the way down from a head under which stored nodes stand."""
+        after = max(self.bounds.low, min(range_of(node)[0] for node in self._mismatches))
+        heads = list(await self._source.list_checkpoints(first=after + 1, limit=_HEADS))
+        latest = await self._source.latest_checkpoint()
+        if latest is not None and latest.size > after:
+            heads.append(latest)
+        heads = await self._runner.run(partial(self._signed, heads))
+        roots = {each.size: each.root for each in heads}
+        if not roots:
+            roots[head.size] = Frontier(head.size, head.frontier).root()
+        largest = max(roots)
+        for size, root in roots.items():
+            here = await self._descend(size, root, walked)
+            if here is None:
+                continue
+            node, above = here
+            if node[0] != 1:
+                return range_of(node)
+            return await first_bad_of_pair(
+                self._source,
+                node[1] * 2,
+                above,
+                known=self._known,
+                latest=(largest, roots[largest]),
+                among=head.size,
+                runner=self._runner,
+            )
+        return None
+
+    def _signed(self, heads: Sequence[SignedCheckpoint]) -> list[SignedCheckpoint]:
+        return [each for each in heads if is_signed(each, self._keys)]
+
+    async def _descend(self, size: int, root: bytes, walked: int) -> tuple[Node, bytes] | None:
+        """Return the lowest node under *root* that is not that of the rows, with its hash, or None."""
+        names = nodes_for_frontier(size)
+        nodes = await self._source.find_nodes(names)
+        if len(nodes) != len(names) or frontier_from_nodes(size, nodes).root() != root:
+            return None
+        here = next((node for node in names if self._is_bad(node, walked)), None)
+        while here is not None and here[0] > 1:
+            left, right = (here[0] - 1, here[1] * 2), (here[0] - 1, here[1] * 2 + 1)
+            below = await self._source.find_nodes([left, right])
+            if len(below) != 2 or hash_children(below[left], below[right]) != nodes[here]:  # noqa: PLR2004 - a pair
+                break
+            nodes |= below
+            here = left if self._is_bad(left, walked) else right
+        return None if here is None else (here, nodes[here])
+
+    def _is_bad(self, node: Node, walked: int) -> bool:
+        """Whether a node, which is that of the signed log, is not that of the rows, or was not reached."""
+        compared = walked if self._compared_to is None else min(walked, self._compared_to)
+        return node in self._mismatches or range_of(node)[1] >= compared
+
+
+def is_signed(checkpoint: SignedCheckpoint, keys: Sequence[LogKey]) -> bool:
+    """Return whether a head is signed by one of *keys*."""
+    try:
+        verify_under(keys, checkpoint)
+    except AuthenticationError:
+        return False
+    return True
+
+
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    low, high = max(one[0], other[0]), min(one[1], other[1])
+    return (low, high) if low <= high else one
