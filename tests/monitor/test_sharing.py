@@ -1,15 +1,33 @@
 """Detectors of several workers beside each other: what each counts is everybody's, once, and outlives its worker."""
 
+import asyncio
+import json
+
 import pytest
 
 from forging import forged_hello, refused
 from manager_world import Edge, engine_of, managers
 from memory_world import make_memory_store
+from qflare.clock import SystemClock
 from qflare.errors import StoreUnavailableError
+from qflare.model.event import EventSeverity
 from qflare.model.ids import WorkerId
 from qflare.model.share import Share
 from qflare.model.signal import Signal
 from qflare.monitor.device_table import device_key
+
+
+class ShiftedClock(SystemClock):
+    """A clock that goes, and is some seconds ahead."""
+
+    def __init__(self, ahead_s):
+        self._ahead_s = ahead_s
+
+    def now_s(self):
+        return super().now_s() + self._ahead_s
+
+    def now_ms(self):
+        return super().now_ms() + 1000 * self._ahead_s
 
 
 def detection_of(manager):
@@ -110,6 +128,29 @@ async def test_a_share_that_cannot_be_read_is_left_out_and_counted(database, tmp
         for _ in range(2):
             await detection_of(manager).share()
         assert 1 == detection_of(manager).figures.left_out
+
+
+async def test_workers_whose_clocks_are_apart_are_told(database_dsn, tmp_path):
+    """One four seconds ahead of the database, one four behind it: neither is told alone, their difference is."""
+    async with (
+        managers(database_dsn, tmp_path, clock=ShiftedClock(4), detection=True) as (one,),
+        managers(database_dsn, tmp_path, clock=ShiftedClock(-4), detection=True) as (two,),
+    ):
+        await detection_of(one).look()
+        await settle_all(one)
+        assert () == await one.monitor.list_incidents()
+        async with asyncio.timeout(60):
+            # What the database's answer takes is no skew: on a busy machine a look may see less of it.
+            while not (found := await two.monitor.list_incidents()):
+                for manager in (one, two):
+                    await detection_of(manager).look()
+                await settle_all(one, two)
+        assert [(Signal.CLOCK_SKEW, EventSeverity.WARNING)] == [(each.signal, each.severity) for each in found]
+        evidence = json.loads(found[0].evidence)
+        assert 2 == evidence["workers"]
+        assert 5000 <= evidence["spread_ms"] <= 8000
+        assert -4000 <= evidence["most_behind_ms"] < 0 < evidence["most_ahead_ms"] <= 4000
+        assert ["clocks of workers apart"] == list(evidence["seen"])
 
 
 async def _nothing():

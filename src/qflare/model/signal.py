@@ -39,7 +39,7 @@ class Signal(StrEnum):
     KEY_NOT_DESTROYED = "key-not-destroyed"
     """A bucket's key that should be gone is not."""
     CLOCK_SKEW = "clock-skew"
-    """A worker's clock and the database's differ."""
+    """A worker's clock and the database's differ, or those of two workers."""
     UPDATE_NORM = "update-norm"
     """An update whose norm is far from its device's own: a hint of poisoning, no proof."""
     RESPONSE_BOUND = "response-bound"

@@ -57,6 +57,33 @@ class Gauges:
                 facts={"skew_ms": int(skew_s * 1000)},
             )
 
+    def spread(self, offsets_ms: Sequence[int], *, at_s: int) -> None:
+        """
+        Judge how far the clocks of workers are apart: two may be off in opposite ways, each by less than is told.
+
+        Args:
+            offsets_ms: Each worker's clock less the database's, this one's among them.
+            at_s: Now.
+        """
+        spread_s = (max(offsets_ms) - min(offsets_ms)) / 1000
+        severity = severity_of(CLOCK_SKEW_LADDER, spread_s)
+        if severity is not None:
+            self._detector.suspicions.add(
+                DEFAULT_TENANT,
+                Signal.CLOCK_SKEW,
+                None,
+                severity,
+                at_s=at_s,
+                score=spread_s,
+                what="clocks of workers apart",
+                facts={
+                    "spread_ms": int(spread_s * 1000),
+                    "most_ahead_ms": max(offsets_ms),
+                    "most_behind_ms": min(offsets_ms),
+                    "workers": len(offsets_ms),
+                },
+            )
+
     def log(self, *, size: int, signed: int, at_s: int) -> None:
         """Judge how far signed heads are behind, after a look that asked for one."""
         self._lagging = self._lagging + 1 if signed < size else 0

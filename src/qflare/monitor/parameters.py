@@ -175,7 +175,10 @@ ENDED_MAX: Final = 4096
 AUDIT_LAG_LADDER: Final[Ladder] = ((2, WARNING), (10, ERROR))
 """Looks in a row at which entries stood that no signed head covered, although one was asked for."""
 CLOCK_SKEW_LADDER: Final[Ladder] = ((5.0, WARNING), (60.0, ERROR))
-"""Seconds between a worker's clock and the database's. NTP keeps milliseconds; a ticket lives for 60 s."""
+"""Seconds between a worker's clock and the database's, or between two workers' clocks. NTP keeps milliseconds; a ticket
+that one worker gives and another takes lives for 60 s."""
+CLOCKS_KEPT_S: Final = 180
+"""Age at which what a worker said of its clock is forgotten: three looks."""
 KEY_AGE_LADDER: Final[Ladder] = ((2, ERROR), (12, CRITICAL))
 """Buckets that a key was kept beyond the end of its time (A4): a turn takes seconds, so two are a fault; after twelve
 an hour of traffic can be opened that should not."""

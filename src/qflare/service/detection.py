@@ -244,6 +244,8 @@ class Detection:
         # What the question itself took is no skew.
         skew_ms = 0 if before <= database <= after else min(before - database, after - database, key=abs)
         self._gauges.clocks(skew_s=skew_ms / 1000, at_s=clock.now_s())
+        others = await self._sharing.exchange_clocks(skew_ms)
+        self._gauges.spread([skew_ms, *others], at_s=clock.now_s())
 
     async def _look_at_log(self) -> None:
         store, wait = self._foundation.store, self._foundation.deadline.of

@@ -12,7 +12,7 @@ from qflare.errors import DecodeError
 from qflare.model.ids import ID_BYTES, WorkerId
 from qflare.model.share import Share
 from qflare.monitor.hearing import hear
-from qflare.monitor.parameters import SHARE_KEPT_S, SHARES_READ_MAX
+from qflare.monitor.parameters import CLOCKS_KEPT_S, SHARE_KEPT_S, SHARES_READ_MAX
 from qflare.monitor.tally import decode_counts
 
 if TYPE_CHECKING:
@@ -62,6 +62,13 @@ class Sharing:
             shares = await self._fetch()
             self._waiting = []
             await self._hear(shares, {})
+
+    async def exchange_clocks(self, offset_ms: int) -> list[int]:
+        """Tell how far this worker's clock is ahead of the database's, and return how far those of others are."""
+        clocks = await self._foundation.deadline.of(
+            self._foundation.store.exchange_clocks(self.worker_id, offset_ms=offset_ms, keep_s=CLOCKS_KEPT_S)
+        )
+        return [clock.offset_ms for clock in clocks]
 
     async def _fetch(self) -> Sequence[Share]:
         loop = asyncio.get_running_loop()
