@@ -549,4 +549,39 @@ QFL_API QFL_MUST_CHECK qfl_status qfl_message_key_batch(uint8_t *out, const uint
                                                         uint8_t direction, size_t purpose_size,
                                                         size_t custom_size, size_t count);
 
+/* ------------------------------------------------------------------------------ entries of the log */
+
+#define QFL_LEAF_HASH_BYTES 32  /* SHA-256 */
+#define QFL_ENTRY_SALT_BYTES 32 /* of an entry of type 3, docs/audit.md */
+#define QFL_TENANT_BYTES 16
+
+/* Make the leaves of `count` entries of type 3 of one tenant: leaf data = head || row || fields, where row is the digest
+ * of what the entry's row stores, and fields the hash over the commitments to tenant, device and each field of the data.
+ *
+ *   out     leaves         leaves_size bytes: the leaf data behind each other, each 64 bytes longer than its head
+ *   out     leaf_hashes    count x QFL_LEAF_HASH_BYTES, row-major
+ *   in      tenant         QFL_TENANT_BYTES
+ *   in      salts          count x QFL_ENTRY_SALT_BYTES                                   SECRET
+ *   in      data           data_size bytes: for each entry its head (leaf data up to the severity), what its row stores,
+ *                          its device's name (may be empty), then name and value of each field in order   SECRET
+ *   in      sizes          part_count sizes of these parts, each below 2^32; their sum is data_size
+ *   in      field_counts   count numbers of fields; 3 + 2 x each are an entry's parts, in sum part_count
+ *
+ * QFL_ERR_COUNT     count out of range; outputs untouched
+ * QFL_ERR_ARGUMENT  null pointer, or the sums do not hold; outputs untouched
+ *
+ * Source: docs/audit.md, "Entry type 3".
+ */
+QFL_API QFL_MUST_CHECK qfl_status
+qfl_entry_leaves_batch(uint8_t *leaves, uint8_t *leaf_hashes, const uint8_t *tenant, const uint8_t *salts,
+                       const uint8_t *data, const uint64_t *sizes, const uint64_t *field_counts, size_t data_size,
+                       size_t part_count, size_t leaves_size, size_t count);
+
+/* Let this thread's SHA-256 do without the processor's instructions for it (1) or use them again (0): for tests of both
+ * ways, which give the same bytes.
+ *
+ * QFL_ERR_ARGUMENT  0 where the processor has none; it goes on without
+ */
+QFL_API QFL_MUST_CHECK qfl_status qfl_sha256_force(int plain);
+
 #endif /* QFLARE_H */

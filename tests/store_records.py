@@ -15,29 +15,34 @@ from qflare.model.response import NewResponse, ResponseAction, ResponseTarget
 from qflare.model.session import RekeyClaim, SealedChain, SessionClaim, StreamClaim
 from qflare.model.signal import Signal
 from qflare.model.turn import SealedPage, TurnedRange, TurnStage
+from qflare.protocol.log import hash_leaf
 
 BUCKET = 1000
 NOW_S = 300_000
 
 
 def new_event(event_type=SecurityEventType.SYSTEM, *, device_id=None, severity=EventSeverity.INFO):
+    leaf_data = b"leaf" + os.urandom(60)
     return NewEvent(
         event_type=event_type,
         severity=severity,
         device_id=device_id,
         data=b'{"n":1}',
-        leaf_data=b"leaf" + os.urandom(60),
+        leaf_data=leaf_data,
+        leaf_hash=hash_leaf(leaf_data),
         occurred_at_ms=int(time.time() * 1000),
     )
 
 
 def new_sealed_event(subject=None):
+    leaf_data = b"QFX1 LEAF\x03" + os.urandom(60)
     return NewEvent(
         event_type=SecurityEventType.SYSTEM,
         severity=EventSeverity.INFO,
         device_id="d",
         data=b'{"n":1}',
-        leaf_data=b"QFX1 LEAF\x03" + os.urandom(60),
+        leaf_data=leaf_data,
+        leaf_hash=hash_leaf(leaf_data),
         occurred_at_ms=int(time.time() * 1000),
         stored=b"\x01" + os.urandom(90),
         sealed_key=SealedKey(subject or os.urandom(32), os.urandom(61)),

@@ -122,7 +122,7 @@ async def test_illegal_move_of_a_server_key_is_refused_by_the_database(database_
 
 
 def _event(manager):
-    from qflare.protocol.entry import new_event
+    from qflare.protocol.new_event import new_event
 
     return new_event(
         SecurityEventType.SYSTEM, EventSeverity.INFO, {"what": "test"}, tenant_id=manager.tenant, occurred_at_ms=1

@@ -151,7 +151,7 @@ def test_the_keys_of_one_devices_entries_open_no_other_entry():
     with SecretBytes.zeros(32) as kek:
         keys = EntryKeys(kek)
     name = DeviceId("camera-7")
-    (one, key_of_one), (two, key_of_two) = (keys.seal(DEFAULT_TENANT, name, text) for text in (b"one", b"two"))
+    (one, key_of_one), (two, key_of_two) = keys.seal_many(DEFAULT_TENANT, [name, name], [b"one", b"two"])
     assert (b"one", b"two") == (
         keys.open(DEFAULT_TENANT, one, key_of_one),
         keys.open(DEFAULT_TENANT, two, key_of_two),

@@ -19,8 +19,8 @@ from qflare.model.refusal import Refusal
 from qflare.model.signal import Signal
 from qflare.monitor import parameters
 from qflare.protocol import wire
-from qflare.protocol.entry import new_event
 from qflare.protocol.hello_device import start_hello
+from qflare.protocol.new_event import new_event
 from qflare.testing import TurnableClock
 
 WARNING, ERROR = EventSeverity.WARNING, EventSeverity.ERROR

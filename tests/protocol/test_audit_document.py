@@ -6,6 +6,7 @@ from pathlib import Path
 
 from qflare.model.event import EventSeverity, SecurityEventType, SignedCheckpoint
 from qflare.protocol import checkpoint, entry, leaf, log, log_export
+from qflare.protocol.new_event import new_event
 
 TEXT = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
 
@@ -46,7 +47,7 @@ def test_the_documents_vectors_are_the_codes():
 def test_the_documents_commitments_are_the_codes():
     """Salts, commitments, row and leaf of an event of type 3, and what a device would have changed."""
     tenant, salt = bytes(range(16, 32)), bytes(range(32))
-    event = entry.new_event(
+    event = new_event(
         SecurityEventType.KEY_EXCHANGE,
         EventSeverity.INFO,
         {"round": 3, "by": "operator"},

@@ -8,6 +8,7 @@ from qflare.errors import AuthenticationError, DecodeError, LengthError, UsageEr
 from qflare.manager.entry_keys import EntryKeys
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.protocol import entry
+from qflare.protocol.new_event import new_event
 from qflare.secret import SecretBytes
 
 TENANT = bytes(range(16, 32))
@@ -33,7 +34,7 @@ def vault():
 
 def made(vault, data=None, *, device_id="camera-7", **changes):
     values = {"tenant_id": TENANT, "occurred_at_ms": 1_700_000_000_123, "salt": SALT, "vault": vault}
-    return entry.new_event(
+    return new_event(
         TYPE, INFO, {"round": 3, "by": "operator"} if data is None else data, device_id=device_id, **(values | changes)
     )
 

@@ -99,7 +99,7 @@ async def test_a_full_disk_answers_nothing_that_is_not_durable(disk):
                     file.flush()
             big = {"data": b'{"n":"' + b"x" * 60_000 + b'"}'}
             for _ in range(2000):
-                await acknowledged.append(store, replaced(new_event(), **big))
+                await acknowledged.append(store, new_event()._replace(**big))
                 if len(acknowledged.failures) >= 5:
                     break
             assert acknowledged.failures
@@ -108,12 +108,6 @@ async def test_a_full_disk_answers_nothing_that_is_not_durable(disk):
             await acknowledged.compare(store)
         finally:
             await store.close()
-
-
-def replaced(event, **changes):
-    import dataclasses
-
-    return dataclasses.replace(event, **changes)
 
 
 async def test_a_database_that_becomes_read_only_answers_nothing_and_comes_back(database_dsn, admin):

@@ -73,8 +73,7 @@ async def test_concurrent_appends_leave_no_gap(store, admin):
 async def test_a_failed_append_leaves_the_log_as_it_was(store):
     """An entry that a constraint refuses takes its whole batch with it, and the next one has its index."""
     await store.append_events(DEFAULT_TENANT, [new_event()])
-    bad = new_event()
-    object.__setattr__(bad, "data", b"")
+    bad = new_event()._replace(data=b"")
     with pytest.raises(ConflictError, match="audit_entry_data_size"):
         await store.append_events(DEFAULT_TENANT, [new_event(), bad])
     assert 1 == (await store.log_head()).size
@@ -115,8 +114,8 @@ async def test_a_tenant_lists_its_own_entries_and_the_auditor_all(store):
 
 async def test_counts_are_by_type_and_severity_since_a_time(store):
     """The dashboard's counts leave out what is older."""
-    old, fresh = new_event(SecurityEventType.SYSTEM), new_event(SecurityEventType.MAPPING)
-    object.__setattr__(old, "occurred_at_ms", 1_000_000)
+    old = new_event(SecurityEventType.SYSTEM)._replace(occurred_at_ms=1_000_000)
+    fresh = new_event(SecurityEventType.MAPPING)
     await store.append_events(DEFAULT_TENANT, [old, fresh, fresh])
     assert {("mapping", "info"): 2} == await store.count_events(DEFAULT_TENANT, since_s=2_000)
     assert {("mapping", "info"): 2, ("system", "info"): 1} == await store.count_events(DEFAULT_TENANT, since_s=0)

@@ -22,8 +22,8 @@ from qflare.manager.deadline import Deadline
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.model.mark import HighWaterMark
-from qflare.protocol.entry import new_event
 from qflare.protocol.leaf import JsonValue
+from qflare.protocol.new_event import new_event
 
 if TYPE_CHECKING:
     from qflare.clock import Clock

@@ -25,8 +25,8 @@ from qflare.model.ids import DEFAULT_TENANT
 from qflare.protocol.announcement import Announcement, sign_again, verify_announcement
 from qflare.protocol.bucket import BucketKeys, Keyring, make_bucket_keys, restore_bucket_keys
 from qflare.protocol.bucket_mark import BucketMark
-from qflare.protocol.entry import new_event
 from qflare.protocol.leaf import JsonValue
+from qflare.protocol.new_event import new_event
 from qflare.protocol.wire import u64
 
 if TYPE_CHECKING:

@@ -33,9 +33,9 @@ from qflare.model.ids import DEFAULT_TENANT
 from qflare.model.mark import HighWaterMark
 from qflare.model.server_key import PendingServerKey, ServerKey, ServerKeyKind
 from qflare.primitives.sig import SIG44, SIG87
-from qflare.protocol.entry import new_event
 from qflare.protocol.identity import Certificate, certificate_body, decode_certificate
 from qflare.protocol.leaf import JsonValue
+from qflare.protocol.new_event import new_event
 
 if TYPE_CHECKING:
     from qflare.clock import Clock

@@ -23,9 +23,10 @@ from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.primitives import kem
 from qflare.primitives.sig import SIG44
-from qflare.protocol.entry import EntryVault, new_event
+from qflare.protocol.entry import EntryVault
 from qflare.protocol.identity import device_ref
 from qflare.protocol.leaf import JsonValue
+from qflare.protocol.new_event import Draft, new_events
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,15 +107,18 @@ class Devices:
         if not first:
             return verdicts
         unique = list(first.values())
-        events = [
-            self.event(
-                tenant_id,
-                SecurityEventType.KEY_GENERATION,
-                {"what": "device registered", "ref": device.ref.hex(), "algorithm": device.kem_algorithm},
-                device_id=device.device_id,
-            )
-            for device in unique
-        ]
+        events = self.events(
+            tenant_id,
+            [
+                Draft(
+                    SecurityEventType.KEY_GENERATION,
+                    EventSeverity.INFO,
+                    {"what": "device registered", "ref": device.ref.hex(), "algorithm": device.kem_algorithm},
+                    device.device_id,
+                )
+                for device in unique
+            ],
+        )
         added, _ = await self._deadline.of(
             self._store.add_devices(tenant_id, unique, events=events, calls=[named[id(device)] for device in unique])
         )
@@ -249,15 +253,12 @@ class Devices:
         severity: EventSeverity = EventSeverity.INFO,
     ) -> NewEvent:
         """Make an event of now."""
-        return new_event(
-            event_type,
-            severity,
-            data,
-            tenant_id=tenant_id,
-            device_id=device_id,
-            occurred_at_ms=self._clock.now_ms(),
-            vault=self._vault,
-        )
+        (event,) = self.events(tenant_id, [Draft(event_type, severity, data, device_id)])
+        return event
+
+    def events(self, tenant_id: TenantId, drafts: Sequence[Draft]) -> list[NewEvent]:
+        """Make events of now."""
+        return new_events(drafts, tenant_id=tenant_id, occurred_at_ms=self._clock.now_ms(), vault=self._vault)
 
 
 def new_device(

@@ -11,7 +11,7 @@ from qflare.manager.batcher import Batcher
 from qflare.manager.deadline import Deadline
 from qflare.manager.devices import Devices, new_device
 from qflare.model.call import call_about
-from qflare.model.event import SecurityEventType
+from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import TokenId
 from qflare.model.observation import ENROL, Observation
 from qflare.model.refusal import Refusal
@@ -24,6 +24,7 @@ from qflare.protocol.enrolment import (
     open_enrolments,
 )
 from qflare.protocol.identity import device_ref
+from qflare.protocol.new_event import Draft
 from qflare.protocol.token import new_token
 
 if TYPE_CHECKING:
@@ -188,15 +189,16 @@ class Enrolments:
         for tenant_id, by_token in groups.items():
             firsts = [places[0] for places in by_token.values()]
             claims = [self._claim(tenant_id, opened.claims[place], tokens[place]) for place in firsts]
-            events = [
-                self._devices.event(
-                    tenant_id,
+            drafts = [
+                Draft(
                     SecurityEventType.DEVICE_ENROLMENT,
+                    EventSeverity.INFO,
                     {"token_id": claim.token_id.hex(), "ref": claim.device.ref.hex(), "key_hash": claim.key_hash.hex()},
-                    device_id=claim.device.device_id,
+                    claim.device.device_id,
                 )
                 for claim in claims
             ]
+            events = self._devices.events(tenant_id, drafts)
             results, _ = await self._deadline.of(
                 self._store.enrol_devices(tenant_id, claims, events=events, now_s=self._clock.now_s())
             )

@@ -11,12 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import AuthenticationError, KeeperError
-from qflare.manager.sealing import ENTRY_KEY_COLUMN, KEY_BYTES, Place, seal, unseal
+from qflare.manager.sealing import ENTRY_KEY_COLUMN, KEY_BYTES, Place, encode_place, seal, seal_encoded, unseal
 from qflare.model.event import SealedKey
 from qflare.primitives import aead, kdf
+from qflare.primitives.columns import shared
 from qflare.primitives.random import random_secret
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qflare.model.ids import DeviceId, TenantId
     from qflare.model.keeper_ports import Keeper
     from qflare.secret import SecretBytes
@@ -48,16 +51,31 @@ class EntryKeys:
             # SAFETY: a pseudonym, not a key: it stands in the database.
             return bytes(derived.view())
 
-    def seal(self, tenant_id: TenantId, device_id: DeviceId, opening: bytes) -> tuple[bytes, SealedKey]:
+    def seal_many(
+        self, tenant_id: TenantId, device_ids: Sequence[DeviceId], openings: Sequence[bytes | bytearray]
+    ) -> list[tuple[bytes, SealedKey]]:
         """
-        Seal *opening* under a fresh key, and that key for its subject.
+        Seal each opening under a fresh key, and that key for its subject.
 
         Raises:
+            BatchError: there is not one opening for each device.
             EntropyError: the random source failed.
         """
+        if len(device_ids) == len(openings) == 1:
+            # Of one, what a batch takes to be laid out costs more than the sealing.
+            return [self._seal(tenant_id, device_ids[0], openings[0])]
+        known = {device_id: self.subject(tenant_id, device_id) for device_id in set(device_ids)}
+        subjects = [known[device_id] for device_id in device_ids]
+        with random_secret(KEY_BYTES * len(subjects)) as keys:
+            # A key seals this one value: nonce 0.  The leaf binds the sealed bytes to their place in the log.
+            boxes = aead.seal_many(keys, aead.NONCE_ZERO, openings, shared(_MAGIC + tenant_id))
+            places = [encode_place(ENTRY_KEY_COLUMN, subject, _VERSION, tenant_id) for subject in subjects]
+            wrapped = seal_encoded(self._wrapping, keys, KEY_BYTES, places)
+        return [(box, SealedKey(subject, key)) for box, subject, key in zip(boxes, subjects, wrapped, strict=True)]
+
+    def _seal(self, tenant_id: TenantId, device_id: DeviceId, opening: bytes | bytearray) -> tuple[bytes, SealedKey]:
         subject = self.subject(tenant_id, device_id)
         with random_secret(KEY_BYTES) as key:
-            # The key seals this one value: nonce 0.  The leaf binds the sealed bytes to their place in the log.
             sealed = aead.seal(key, aead.NONCE_ZERO, opening, _MAGIC + tenant_id)
             wrapped = seal(self._wrapping, key, _place(tenant_id, subject))
         return sealed, SealedKey(subject, wrapped)

@@ -22,8 +22,8 @@ from qflare.model.bucket import SealedIdentity
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.primitives.sig import SIG44, SIG87
-from qflare.protocol.entry import new_event
 from qflare.protocol.identity import Certificate, ServerIdentity, decode_certificate, issue_certificate, server_id_of
+from qflare.protocol.new_event import new_event
 from qflare.protocol.wire import OVERLAP_BUCKETS
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from qflare.model.call import call_about
 from qflare.model.event import AuditEntry, LogAppend, LoggedEvent, NewEvent, SignedCheckpoint
 from qflare.protocol.checkpoint import sign_checkpoint
 from qflare.protocol.entry import EntryVault, open_entry
-from qflare.protocol.log import Frontier, hash_leaf, inclusion_path, nodes_for_path, prove_append
+from qflare.protocol.log import Frontier, inclusion_path, nodes_for_path, prove_append
 from qflare.protocol.receipt import encode_receipt, encode_receipts
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ def _logged_before(entry: AuditEntry, event: NewEvent, receipt: bytes) -> Logged
 def _logged(index: int, event: NewEvent, receipt: bytes) -> LoggedEvent:
     return LoggedEvent(
         index=index,
-        leaf_hash=hash_leaf(event.leaf_data),
+        leaf_hash=event.leaf_hash,
         event_type=event.event_type,
         severity=event.severity,
         device_id=event.device_id,

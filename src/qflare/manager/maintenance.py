@@ -18,7 +18,7 @@ from qflare.manager.deadline import Deadline
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.histogram import SECONDS, Histogram
 from qflare.model.ids import DEFAULT_TENANT
-from qflare.protocol.entry import new_event
+from qflare.protocol.new_event import new_event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

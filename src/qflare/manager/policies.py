@@ -19,8 +19,9 @@ from qflare.model.call import call_about
 from qflare.model.device import KeyState
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.rotation import PPM, DueKey, RotationMark, RotationPolicy, RotationProgress, RotationReason
-from qflare.protocol.entry import EntryVault, new_event
+from qflare.protocol.entry import EntryVault
 from qflare.protocol.leaf import JsonValue
+from qflare.protocol.new_event import new_event
 
 if TYPE_CHECKING:
     from qflare.clock import Clock

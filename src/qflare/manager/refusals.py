@@ -19,8 +19,8 @@ from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT, DeviceRef, TenantId
 from qflare.model.observation import Observation
 from qflare.model.refusal import Refusal
-from qflare.protocol.entry import new_event
 from qflare.protocol.leaf import JsonValue
+from qflare.protocol.new_event import new_event
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

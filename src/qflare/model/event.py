@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from qflare.model.ids import DeviceId, TenantId
 
@@ -49,8 +49,7 @@ class EventSeverity(StrEnum):
     CRITICAL = "critical"
 
 
-@dataclass(frozen=True, slots=True)
-class SealedKey:
+class SealedKey(NamedTuple):
     """The key of one sealed entry, itself sealed; erasing its subject destroys it."""
 
     subject: bytes
@@ -59,8 +58,7 @@ class SealedKey:
     """The 32-byte key under a key derived from KEK_L: 61 bytes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewEvent:
+class NewEvent(NamedTuple):
     """An event on its way into the log; `data` is its canonical JSON (sorted keys, UTF-8, no spaces)."""
 
     event_type: SecurityEventType
@@ -68,7 +66,9 @@ class NewEvent:
     device_id: DeviceId | None
     data: bytes
     leaf_data: bytes
-    """Canonical leaf bytes after the 0x00 prefix (docs/audit.md); protocol/entry.py makes them."""
+    """Canonical leaf bytes after the 0x00 prefix (docs/audit.md); protocol/new_event.py makes them."""
+    leaf_hash: bytes
+    """RFC 9162 leaf hash of them, 32 bytes."""
     occurred_at_ms: int
     stored: bytes | None = None
     """Of entry type 3: what the row stores in place of device_id and data, and what opens the commitments."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import DecodeError
 from qflare.model.event import FIELDS_ENTRY, EventSeverity, SecurityEventType
-from qflare.protocol.entry import new_event, open_stored
+from qflare.protocol.entry import open_stored
+from qflare.protocol.new_event import new_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,17 +10,23 @@ from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.monitor.erasure import ARCHIVED
 from qflare.monitor.erasure import WHAT as ERASURE
 from qflare.monitor.telltales import looks_secret, sounds_secret
-from qflare.protocol.entry import EntryVault, new_event
+from qflare.protocol.entry import EntryVault
 from qflare.protocol.identity import encode_name
 from qflare.protocol.leaf import JsonValue
+from qflare.protocol.new_event import Draft, new_events
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qflare.clock import Clock
     from qflare.model.ids import DeviceId, TenantId
 
 DATA_BYTES_MAX: Final = 16 * 1024
 """Most bytes of an event's canonical JSON."""
+
+_PLAIN: Final = frozenset((int, bool, type(None)))
+"""Types of values in which nothing has to be looked at."""
 
 
 def security_event(
@@ -34,7 +40,7 @@ def security_event(
     vault: EntryVault,
 ) -> NewEvent:
     """
-    Check an event from a caller and make it ready for the log.
+    Check an event from a caller and make it ready for the log; arguments and errors as for `security_events`.
 
     Args:
         event_type: What it is about.
@@ -44,34 +50,46 @@ def security_event(
         device_id: The device it is about, or None.
         clock: Says when it is logged.
         vault: Seals what tells of a device.
+    """
+    draft = Draft(event_type, severity, data, device_id)
+    (event,) = security_events([draft], tenant_id=tenant_id, clock=clock, vault=vault)
+    return event
+
+
+def security_events(drafts: Sequence[Draft], *, tenant_id: TenantId, clock: Clock, vault: EntryVault) -> list[NewEvent]:
+    """
+    Check events from a caller and make them ready for the log, all of them as of now.
+
+    Args:
+        drafts: What they say; the data of each at most 16 KiB as JSON.
+        tenant_id: In whose log they stand.
+        clock: Says when they are logged.
+        vault: Seals what tells of a device.
 
     Raises:
         UsageError: a type, key or value cannot stand in a log that is kept for ever; the message names the key.
     """
+    for draft in drafts:
+        _check(draft)
+    events = new_events(drafts, tenant_id=tenant_id, occurred_at_ms=clock.now_ms(), vault=vault)
+    longest = max((len(event.data) for event in events), default=0)
+    if longest > DATA_BYTES_MAX:
+        raise UsageError(f"event data is {longest} bytes of JSON, at most {DATA_BYTES_MAX}: log a digest instead")
+    return events
+
+
+def _check(draft: Draft) -> None:
+    event_type, severity, data, device_id = draft
     given: tuple[object, object, object] = (event_type, severity, data)
     if not isinstance(given[0], SecurityEventType) or not isinstance(given[1], EventSeverity):
         raise UsageError("event_type is a SecurityEventType and severity an EventSeverity")
-    if not isinstance(given[2], Mapping):
+    if type(given[2]) is not dict and not isinstance(given[2], Mapping):
         raise UsageError(f"event data must be a dict, got {type(data).__name__}")
     if device_id is not None:
         encode_name(device_id)
     _refuse_secrets(data, path="data", depth=0)
     if event_type is SecurityEventType.OPERATOR_ACTION and (what := data.get("what")) in (ERASURE, ARCHIVED):
         raise UsageError(f"only an erasure or archive itself is logged with 'what' = {what!r}: name yours otherwise")
-    event = new_event(
-        event_type,
-        severity,
-        data,
-        tenant_id=tenant_id,
-        device_id=device_id,
-        occurred_at_ms=clock.now_ms(),
-        vault=vault,
-    )
-    if len(event.data) > DATA_BYTES_MAX:
-        raise UsageError(
-            f"event data is {len(event.data)} bytes of JSON, at most {DATA_BYTES_MAX}: log a digest instead"
-        )
-    return event
 
 
 def _refuse_secrets(value: object, *, path: str, depth: int) -> None:
@@ -90,6 +108,8 @@ def _refuse_secrets(value: object, *, path: str, depth: int) -> None:
         for key, item in value.items():
             if isinstance(key, str) and sounds_secret(key):
                 raise UsageError(f"{path}.{key} sounds like a secret, and the log is kept for ever: leave it out")
+            if type(item) in _PLAIN:
+                continue
             _refuse_secrets(item, path=f"{path}.{key}", depth=depth + 1)
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):

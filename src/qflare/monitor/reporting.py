@@ -10,7 +10,7 @@ from qflare.model.event import SecurityEventType
 from qflare.model.ids import ID_BYTES, IncidentId
 from qflare.model.incident import Sighting
 from qflare.model.signal import Signal
-from qflare.protocol.entry import new_event
+from qflare.protocol.new_event import new_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

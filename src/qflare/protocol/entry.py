@@ -15,16 +15,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from qflare.errors import AuthenticationError, DecodeError, EvidenceError, LengthError, UsageError
-from qflare.model.event import FIELDS_ENTRY, AuditEntry, EventSeverity, NewEvent, SealedKey, SecurityEventType
-from qflare.model.ids import NAME_BYTES_MAX, DeviceId
-from qflare.primitives.random import random_bytes
+from qflare.model.event import FIELDS_ENTRY, AuditEntry, EventSeverity, SealedKey, SecurityEventType
+from qflare.model.ids import DeviceId
 from qflare.protocol.labels import MAGIC_LEAF
-from qflare.protocol.leaf import DATA_BYTES_MAX, JsonValue, encode_event_data, encode_json
+from qflare.protocol.leaf import DATA_BYTES_MAX, encode_event_data, encode_json
 from qflare.protocol.log import HASH_BYTES
-from qflare.protocol.wire import TENANT_BYTES, u32, u64
+from qflare.protocol.wire import u32, u64
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from qflare.model.ids import TenantId
 
@@ -48,8 +47,10 @@ _ROW_LABEL: Final = b"QFX1 ROW"
 class EntryVault(Protocol):
     """Seals what opens an entry about a device, each entry under a key of its own."""
 
-    def seal(self, tenant_id: TenantId, device_id: DeviceId, opening: bytes) -> tuple[bytes, SealedKey]:
-        """Return *opening* sealed, and its key, sealed, under the name of its subject."""
+    def seal_many(
+        self, tenant_id: TenantId, device_ids: Sequence[DeviceId], openings: Sequence[bytes | bytearray]
+    ) -> list[tuple[bytes, SealedKey]]:
+        """Return each opening sealed, and its key, sealed, under the name of its subject; one device each."""
 
     def open(self, tenant_id: TenantId, sealed: bytes, key: SealedKey) -> bytes:
         """Return what was sealed; `AuthenticationError` if it, its key or its tenant was altered."""
@@ -200,77 +201,6 @@ def decode_opening(encoded: bytes) -> Opening:
     except UnicodeDecodeError:
         raise _bad_opening() from None
     return Opening(salt=encoded[:SALT_BYTES], device_id=DeviceId(name) if name else None, data=encoded[at:])
-
-
-def new_event(
-    event_type: SecurityEventType,
-    severity: EventSeverity,
-    data: Mapping[str, JsonValue],
-    *,
-    tenant_id: TenantId,
-    occurred_at_ms: int,
-    device_id: DeviceId | None = None,
-    vault: EntryVault | None = None,
-    salt: bytes | None = None,
-) -> NewEvent:
-    """
-    Make an event that is ready for the log: canonical data, commitments, leaf, and what its row stores.
-
-    Args:
-        event_type: What happened.
-        severity: How much an operator should care.
-        data: Its fields; each top-level key is committed to by itself.
-        tenant_id: 16 bytes.
-        occurred_at_ms: Milliseconds since the Unix epoch.
-        device_id: The device it is about, 1 to 255 bytes of UTF-8, or None.
-        vault: Seals what tells of a device; not needed for an event about none.
-        salt: 32 random bytes; drawn if not given.
-
-    Raises:
-        LengthError: a field has the wrong size.
-        UsageError: *data* cannot be encoded, a field is out of range, or a device's event has no *vault*.
-    """
-    encoded = encode_event_data(data)
-    if len(encoded) > DATA_FIELDS_BYTES_MAX:
-        message = f"event data must be at most {DATA_FIELDS_BYTES_MAX} bytes of JSON; store a digest instead"
-        raise UsageError(message)
-    drawn = random_bytes(SALT_BYTES) if salt is None else salt
-    if device_id is not None and not 1 <= len(device_id.encode()) <= NAME_BYTES_MAX:
-        label, expected = "device_id", f"1 to {NAME_BYTES_MAX}"
-        raise LengthError(label, expected=expected, actual=len(device_id.encode()))
-    for label, value, size in (("tenant_id", tenant_id, TENANT_BYTES), ("salt", drawn, SALT_BYTES)):
-        if len(value) != size:
-            raise LengthError(label, expected=size, actual=len(value))
-    fields = _head_fields(tenant_id, device_id) + tuple(
-        Field(DATA_FIELD, name, encode_json(data[name])) for name in sorted(data)
-    )
-    opening = encode_opening(Opening(salt=drawn, device_id=device_id, data=encoded))
-    key: SealedKey | None = None
-    if device_id is None:
-        stored = bytes((PLAIN,)) + opening
-    elif vault is None:
-        message = "an event about a device needs the vault that seals it"
-        raise UsageError(message)
-    else:
-        sealed, key = vault.seal(tenant_id, device_id, opening)
-        stored = bytes((SEALED,)) + sealed
-    leaf_data = fields_leaf(
-        event_type=event_type,
-        severity=severity,
-        occurred_at_ms=occurred_at_ms,
-        row_digest=digest_row(tenant_id, stored),
-        fields_hash=hash_fields([commit_field(field, field_salt(drawn, field)) for field in fields]),
-    )
-    return NewEvent(
-        event_type=event_type,
-        severity=severity,
-        device_id=device_id,
-        data=encoded,
-        leaf_data=leaf_data,
-        occurred_at_ms=occurred_at_ms,
-        stored=stored,
-        sealed_key=key,
-    )
 
 
 def is_sealed(stored: bytes) -> bool:

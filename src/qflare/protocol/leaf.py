@@ -46,7 +46,8 @@ JsonValue = None | bool | int | str | list["JsonValue"] | dict[str, "JsonValue"]
 _SESSION: Final = struct.Struct(f">{len(MAGIC_LEAF)}sBBH{SERVER_ID_BYTES}s{SID_BYTES}sQ{HASH_BYTES}s{WHO_BYTES}s")
 _JSON: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 """One for all: `json.dumps` makes an encoder for each call, which costs more than most values do."""
-_JSON_INTEGER_MAX: Final = 2**53 - 1
+JSON_INTEGER_MAX: Final = 2**53 - 1
+"""Largest integer that every reader of JSON has exactly."""
 _DEPTH_MAX: Final = 8
 
 
@@ -202,7 +203,7 @@ def encode_event_data(data: Mapping[str, JsonValue]) -> bytes:
     Raises:
         UsageError: a value is of another type (a float, bytes, a secret), too deep, or the JSON is too long.
     """
-    _require_json(data, depth=0)
+    require_json(data)
     try:
         encoded = encode_json(data)
     except UnicodeEncodeError:
@@ -218,7 +219,13 @@ def encode_json(value: object) -> bytes:
     return _JSON.encode(value).encode()
 
 
-def _require_json(value: object, *, depth: int) -> None:
+def require_json(value: object, *, depth: int = 0) -> None:
+    """
+    Check that *value*, *depth* levels inside an event's data, is JSON that may stand in a leaf.
+
+    Raises:
+        UsageError: it is of another type (a float, bytes, a secret), out of range, or nested too deep.
+    """
     if depth > _DEPTH_MAX:
         message = f"event data may be nested {_DEPTH_MAX} deep at most"
         raise UsageError(message)
@@ -227,12 +234,12 @@ def _require_json(value: object, *, depth: int) -> None:
             if not isinstance(key, str):
                 message = f"a key of event data must be str, got {type(key).__name__}"
                 raise UsageError(message)
-            _require_json(item, depth=depth + 1)
+            require_json(item, depth=depth + 1)
     elif isinstance(value, list):
         for item in value:
-            _require_json(item, depth=depth + 1)
+            require_json(item, depth=depth + 1)
     elif isinstance(value, int):
-        if not -_JSON_INTEGER_MAX <= value <= _JSON_INTEGER_MAX:
+        if not -JSON_INTEGER_MAX <= value <= JSON_INTEGER_MAX:
             message = "an integer of event data must be within ±(2^53 - 1); write larger ones as text"
             raise UsageError(message)
     elif value is not None and not isinstance(value, str):

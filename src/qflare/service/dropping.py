@@ -15,8 +15,8 @@ from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.monitor.audit import verify_log
 from qflare.monitor.erasure import ARCHIVED
-from qflare.protocol.entry import new_event
 from qflare.protocol.log_key import LogKey
+from qflare.protocol.new_event import new_event
 from qflare.service.archiving import check_archives
 from qflare.service.assembly import LONG_STATEMENT_S, Place, open_foundation
 from qflare.service.config import make_data_dir, read_settings

@@ -17,7 +17,7 @@ from qflare.monitor.audit import LogReport, verify_log
 from qflare.monitor.dashboard import DetectorFigures, SecurityDashboard
 from qflare.monitor.disclosing import disclose
 from qflare.monitor.erasure import ErasurePlan, erase_device, plan_erasure
-from qflare.monitor.events import security_event
+from qflare.monitor.events import security_event, security_events
 from qflare.monitor.held import HeldReceipt
 from qflare.monitor.known import Reference
 from qflare.monitor.norms import is_norm
@@ -25,6 +25,7 @@ from qflare.monitor.proof import EventProof, prove_event
 from qflare.protocol.entry import open_entry
 from qflare.protocol.identity import device_ref
 from qflare.protocol.log_key import LogKey
+from qflare.protocol.new_event import Draft
 from qflare.service.arguments import as_call_id
 from qflare.service.assembly import Engine, Foundation, Place, open_foundation
 from qflare.service.opening import Opening
@@ -177,18 +178,15 @@ class SecurityMonitor:
         """
         change = as_call_id(call_id)
         foundation = await self._foundation()
-        made = [
-            security_event(
-                event_type,
-                severity,
-                data,
-                tenant_id=self._tenant,
-                device_id=None if device_id is None else DeviceId(device_id),
-                clock=foundation.clock,
-                vault=foundation.entry_keys,
-            )
-            for event_type, severity, data, device_id in events
-        ]
+        made = security_events(
+            [
+                Draft(event_type, severity, data, None if device_id is None else DeviceId(device_id))
+                for event_type, severity, data, device_id in events
+            ],
+            tenant_id=self._tenant,
+            clock=foundation.clock,
+            vault=foundation.entry_keys,
+        )
         return tuple(await foundation.log.log_events(self._tenant, made, call_id=change))
 
     async def list_events(self, *, first: int = 0, limit: int = 100) -> tuple[AuditEntry, ...]:

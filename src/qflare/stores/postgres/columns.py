@@ -10,7 +10,7 @@ from asyncpg.pgproto.pgproto import UUID
 from qflare.errors import LengthError
 from qflare.model.event import LogAppend
 from qflare.model.ids import ID_BYTES
-from qflare.protocol.log import HASH_BYTES, hash_leaf
+from qflare.protocol.log import HASH_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,8 +53,8 @@ EventColumns = tuple[list[str], list[str], list[str | None], list[bytes], list[b
 def event_columns(events: Sequence[NewEvent]) -> EventColumns:
     """Return types, severities, device ids, data, leaves and times (ms), as the functions take them."""
     return (
-        [event.event_type.value for event in events],
-        [event.severity.value for event in events],
+        [event.event_type._value_ for event in events],
+        [event.severity._value_ for event in events],
         # Of entry type 3 the device stands in what is stored, sealed.
         [event.device_id if event.stored is None else None for event in events],
         [_data(event) for event in events],
@@ -74,11 +74,6 @@ def _data(event: NewEvent) -> bytes:
 def split_frontier(frontier: bytes) -> tuple[bytes, ...]:
     """Return the hashes of a frontier, largest subtree first."""
     return tuple(frontier[at : at + HASH_BYTES] for at in range(0, len(frontier), HASH_BYTES))
-
-
-def log_append(row: asyncpg.Record | None, leaves: Sequence[bytes]) -> LogAppend | None:
-    """Return what an append of *leaves* (their data) left, or None where nothing was appended."""
-    return hashed_append(row, [hash_leaf(leaf) for leaf in leaves])
 
 
 def hashed_append(row: asyncpg.Record | None, leaf_hashes: Sequence[bytes]) -> LogAppend | None:

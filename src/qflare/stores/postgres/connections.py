@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.stores.postgres.attempts import Attempts
-from qflare.stores.postgres.columns import as_uuid, event_columns, log_append
+from qflare.stores.postgres.columns import as_uuid, event_columns, hashed_append
 from qflare.stores.postgres.definition import queries
 from qflare.stores.postgres.failures import translated
 
@@ -49,7 +49,7 @@ class Transaction:
     async def write_events(self, events: Sequence[NewEvent]) -> LogAppend | None:
         """Append *events*; the last statement of the transaction, since it locks the log's head."""
         row = await self.fetch_row("write_events", self.tenant_id, [True] * len(events), *event_columns(events))
-        return log_append(row, [event.leaf_data for event in events])
+        return hashed_append(row, [event.leaf_hash for event in events])
 
     async def note_call(self, change: CallId, kind: str, *, outcome: int = 1) -> None:
         """Remember what this transaction carries out; after its events, whose lock orders the attempts."""

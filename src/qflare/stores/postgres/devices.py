@@ -9,7 +9,6 @@ from qflare.errors import AlreadyExistsError, BatchError, ConflictError, KeyNotF
 from qflare.model.call import call_about, fresh_call
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.ids import CallId, DeviceId, DeviceRef, TenantId
-from qflare.protocol.log import hash_leaf
 from qflare.stores.postgres.calls import carried_out, find_calls
 from qflare.stores.postgres.columns import as_uuid, event_columns, hashed_append
 from qflare.stores.postgres.connections import Connected
@@ -113,7 +112,7 @@ class Devices(Connected):
                 for device, is_new in zip(devices, row["added"], strict=True)
             ), None
         added = tuple(row["added"])
-        hashes = [hash_leaf(event.leaf_data) for event, is_added in zip(events, added, strict=True) if is_added]
+        hashes = [event.leaf_hash for event, is_added in zip(events, added, strict=True) if is_added]
         return added, hashed_append(row, hashes)
 
     async def find_devices(self, tenant_id: TenantId, refs: Sequence[DeviceRef]) -> dict[DeviceRef, Device]:

@@ -11,7 +11,7 @@ from qflare.model.event import AuditEntry, EventSeverity, LogAppend, LogHead, Ne
 from qflare.model.event import SignedCheckpoint as Checkpoint
 from qflare.model.ids import CallId, DeviceId, TenantId
 from qflare.stores.postgres.calls import CALL_ONCE, find_calls
-from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, log_append, split_frontier
+from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, hashed_append, split_frontier
 from qflare.stores.postgres.connections import Connected
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class _Entries:
                     raise
                 # Another caller with one of these ids was committed meanwhile: look again.
                 continue
-            append = log_append(row, [self._events[place].leaf_data for place in self._sent])
+            append = hashed_append(row, [self._events[place].leaf_hash for place in self._sent])
             if append is not None:
                 return replace(append, indexes=self._indexes(found, append.first_index))
         raise StoreUnavailableError("the same changes are being made elsewhere; retry with the same ids")

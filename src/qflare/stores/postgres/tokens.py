@@ -15,7 +15,6 @@ from qflare.model.token import (
     TokenRecord,
     TokenState,
 )
-from qflare.protocol.log import hash_leaf
 from qflare.stores.postgres.calls import carried_out
 from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, hashed_append
 from qflare.stores.postgres.connections import Connected
@@ -136,7 +135,7 @@ class Tokens(Connected):
             for result, key_version in zip(row["results"], row["key_versions"], strict=True)
         )
         hashes = [
-            hash_leaf(event.leaf_data)
+            event.leaf_hash
             for event, outcome in zip(events, outcomes, strict=True)
             if outcome.result is EnrolmentResult.ENROLLED
         ]

@@ -1,0 +1,239 @@
+"""
+Events made ready for the log, one or a batch: canonical data, commitments, leaf, and what the row stores.
+
+All hashing of a batch is one call of the C core.  What a leaf must be says `protocol/entry.py`, in Python, and checks
+it so when it is read back (docs/audit.md, entry type 3).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from json.encoder import encode_basestring
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from qflare.errors import LengthError, UsageError
+from qflare.model.event import FIELDS_ENTRY, EventSeverity, NewEvent, SealedKey, SecurityEventType
+from qflare.model.ids import NAME_BYTES_MAX
+from qflare.primitives.entries import SALT_BYTES, entry_leaves
+from qflare.primitives.random import random_secret
+from qflare.protocol.entry import DATA_FIELDS_BYTES_MAX, PLAIN, SEALED, EntryVault
+from qflare.protocol.labels import MAGIC_LEAF
+from qflare.protocol.leaf import JSON_INTEGER_MAX, JsonValue, encode_json, require_json
+from qflare.protocol.wire import TENANT_BYTES, u64
+from qflare.secret import SecretBytes, zeroize
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from qflare.model.ids import DeviceId, TenantId
+
+_HEAD: Final = MAGIC_LEAF + bytes((FIELDS_ENTRY,))
+_PLAIN: Final = bytes((PLAIN,))
+_SEALED: Final = bytes((SEALED,))
+_NO_DEVICE: Final = b"\x00"
+_BATCH_MAX: Final = 4096
+"""Most events whose leaves one call makes: what is held twice meanwhile stays small."""
+_WORDS: Final = {True: "true", False: "false", None: "null"}
+
+
+class Draft(NamedTuple):
+    """What one event says."""
+
+    event_type: SecurityEventType
+    severity: EventSeverity
+    data: Mapping[str, JsonValue]
+    device_id: DeviceId | None = None
+
+
+def new_event(
+    event_type: SecurityEventType,
+    severity: EventSeverity,
+    data: Mapping[str, JsonValue],
+    *,
+    tenant_id: TenantId,
+    occurred_at_ms: int,
+    device_id: DeviceId | None = None,
+    vault: EntryVault | None = None,
+    salt: bytes | None = None,
+) -> NewEvent:
+    """
+    Make one event; arguments and errors as for `new_events`.
+
+    Args:
+        event_type: What happened.
+        severity: How much an operator should care.
+        data: Its fields; each top-level key is committed to by itself.
+        tenant_id: 16 bytes.
+        occurred_at_ms: Milliseconds since the Unix epoch.
+        device_id: The device it is about, 1 to 255 bytes of UTF-8, or None.
+        vault: Seals what tells of a device; not needed for an event about none.
+        salt: 32 random bytes; drawn if not given.
+    """
+    draft = Draft(event_type, severity, data, device_id)
+    (event,) = new_events([draft], tenant_id=tenant_id, occurred_at_ms=occurred_at_ms, vault=vault, salts=salt)
+    return event
+
+
+def new_events(
+    drafts: Sequence[Draft],
+    *,
+    tenant_id: TenantId,
+    occurred_at_ms: int,
+    vault: EntryVault | None = None,
+    salts: bytes | None = None,
+) -> list[NewEvent]:
+    """
+    Make events of one tenant and time that are ready for the log; all of them, or an error and none.
+
+    Args:
+        drafts: What they say.
+        tenant_id: 16 bytes.
+        occurred_at_ms: Milliseconds since the Unix epoch.
+        vault: Seals what tells of a device; not needed where no event is about one.
+        salts: 32 random bytes for each; drawn if not given.
+
+    Raises:
+        EntropyError: the random source failed.
+        LengthError: a field has the wrong size.
+        UsageError: data cannot be encoded, a field is out of range, or a device's event has no *vault*.
+    """
+    if not 0 <= occurred_at_ms < 2**63:
+        message = f"occurred_at_ms must be 0 to 2^63 - 1, got {occurred_at_ms}"
+        raise UsageError(message)
+    if len(tenant_id) != TENANT_BYTES:
+        name = "tenant_id"
+        raise LengthError(name, expected=TENANT_BYTES, actual=len(tenant_id))
+    if salts is not None and len(salts) != SALT_BYTES * len(drafts):
+        name = "salt"
+        raise LengthError(name, expected=SALT_BYTES * len(drafts), actual=len(salts))
+    ready = [_ready(draft, vault) for draft in drafts]
+    events: list[NewEvent] = []
+    for at in range(0, len(ready), _BATCH_MAX):
+        some = ready[at : at + _BATCH_MAX]
+        given = None if salts is None else bytearray(salts[at * SALT_BYTES : (at + len(some)) * SALT_BYTES])
+        with random_secret(SALT_BYTES * len(some)) if given is None else SecretBytes(given) as drawn:
+            events += _make(some, drawn, tenant_id, occurred_at_ms, vault)
+    return events
+
+
+class _Ready(NamedTuple):
+    """A draft, checked and encoded."""
+
+    draft: Draft
+    name: bytes
+    """Of its device; empty if it is about none."""
+    data: bytes
+    """Canonical JSON."""
+    fields: list[bytes]
+    """Name and canonical JSON of each field in order."""
+
+
+def _ready(draft: Draft, vault: EntryVault | None) -> _Ready:
+    name = b""
+    if draft.device_id is not None:
+        name = draft.device_id.encode()
+        if not 1 <= len(name) <= NAME_BYTES_MAX:
+            label, expected = "device_id", f"1 to {NAME_BYTES_MAX}"
+            raise LengthError(label, expected=expected, actual=len(name))
+        if vault is None:
+            message = "an event about a device needs the vault that seals it"
+            raise UsageError(message)
+    data, fields = _encode(draft.data)
+    return _Ready(draft, name, data, fields)
+
+
+def _make(
+    ready: Sequence[_Ready], salts: SecretBytes, tenant_id: TenantId, occurred_at_ms: int, vault: EntryVault | None
+) -> list[NewEvent]:
+    stored = _seal(ready, salts, tenant_id, vault)
+    head = _HEAD + u64(occurred_at_ms)
+    parts: list[bytes] = []
+    field_counts: list[int] = []
+    for (draft, name, _, fields), (row, _) in zip(ready, stored, strict=True):
+        parts += (head + _texts(draft[0], draft[1]), row, name)
+        parts += fields
+        field_counts.append(len(fields) // 2)
+    leaves, hashes = entry_leaves(tenant_id, salts, parts, field_counts)
+    return [
+        NewEvent(draft[0], draft[1], draft[3], data, leaf, leaf_hash, occurred_at_ms, row, key)
+        for (draft, _, data, _), leaf, leaf_hash, (row, key) in zip(ready, leaves, hashes, stored, strict=True)
+    ]
+
+
+def _seal(
+    ready: Sequence[_Ready], salts: SecretBytes, tenant_id: TenantId, vault: EntryVault | None
+) -> list[tuple[bytes, SealedKey | None]]:
+    """Return what the row of each event stores, and the key of those about a device."""
+    plain: list[bytes] = []
+    devices: list[DeviceId] = []
+    openings: list[bytearray] = []
+    try:
+        with salts.view() as view:
+            for place, ((_, _, _, device_id), name, data, _) in enumerate(ready):
+                with view[place * SALT_BYTES : (place + 1) * SALT_BYTES] as salt:
+                    if device_id is None:
+                        plain.append(b"".join((_PLAIN, salt, _NO_DEVICE, data)))
+                    else:
+                        devices.append(device_id)
+                        openings.append(bytearray().join((salt, bytes((len(name),)), name, data)))
+        sealed = [] if vault is None or not openings else vault.seal_many(tenant_id, devices, openings)
+    finally:
+        for opening in openings:
+            zeroize(opening)
+    plain_left, sealed_left = iter(plain), iter(sealed)
+    stored: list[tuple[bytes, SealedKey | None]] = []
+    for each in ready:
+        if each.name:
+            box, key = next(sealed_left)
+            stored.append((_SEALED + box, key))
+        else:
+            stored.append((next(plain_left), None))
+    return stored
+
+
+@lru_cache(maxsize=256)
+def _texts(event_type: SecurityEventType, severity: EventSeverity) -> bytes:
+    return b"".join(bytes((len(text),)) + text for text in (event_type.encode(), severity.encode()))
+
+
+@lru_cache(maxsize=256)
+def _encode_name(name: str) -> tuple[bytes, str]:
+    """Return the key of a field as its commitment has it, and as JSON with the colon behind it."""
+    return name.encode(), encode_basestring(name) + ":"
+
+
+def _encode(data: Mapping[str, JsonValue]) -> tuple[bytes, list[bytes]]:
+    """
+    Encode the data of an event as `encode_event_data` does; return that, and name and value of each field in order.
+
+    The encoding of a map is that of its fields in order, so that each value is encoded once; what most values are is
+    written here, without a call for each.
+    """
+    parts: list[bytes] = []
+    fields: list[str] = []
+    if not all(type(name) is str for name in data):
+        require_json(data)
+    try:
+        for name in sorted(data):
+            value = data[name]
+            if type(value) is str:
+                text = encode_basestring(value)
+            elif type(value) is int and -JSON_INTEGER_MAX <= value <= JSON_INTEGER_MAX:
+                text = str(value)
+            elif value is None or type(value) is bool:
+                text = _WORDS[value]
+            else:
+                require_json(value, depth=1)
+                text = encode_json(value).decode()
+            raw_name, json_name = _encode_name(name)
+            parts += (raw_name, text.encode())
+            fields.append(json_name + text)
+        whole = f"{{{','.join(fields)}}}".encode()
+    except UnicodeEncodeError:
+        whole = None
+    if whole is None or len(whole) > DATA_FIELDS_BYTES_MAX:
+        message = (
+            f"event data must be valid text of at most {DATA_FIELDS_BYTES_MAX} bytes of JSON; store a digest instead"
+        )
+        raise UsageError(message)
+    return whole, parts
