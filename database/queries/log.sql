@@ -2,9 +2,17 @@
 -- Append events of one tenant in order.
 -- $1 tenant_id uuid, $2 types text[], $3 severities text[], $4 device_ids text[], $5 data bytea[], $6 leaves bytea[],
 -- $7 occurred_ms bigint[], $8 call ids uuid[], $9 bigint[]: of each change, its event's place among these, from 0
+-- One type, severity, device or time stands for all that are alike.
 WITH done AS MATERIALIZED (
     SELECT w.first_index, w.old_frontier
-      FROM qflare.append_events($1, $2, $3, $4, $5, $6, $7) AS w)
+      FROM (SELECT ARRAY[cardinality($6::bytea[])] AS size) AS n
+     CROSS JOIN LATERAL qflare.append_events(
+               $1,
+               CASE cardinality($2::text[]) WHEN 1 THEN array_fill(($2::text[])[1], n.size) ELSE $2 END,
+               CASE cardinality($3::text[]) WHEN 1 THEN array_fill(($3::text[])[1], n.size) ELSE $3 END,
+               CASE cardinality($4::text[]) WHEN 1 THEN array_fill(($4::text[])[1], n.size) ELSE $4 END,
+               $5, $6,
+               CASE cardinality($7::bigint[]) WHEN 1 THEN array_fill(($7::bigint[])[1], n.size) ELSE $7 END) AS w)
 SELECT d.first_index, d.old_frontier, qflare.note_calls($1, $8, 'event', d.first_index, $9) AS is_noted
   FROM done AS d;
 
@@ -86,11 +94,17 @@ SELECT n.level, n.node_index, n.hash
        SELECT e.level, e.node_index, e.hash FROM qflare.log_node AS e
         WHERE e.level = w.level AND e.node_index = w.node_index LIMIT 1) AS n;
 
--- name: find_leaves :many
--- Leaf hashes by index, whoever they belong to.
--- $1 indexes bigint[]
-SELECT l.log_index, l.leaf_hash
-  FROM qflare.find_leaves($1) AS l;
+-- name: find_hashes :many
+-- Complete subtrees above the leaves, and leaf hashes, whoever they belong to: what a proof needs, in one round trip.
+-- $1 levels smallint[], $2 indexes bigint[], $3 indexes of leaves bigint[]
+SELECT n.level, n.node_index, n.hash
+  FROM unnest($1::smallint[], $2::bigint[]) AS w (level, node_index)
+ CROSS JOIN LATERAL (
+       SELECT e.level, e.node_index, e.hash FROM qflare.log_node AS e
+        WHERE e.level = w.level AND e.node_index = w.node_index LIMIT 1) AS n
+ UNION ALL
+SELECT 0, l.log_index, l.leaf_hash
+  FROM qflare.find_leaves($3::bigint[]) AS l;
 
 -- name: save_checkpoint :exec
 -- Store a signed head; the same size again keeps the first.  Its commit does not wait for the disk: the entries are

@@ -112,6 +112,28 @@ async def test_a_tenant_lists_its_own_entries_and_the_auditor_all(store):
     assert await store.find_entry(other, 1) is None
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("is_alike", [True, False])
+@pytest.mark.parametrize("device_id", [None, "camera-7"])
+async def test_columns_that_are_alike_are_written_to_every_row(store, count, is_alike, device_id):
+    """One value travels for all rows that have it, and each row has its own all the same."""
+    events = [
+        new_event(device_id=device_id)._replace(occurred_at_ms=1_000)
+        if is_alike or place % 2
+        else new_event(SecurityEventType.MAPPING, severity=EventSeverity.ERROR)._replace(occurred_at_ms=2_000)
+        for place in range(count)
+    ]
+    await store.append_events(DEFAULT_TENANT, events)
+    entries = await store.list_entries(DEFAULT_TENANT, first=0, limit=9)
+    assert [
+        (event.event_type, event.severity, event.device_id, event.data, event.leaf_hash, event.occurred_at_ms)
+        for event in events
+    ] == [
+        (each.event_type, each.severity, each.device_id, each.data, each.leaf_hash, each.recorded_at.timestamp() * 1000)
+        for each in entries
+    ]
+
+
 async def test_counts_are_by_type_and_severity_since_a_time(store):
     """The dashboard's counts leave out what is older."""
     old = new_event(SecurityEventType.SYSTEM)._replace(occurred_at_ms=1_000_000)

@@ -394,6 +394,11 @@ def _complete_nodes(first: int, end: int) -> Iterable[Node]:
 
 
 def _hash_range(first: int, end: int, nodes: Mapping[Node, bytes]) -> bytes:
+    count = end - first
+    if count & (count - 1) == 0:
+        # One complete node, as nearly every range of a path is.
+        level = count.bit_length() - 1
+        return _node_hash((level, first >> level), nodes)
     return _fold([_node_hash(node, nodes) for node in _complete_nodes(first, end)])
 
 

@@ -11,7 +11,15 @@ from qflare.model.event import AuditEntry, EventSeverity, LogAppend, LogHead, Ne
 from qflare.model.event import SignedCheckpoint as Checkpoint
 from qflare.model.ids import CallId, DeviceId, TenantId
 from qflare.stores.postgres.calls import CALL_ONCE, find_calls
-from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, event_columns, hashed_append, split_frontier
+from qflare.stores.postgres.columns import (
+    as_time,
+    as_uuid,
+    as_uuids,
+    event_columns,
+    hashed_append,
+    shortened,
+    split_frontier,
+)
 from qflare.stores.postgres.connections import Connected
 
 if TYPE_CHECKING:
@@ -88,17 +96,16 @@ class Log(Connected):
 
     async def find_nodes(self, nodes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         """Return hashes of complete subtrees by (level, index); level 0 are the leaves."""
-        found: dict[tuple[int, int], bytes] = {}
-        leaves = [index for level, index in nodes if level == 0]
-        inner = [(level, index) for level, index in nodes if level > 0]
-        if leaves:
-            rows = await self._connections.fetch("find_leaves", leaves)
-            found |= {(0, row["log_index"]): row["leaf_hash"] for row in rows}
-        if inner:
-            levels, indexes = zip(*inner, strict=True)
-            rows = await self._connections.fetch("find_nodes", list(levels), list(indexes))
-            found |= {(row["level"], row["node_index"]): row["hash"] for row in rows}
-        return found
+        if not nodes:
+            return {}
+        inner = [node for node in nodes if node[0] > 0]
+        rows = await self._connections.fetch(
+            "find_hashes",
+            [level for level, _ in inner],
+            [index for _, index in inner],
+            [index for level, index in nodes if level == 0],
+        )
+        return {(level, index): node_hash for level, index, node_hash in rows}
 
     async def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store a signed head; the same size again keeps the first."""
@@ -188,10 +195,19 @@ class _Entries:
 
     async def _append(self) -> asyncpg.Record:
         named = [(number, change) for number, place in enumerate(self._sent) if (change := self._changes[place])]
+        types, severities, device_ids, data, leaves, times_ms = event_columns(
+            [self._events[place] for place in self._sent]
+        )
+        # The driver takes a microsecond for each value of a column: most are alike.
         rows = await self._connections.attempt(
             "append_events",
             as_uuid(self._tenant_id),
-            *event_columns([self._events[place] for place in self._sent]),
+            shortened(types),
+            shortened(severities),
+            shortened(device_ids),
+            data,
+            leaves,
+            shortened(times_ms),
             as_uuids([self._batch, *(change for _, change in named)]),
             [0, *(number for number, _ in named)],
         )
