@@ -101,16 +101,19 @@ def _refuse_secrets(value: object, *, path: str, depth: int) -> None:
             f"{path} holds bytes: the log is kept for ever, so write a name, a count or a public digest in hex"
         )
     if isinstance(value, str):
-        # What is longer is refused for that, and is not looked through.
-        if len(value) <= DATA_BYTES_MAX and (what := looks_secret(value)) is not None:
-            raise UsageError(f"{path} looks like {what}, and the log is kept for ever: leave it out")
+        _refuse_text(value, path)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             if isinstance(key, str) and sounds_secret(key):
                 raise UsageError(f"{path}.{key} sounds like a secret, and the log is kept for ever: leave it out")
-            if type(item) in _PLAIN:
-                continue
-            _refuse_secrets(item, path=f"{path}.{key}", depth=depth + 1)
+            if type(item) not in _PLAIN:
+                _refuse_secrets(item, path=f"{path}.{key}", depth=depth + 1)
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
             _refuse_secrets(item, path=f"{path}[{number}]", depth=depth + 1)
+
+
+def _refuse_text(value: str, path: str) -> None:
+    # What is longer is refused for that, and is not looked through.
+    if len(value) <= DATA_BYTES_MAX and (what := looks_secret(value)) is not None:
+        raise UsageError(f"{path} looks like {what}, and the log is kept for ever: leave it out")
