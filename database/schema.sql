@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 27;
+SET LOCAL qflare.installs_version = 28;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
