@@ -39,6 +39,17 @@ SELECT d.ref
  ORDER BY d.device_id
  LIMIT $3;
 
+-- name: list_named_device_refs :many
+-- A page of the roster's names that begin alike, in order of name; inside a transaction that entered the tenant.
+-- $1 tenant_id uuid, $2 after text or null, $3 limit bigint, $4 first text: how they begin, $5 last text: none of them is above
+SELECT d.ref
+  FROM qflare.device AS d
+ WHERE d.tenant_id = $1
+   AND d.device_id BETWEEN $4 AND $5
+   AND ($2::text IS NULL OR d.device_id > $2)
+ ORDER BY d.device_id
+ LIMIT $3;
+
 -- name: set_device_state :one
 -- Move a device, end its sessions unless it becomes active, write the event; false if there is no such device.
 -- $1 tenant_id uuid, $2 ref bytea, $3 state text, $4 reason text, $5 to $10 events, $11 call id uuid

@@ -105,6 +105,35 @@ async def test_list_devices_pages_in_order_of_name(store):
     assert sorted(names, key=str.encode) == [device.device_id for device in (*first, *rest)]
 
 
+async def test_devices_are_found_by_how_their_names_begin(store):
+    """In order of name and page by page: what a pattern would mean is text, and no other tenant's are among them."""
+    other = TenantId(urandom(16))
+    await store.save_tenant(other, "other", event=new_event())
+    names = [
+        "pump-1",
+        "pump-10",
+        "pump-2",
+        "pump",
+        "pumq",
+        "Pump-1",
+        "p%mp",
+        "pump-\U0010ffff",
+        "pump-\U0010ffff\U0010ffffx",
+        "é1",
+    ]
+    for tenant_id in (DEFAULT_TENANT, other):
+        await store.add_devices(tenant_id, [new_device(name) for name in names], events=[new_event() for _ in names])
+    for prefix in ("", "pump", "pump-", "pump-1", "p%", "p_", "é", "x", "pump-\U0010ffff", "Pump"):
+        wanted = sorted((name for name in names if name.startswith(prefix)), key=str.encode)
+        whole = await store.list_devices(DEFAULT_TENANT, limit=99, prefix=prefix)
+        assert [(name, DEFAULT_TENANT) for name in wanted] == [(each.device_id, each.tenant_id) for each in whole]
+        paged, after = [], None
+        while page := await store.list_devices(DEFAULT_TENANT, limit=2, after=after, prefix=prefix):
+            paged += [each.device_id for each in page]
+            after = page[-1].device_id
+        assert wanted == paged
+
+
 async def test_revoked_device_loses_its_sessions_and_its_keys(store):
     """Revocation, the end of the sessions and the audit entry are one transaction."""
     await publish(store)

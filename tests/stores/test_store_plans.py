@@ -158,8 +158,10 @@ HOT = {
     "get_device_public_key": ["find_devices"],
     "verify_session_key": ["find_session_tenants", "find_sessions", "find_chains", "find_pages"],
     "get_key_statistics": ["count_keys"],
+    "list_devices": ["list_named_device_refs"],
 }
 """The statements that each public call runs, by their names in database/queries."""
+ENTERED = {"count_keys", "list_named_device_refs"}
 
 
 async def reads(admin):
@@ -203,16 +205,17 @@ async def test_calls_read_the_same_few_rows_of_a_million_devices(store, admin, c
         "find_chains": [UUID(int=0), [UUID(bytes=claim.sid)], 999, 1001],
         "find_pages": [UUID(int=0), [UUID(bytes=claim.sid)], 999, 1001],
         "count_keys": [UUID(int=0), 1000],
+        "list_named_device_refs": [UUID(int=0), "loaded-21", 20, "loaded-2", "loaded-2\U0010ffff"],
     }
     for name in HOT[call]:
         async with admin.transaction():
-            # The counts run in a transaction that has entered; the others enter by themselves.
-            if name == "count_keys":
+            # These run in a transaction that has entered; the others enter by themselves.
+            if name in ENTERED:
                 await admin.execute("SELECT qflare.enter($1)", UUID(int=0))
             await admin.fetch(queries()[name].text, *arguments[name])  # plans, and reads the catalogue
         before = await reads(admin)
         async with admin.transaction():
-            if name == "count_keys":
+            if name in ENTERED:
                 await admin.execute("SELECT qflare.enter($1)", UUID(int=0))
             rows = await admin.fetch(queries()[name].text, *arguments[name])
         after = await reads(admin)

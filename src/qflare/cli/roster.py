@@ -21,6 +21,7 @@ app = typer.Typer(name="devices", help="List, rotate, suspend and revoke devices
 
 _COLUMNS: Final = {"device_id": 24, "state": 11, "keys": 6, "kem_key": 11, "registered_at": 20}
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The device's name.")]
+Prefix = Annotated[str, typer.Option("--prefix", metavar="TEXT", help="Those whose names begin so, only.")]
 
 
 @app.callback()
@@ -31,6 +32,7 @@ def _group() -> None:
 @app.command("list")
 def list_(
     *,
+    prefix: Prefix = "",
     limit: listing.Limit = listing.DEFAULT_LIMIT,
     after: listing.After = None,
     tenant: options.Tenant = None,
@@ -42,7 +44,7 @@ def list_(
     from qflare.cli.managing import run_with_manager
 
     async def work(manager: QuantumKeyManager) -> Sequence[Device]:
-        return await manager.list_devices(limit=limit, after=after)
+        return await manager.list_devices(limit=limit, after=after, prefix=prefix)
 
     rows = [_facts(device) for device in run_with_manager(work, dsn, data_dir, tenant=tenant)]
     listing.emit_page("devices", rows, _COLUMNS, limit=limit, key="device_id", as_json=as_json)

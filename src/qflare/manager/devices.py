@@ -239,9 +239,11 @@ class Devices:
                 f"another psk of {device_id!r} was set under this call_id: draw 16 random bytes for each change"
             )
 
-    async def page(self, tenant_id: TenantId, *, limit: int, after: DeviceId | None) -> tuple[Device, ...]:
-        """Return up to *limit* devices in order of name."""
-        return await self._deadline.of(self._store.list_devices(tenant_id, limit=limit, after=after))
+    async def page(
+        self, tenant_id: TenantId, *, limit: int, after: DeviceId | None, prefix: str = ""
+    ) -> tuple[Device, ...]:
+        """Return up to *limit* devices whose names begin with *prefix*, in order of name."""
+        return await self._deadline.of(self._store.list_devices(tenant_id, limit=limit, after=after, prefix=prefix))
 
     def event(
         self,

@@ -43,9 +43,9 @@ class DeviceStore(CallStore, Protocol):
         """Return the rows found among *refs*."""
 
     async def list_devices(
-        self, tenant_id: TenantId, *, limit: int, after: DeviceId | None = None
+        self, tenant_id: TenantId, *, limit: int, after: DeviceId | None = None, prefix: str = ""
     ) -> tuple[Device, ...]:
-        """Return up to *limit* devices in order of name."""
+        """Return up to *limit* devices whose names begin with *prefix*, in order of name."""
 
     async def set_device_state(
         self,

@@ -230,12 +230,14 @@ class Roster(TenantView):
         engine = await self._engine()
         return await engine.devices.get(self.tenant, require_name(device_id))
 
-    async def list_devices(self, *, limit: int = 100, after: str | None = None) -> tuple[Device, ...]:
-        """Return up to *limit* devices in order of name, from the one after *after* on."""
+    async def list_devices(self, *, limit: int = 100, after: str | None = None, prefix: str = "") -> tuple[Device, ...]:
+        """Return up to *limit* devices whose names begin with *prefix*, by name, from the one after *after* on."""
         if not 1 <= limit <= LIST_MAX:
             raise UsageError(f"limit must be 1 to {LIST_MAX}, got {limit}; page on with after=")
+        last = None if after is None else require_name(after)
+        begins = require_name(prefix) if prefix else ""
         engine = await self._engine()
-        return await engine.devices.page(self.tenant, limit=limit, after=None if after is None else require_name(after))
+        return await engine.devices.page(self.tenant, limit=limit, after=last, prefix=begins)
 
     # --- states -----------------------------------------------------------------------------------
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _STATES: Final = {state.value: state for state in KeyState}
 
 
+_ABOVE: Final = "\U0010ffff" * 64
+"""Behind a prefix it is above all names that begin with it: names have 255 bytes at most."""
+
+
 def kem_state_of(device: NewDevice) -> str:
     """Return the state in which a device's KEM key begins (PROTOCOL E3)."""
     return (KeyState.ACTIVE if device.is_kem_proven else KeyState.PRE_ACTIVE).value
@@ -123,11 +127,12 @@ class Devices(Connected):
         return {DeviceRef(row["ref"]): _device(row, tenant_id) for row in rows}
 
     async def list_devices(
-        self, tenant_id: TenantId, *, limit: int, after: DeviceId | None = None
+        self, tenant_id: TenantId, *, limit: int, after: DeviceId | None = None, prefix: str = ""
     ) -> tuple[Device, ...]:
-        """Return up to *limit* devices in order of name."""
+        """Return up to *limit* devices whose names begin with *prefix*, in order of name."""
+        query, bounds = ("list_named_device_refs", (prefix, prefix + _ABOVE)) if prefix else ("list_device_refs", ())
         async with self._connections.transaction(tenant_id) as transaction:
-            page = await transaction.fetch("list_device_refs", transaction.tenant_id, after, limit)
+            page = await transaction.fetch(query, transaction.tenant_id, after, limit, *bounds)
             rows = await transaction.fetch("find_devices", transaction.tenant_id, [row["ref"] for row in page])
         return tuple(sorted((_device(row, tenant_id) for row in rows), key=lambda device: device.device_id.encode()))
 

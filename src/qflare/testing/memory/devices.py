@@ -83,12 +83,16 @@ class Devices(Sessions):
             }
 
     async def list_devices(
-        self, tenant_id: TenantId, *, limit: int, after: DeviceId | None = None
+        self, tenant_id: TenantId, *, limit: int, after: DeviceId | None = None, prefix: str = ""
     ) -> tuple[Device, ...]:
-        """Return up to *limit* devices in order of name."""
+        """Return up to *limit* devices whose names begin with *prefix*, in order of name."""
         first = b"" if after is None else after.encode()
         async with self._transaction(tenant_id) as tables:
-            mine = [row for row in tables.devices.values() if row.tenant_id == tenant_id]
+            mine = [
+                row
+                for row in tables.devices.values()
+                if row.tenant_id == tenant_id and row.device_id.startswith(prefix)
+            ]
             rows = sorted(
                 (row for row in mine if row.device_id.encode() > first), key=lambda row: row.device_id.encode()
             )
