@@ -57,7 +57,8 @@ async def test_every_answer_forbids_what_the_page_does_not_need(database_dsn, tm
         answer = await log_in(client, "ann", await manager.add_operator("ann"))
         for cookie in (form.headers["set-cookie"], answer.headers["set-cookie"]):
             assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(re.split("[;,] ?", cookie))
-        documents = [form, await client.get("/")]
+        lists = [await client.get(path) for path in ("/", "/devices", "/incidents", "/responses")]
+        documents = [form, *lists]
         others = [await client.get(path) for path in ("/page.css", "/page.js", "/proofs.js", "/icon.svg", "/none")]
         for each in [*documents, answer, *others, await client.post("/page.css"), await client.get("/log/head")]:
             policy = each.headers["content-security-policy"]
@@ -244,9 +245,17 @@ async def test_the_stream_says_what_has_changed_and_ends_with_the_visit(database
             reader.cookies = client.cookies
             async with streaming(reader) as following:
                 mark, _, data = await following("parts")
-                assert {"status", "fleet", "handshakes", "buckets", "incidents", "warnings", "events", "log"} == set(
-                    json.loads(data)
-                )
+                assert {
+                    "status",
+                    "fleet",
+                    "handshakes",
+                    "buckets",
+                    "incidents",
+                    "responses",
+                    "warnings",
+                    "events",
+                    "log",
+                } == set(json.loads(data))
                 await manager.generate_device_keypair("newcomer")
                 while "newcomer" not in data:
                     mark, _, data = await following("parts")

@@ -1,6 +1,7 @@
 """The live page in Chromium: by keyboard alone, on a phone, in the dark, to a screen reader, and its proofs."""
 
 import json
+import os
 import random
 from base64 import b64encode
 from contextlib import asynccontextmanager
@@ -52,6 +53,8 @@ FAINT = """(() => {
 })()"""
 SMALL = """[...document.querySelectorAll("button, input:not([type=hidden])")]
   .filter((each) => each.getBoundingClientRect().height < 44).map((each) => each.textContent || each.name)"""
+WAYS = """[...document.querySelectorAll("nav a")]
+  .filter((each) => each.getBoundingClientRect().height < 44).map((each) => each.textContent)"""
 WIDTH = "[document.documentElement.scrollWidth, innerWidth]"
 
 
@@ -86,6 +89,101 @@ async def focus(tab, wanted):
     await tab.until(f"({FOCUSED}) === {json.dumps(wanted)}")
 
 
+async def back_to(tab, wanted):
+    """Go back by keyboard until the focus is there."""
+    for _ in range(30):
+        await tab.press("Tab", shift=True)
+        if await tab.evaluate(FOCUSED) == wanted:
+            return
+    raise AssertionError(f"{wanted} is not reached by keyboard")
+
+
+async def forth_to(tab, wanted):
+    """Go on by keyboard until the focus is there."""
+    for _ in range(30):
+        await tab.press("Tab")
+        if await tab.evaluate(FOCUSED) == wanted:
+            return
+    raise AssertionError(f"{wanted} is not reached by keyboard")
+
+
+async def sighted(manager, sighting):
+    """Report what the detector saw."""
+    engine = await manager._engine()
+    event = engine.devices.event(manager.tenant, SecurityEventType.SYSTEM, {"what": "incident"}, device_id=None)
+    await engine.foundation.store.report_incidents(
+        manager.tenant, [sighting], opened=[event], raised=[event], call_id=os.urandom(16)
+    )
+
+
+async def test_an_incident_is_acknowledged_by_keyboard(database_dsn, tmp_path):
+    """From the overview, where news do not take the focus off its link, to the form and back, and to a search."""
+    async with page_of(database_dsn, tmp_path) as (manager, url, secret, tab):
+        sighting = new_sighting()
+        await sighted(manager, sighting)
+        await log_in(tab, url, secret)
+        await tab.until("document.getElementById('live').textContent === 'Live'")
+        await forth_to(tab, "replays")
+        await sighted(manager, new_sighting(count=6))
+        await tab.until("document.getElementById('part-incidents').textContent.includes('seen 7 times')")
+        await focus(tab, "replays")
+        async with tab.loading():
+            await tab.press("Enter")
+        assert f"{url}/incident?id={sighting.incident_id.hex()}" == await tab.evaluate("location.href")
+        await forth_to(tab, "note")
+        await tab.write("looked at it")
+        await forth_to(tab, "Acknowledge")
+        assert ("textbox", "Note, which the log keeps with your name") in await tab.names()
+        async with tab.loading():
+            await tab.press("Enter")
+        text = await tab.until("document.getElementById('main').textContent")
+        assert "acknowledged by ann" in text
+        assert "looked at it" in text
+        await back_to(tab, "Devices")
+        async with tab.loading():
+            await tab.press("Enter")
+        assert ("search", "") in await tab.names()
+        await forth_to(tab, "prefix")
+        await tab.write("pump")
+        async with tab.loading():
+            await tab.press("Enter")
+        names = await tab.names()
+        assert [("rowheader", "pump-7")] == [each for each in names if each[0] == "rowheader"]
+        assert ("table", "Devices whose names begin with “pump”, in order of name") in names
+        assert [] == tab.errors
+
+
+async def test_lists_fit_a_phone_and_can_be_read_in_the_light_and_in_the_dark(database_dsn, tmp_path, monkeypatch):
+    """No side-scrolling, contrast enough, targets that a finger meets, and a name for everything, on each document."""
+    monkeypatch.setattr("qflare.service.page.lists.ROWS", 1)
+    async with page_of(database_dsn, tmp_path) as (manager, url, secret, tab):
+        evidence = json.dumps({"what": "x" * 400, "step": "record"}).encode()
+        sighting = new_sighting(evidence=evidence, device_id="pump-7", ref=bytes(32))
+        await sighted(manager, sighting)
+        await sighted(manager, new_sighting())
+        for reason in ("w" * 300, "why"):
+            await manager.respond(
+                "revoke", by="ann", reason=reason, device_id="pump-7", incident_id=sighting.incident_id
+            )
+        await log_in(tab, url, secret)
+        about = f"/incident?id={sighting.incident_id.hex()}"
+        for path in ("/", "/devices", "/incidents", about, "/responses"):
+            await tab.open(url + path)
+            for width in (320, 1280):
+                for is_dark in (False, True):
+                    await tab.look(width=width, is_dark=is_dark)
+                    scroll, inner = await tab.evaluate(WIDTH)
+                    assert (width, True) == (inner, scroll <= inner), (path, width, scroll)
+                    assert [] == await tab.evaluate(FAINT), (path, width, is_dark)
+                    assert [] == await tab.evaluate(SMALL), (path, width)
+                    assert [] == await tab.evaluate(WAYS), (path, width)
+            names = await tab.names()
+            unnamed = {"button", "link", "textbox", "searchbox", "region", "navigation"}
+            assert [] == [(role, name) for role, name in names if role in unnamed and not name], path
+            assert ("heading", "default") in names
+        assert [] == tab.errors
+
+
 async def test_the_page_is_used_by_keyboard_and_told_to_a_screen_reader(database_dsn, tmp_path):
     """Login, skip link, verify and logout need no mouse, news come by themselves, and everything has a name."""
     async with page_of(database_dsn, tmp_path) as (manager, url, secret, tab):
@@ -100,8 +198,9 @@ async def test_the_page_is_used_by_keyboard_and_told_to_a_screen_reader(database
         await focus(tab, "To the content")
         await tab.press("Enter")
         await focus(tab, "main")
-        await tab.press("Tab")
-        await focus(tab, "verify")
+        for wanted in ("All incidents", "All responses", "All devices, and search", "verify"):
+            await tab.press("Tab")
+            await focus(tab, wanted)
         assert await tab.evaluate("getComputedStyle(document.activeElement).outlineStyle === 'solid'")
         await tab.press(" ")
         said = await tab.until("/^✓|^✕|^Not/.test(verdict.textContent) && verdict.textContent")
@@ -131,13 +230,12 @@ async def test_the_page_is_used_by_keyboard_and_told_to_a_screen_reader(database
         ]
         for expected in (
             ("main", ""), ("banner", ""), ("region", "Fleet"), ("region", "Incidents"), ("region", "Log"),
-            ("button", "Verify in this browser"), ("button", "Log out"), ("link", "To the content"),
+            ("navigation", "Places"), ("link", "Devices"), ("region", "Responses"), ("button", "Verify in this browser"), ("button", "Log out"), ("link", "To the content"),
             ("heading", "Buckets"), ("table", "Devices in order of name"), ("columnheader", "State"), ("rowheader", "pump-7"),
         ):  # fmt: skip
             assert expected in names, (expected, names)
         assert any(role == "image" and name.startswith("Sessions that began in each") for role, name in names)
-        await tab.press("Tab", shift=True)
-        await focus(tab, "Log out")
+        await back_to(tab, "Log out")
         async with tab.loading():
             await tab.press("Enter")
         assert f"{url}/login" == await tab.evaluate("location.href")

@@ -8,14 +8,15 @@ import contextlib
 import hmac
 import json
 import logging
+from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, SystemClock
-from qflare.errors import QflareError, UsageError
+from qflare.errors import IllegalTransitionError, QflareError, UsageError
 from qflare.service import correlation
 from qflare.service.aggregator.notices import Notices
-from qflare.service.page import views
+from qflare.service.page import lists, views
 from qflare.service.page.exchange import (
     Origins,
     RequestError,
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from qflare.service.page.settings import PageSettings
     from qflare.service.page.visits import Visit
 
+    _List = Callable[[Visit, Look, Mapping[str, str]], Awaitable[bytes]]
+
 LOOK_AFTER_S: Final = 5.0
 """Time between two looks for visits that are over or were taken away."""
 _ASSETS: Final = {
@@ -56,6 +59,12 @@ _ASSETS: Final = {
     "/page.js": "text/javascript; charset=utf-8",
     "/proofs.js": "text/javascript; charset=utf-8",
     "/icon.svg": "image/svg+xml",
+}
+_LISTS: Final = {
+    "/devices": lists.devices,
+    "/incidents": lists.incidents,
+    "/incident": lists.incident,
+    "/responses": lists.responses,
 }
 _JSON: Final = "application/json"
 _UNAVAILABLE: Final = "The database does not answer as it should. Try again in a moment."
@@ -93,6 +102,8 @@ class Page:
             ("GET", "/login"): self._login_form,
             ("POST", "/login"): self._log_in,
             ("POST", "/logout"): self._log_out,
+            **{("GET", path): partial(self._list, give) for path, give in _LISTS.items()},
+            ("POST", "/incident"): self._move,
             ("GET", "/log/head"): self._head,
             ("GET", "/log/events"): self._events,
             ("GET", "/log/consistency"): self._consistency,
@@ -212,10 +223,7 @@ class Page:
         fields = await read_form(request.headers, request.receive)
         visit = await self._visit(request)
         if visit is not None:
-            # CT: who can measure it must not build the token byte by byte.
-            given = fields.get(views.TOKEN_FIELD, "").encode(errors="replace")
-            if not hmac.compare_digest(visit.form_token.encode(), given):
-                raise RequestError(403, "this form is of another login: reload the page and try again")
+            _require_form(visit, fields)
             try:
                 await self._logins.log_out(visit)
             except QflareError as failure:
@@ -232,6 +240,27 @@ class Page:
         await watch.refresh()
         tenant = await watch.look.name()
         return html(views.page(visit, tenant=tenant, parts=watch.parts, mark=watch.mark))
+
+    async def _list(self, give: _List, request: _Request) -> Answer:
+        visit = await self._visit(request)
+        if visit is None:
+            return redirect("/login")
+        return html(await give(visit, self._watch(visit).look, query_of(request.scope)))
+
+    async def _move(self, request: _Request) -> Answer:
+        require_own(request.headers, request.origin)
+        fields = await read_form(request.headers, request.receive)
+        visit = await self._visit(request)
+        if visit is None:
+            return redirect("/login")
+        _require_form(visit, fields)
+        look = self._watch(visit).look
+        try:
+            return redirect(await lists.move(visit, look, fields))
+        except IllegalTransitionError as failure:
+            problem = lists.said_no(failure)
+            self._say(409, problem)
+            return html(await lists.incident(visit, look, fields, problem=problem), status=409)
 
     async def _stream(self, request: _Request, send: Send) -> None:
         settings = self._settings
@@ -338,6 +367,14 @@ class _Request:
         self.headers = headers
         self.origin = ""
         """Under which of the page's own names it was asked for."""
+
+
+def _require_form(visit: Visit, fields: Mapping[str, str]) -> None:
+    """Refuse a form that is not of this visit's own documents."""
+    # CT: who can measure it must not build the token byte by byte.
+    given = fields.get(views.TOKEN_FIELD, "").encode(errors="replace")
+    if not hmac.compare_digest(visit.form_token.encode(), given):
+        raise RequestError(403, "this form is of another login: reload the page and try again")
 
 
 def _as_json(facts: Mapping[str, object]) -> Answer:

@@ -9,6 +9,7 @@ from qflare.clock import utc
 from qflare.errors import KeyNotFoundError, UsageError
 from qflare.model.event import EventSeverity
 from qflare.model.incident import IncidentState
+from qflare.model.response import ResponseState
 from qflare.protocol.log import (
     consistency_path,
     inclusion_path,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from qflare.model.ids import TenantId
     from qflare.model.incident import Incident
     from qflare.model.key_record import KeyRecord
+    from qflare.model.response import Response
     from qflare.model.statistics import KeyStatistics
     from qflare.service.assembly import Engine
     from qflare.service.exchange import Readiness
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 DEVICES: Final = 20
 BUCKETS: Final = 6
 INCIDENTS: Final = 20
+RESPONSES: Final = 6
 EVENTS: Final = 10
 WARNINGS: Final = 12
 AMONG: Final = 5000
@@ -43,6 +46,7 @@ BARS: Final = 48
 READY_S: Final = 2.0
 _GRAVE: Final = frozenset({EventSeverity.WARNING, EventSeverity.ERROR, EventSeverity.CRITICAL})
 _ALL: Final = frozenset(EventSeverity)
+_PROPOSED: Final = frozenset({ResponseState.PROPOSED})
 _NOT_CLOSED: Final = frozenset({IncidentState.OPEN, IncidentState.ACKNOWLEDGED})
 
 
@@ -66,6 +70,8 @@ class Seen:
     """Those not closed, the last seen first."""
     incident_count: int
     """How many there are that are not closed."""
+    responses: tuple[Response, ...]
+    """Those that wait for people first, then the others, each the last asked for first."""
     warnings: tuple[AuditEntry, ...]
     """The newest events that are warnings or worse, newest first."""
     events: tuple[AuditEntry, ...]
@@ -127,12 +133,25 @@ class Look(TenantView):
             },
             incidents=await wait(store.list_incidents(self.tenant, states=_NOT_CLOSED, limit=INCIDENTS)),
             incident_count=sum(counts.values()),
+            responses=await self._responses(),
             warnings=await self._latest(_GRAVE, WARNINGS),
             events=await self._latest(_ALL, EVENTS),
             log_size=statistics.log_size,
             head=await wait(store.latest_checkpoint()),
             origin=foundation.identity.certificate.log_origin,
         )
+
+    async def _responses(self) -> tuple[Response, ...]:
+        """Return what waits for people, which must not be pushed out by what does not, and the newest others."""
+        foundation = (await self._engine()).foundation
+        store, wait = foundation.store, foundation.deadline.of
+        now = utc(foundation.clock.now_s())
+        proposed = await wait(store.list_responses(self.tenant, states=_PROPOSED, limit=RESPONSES))
+        waiting = tuple(each for each in proposed if each.expires_at > now)
+        newest = await wait(store.list_responses(self.tenant, limit=RESPONSES))
+        shown = {each.response_id for each in waiting}
+        others = tuple(each for each in newest if each.response_id not in shown)
+        return (*waiting, *others)[:RESPONSES]
 
     async def _latest(self, severities: frozenset[EventSeverity], limit: int) -> tuple[AuditEntry, ...]:
         """Return the newest events; entries never change, so that only new ones are read, and now and then all."""

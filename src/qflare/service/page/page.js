@@ -21,7 +21,7 @@ function tell(text, isBad) {
 
 // Spoken once when it changes, not at every refresh: how many incidents there are is what somebody must hear of.
 function speak(before, now) {
-  const count = (part) => part.querySelectorAll(".list > li").length;
+  const count = (part) => Number(part.querySelector(".list")?.dataset.count ?? 0);
   if (count(before) !== count(now)) {
     said.textContent = count(now) === 1 ? "One incident is not closed." : `${count(now)} incidents are not closed.`;
   }
@@ -36,7 +36,12 @@ function take(parts) {
     if (name === "incidents") {
       speak(place, fresh);
     }
+    // Whoever is on a link of it stays there.
+    const held = place.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
     place.replaceChildren(...fresh.childNodes);
+    if (held !== null) {
+      [...place.querySelectorAll("a")].find((link) => link.getAttribute("href") === held)?.focus({ preventScroll: true });
+    }
   }
 }
 

@@ -13,11 +13,24 @@ if TYPE_CHECKING:
     from qflare.service.page.visits import Visit
 
 _COLUMNS: Final = (
-    (("incidents", "Incidents"), ("warnings", "Newest warnings")),
+    (("incidents", "Incidents"), ("responses", "Responses"), ("warnings", "Newest warnings")),
     (("fleet", "Fleet"), ("handshakes", "Handshakes"), ("buckets", "Buckets")),
 )
 """Beside each other where there is room, below each other where there is not."""
+_PLACES: Final = (
+    ("/", "Overview"),
+    ("/devices", "Devices"),
+    ("/incidents", "Incidents"),
+    ("/responses", "Responses"),
+)
+_SKIP: Final = element("a", "To the content", href="#main", class_="skip")
 _BELOW: Final = (("events", "Newest events"),)
+_MORE: Final = {
+    "incidents": ("All incidents", "/incidents"),
+    "responses": ("All responses", "/responses"),
+    "fleet": ("All devices, and search", "/devices"),
+}
+"""Where the list is that a part shows the beginning of."""
 NAME_FIELD: Final = "name"
 SECRET_FIELD: Final = "secret"  # noqa: S105 - a form field's name
 TOKEN_FIELD: Final = "token"  # noqa: S105
@@ -65,25 +78,6 @@ def login(*, token: str, problem: str | None = None, name: str = "") -> bytes:
 
 def page(visit: Visit, *, tenant: str, parts: Mapping[str, Markup], mark: str) -> bytes:
     """Return the page with its parts as they are now; the script asks for what comes after *mark*."""
-    header = element(
-        "header",
-        element(
-            "div",
-            element("p", "QFLARE", class_="eyebrow"),
-            element("h1", tenant, class_="name"),
-            element("p", "Connecting…", id="live", class_="soft"),
-        ),
-        element(
-            "form",
-            element("input", type="hidden", name=TOKEN_FIELD, value=visit.form_token),
-            element("span", visit.name, class_="name"),
-            " ",
-            element("button", "Log out", type="submit"),
-            method="post",
-            action="/logout",
-            class_="logout",
-        ),
-    )
     main = element(
         "main",
         element(
@@ -102,9 +96,40 @@ def page(visit: Visit, *, tenant: str, parts: Mapping[str, Markup], mark: str) -
         tabindex="-1",
         data_mark=mark,
     )
+    live = element("p", "Connecting…", id="live", class_="soft")
     said = element("p", id="said", class_="unseen", role="status", aria_live="polite")
-    body = joined(element("a", "To the content", href="#main", class_="skip"), header, main, said)
+    body = joined(_SKIP, _header(visit, tenant, place="/", under=live), main, said)
     return _document(f"QFLARE: {tenant}", body, is_live=True)
+
+
+def listing(visit: Visit, *, tenant: str, place: str, title: str, content: Markup) -> bytes:
+    """Return a document that stands still, such as a page of a list; *place* is the address of its kind."""
+    main = element("main", element("h2", title, class_="title"), content, id="main", tabindex="-1")
+    body = joined(_SKIP, _header(visit, tenant, place=place), main)
+    return _document(f"QFLARE: {tenant}, {title.lower()}", body, is_live=False)
+
+
+def _header(visit: Visit, tenant: str, *, place: str, under: Markup | None = None) -> Markup:
+    """Return whose page it is, the ways to its documents, who looks, and the way out."""
+    ways = [
+        element("li", element("a", name, href=path, aria_current="page" if path == place else None))
+        for path, name in _PLACES
+    ]
+    return element(
+        "header",
+        element("div", element("p", "QFLARE", class_="eyebrow"), element("h1", tenant, class_="name"), under or ""),
+        element(
+            "form",
+            element("input", type="hidden", name=TOKEN_FIELD, value=visit.form_token),
+            element("span", visit.name, class_="name"),
+            " ",
+            element("button", "Log out", type="submit"),
+            method="post",
+            action="/logout",
+            class_="logout",
+        ),
+        element("nav", element("ul", *ways), class_="places", aria_label="Places"),
+    )
 
 
 def failed(text: str) -> bytes:
@@ -125,6 +150,8 @@ def _section(name: str, title: str, parts: Mapping[str, Markup]) -> Markup:
         "section",
         element("h2", title, id=f"title-{name}"),
         element("div", parts[name], id=f"part-{name}"),
+        # Outside of the part, which is replaced: whoever is on it keeps their place.
+        element("p", element("a", _MORE[name][0], href=_MORE[name][1])) if name in _MORE else "",
         aria_labelledby=f"title-{name}",
     )
 
