@@ -15,14 +15,18 @@ from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.monitor.export_check import ExportCheck
 from qflare.monitor.held import HeldReceipt
 from qflare.protocol import log_export
+from qflare.protocol.checkpoint import encode_note
+from qflare.protocol.identity import decode_identity
 from qflare.protocol.log import inclusion_path, nodes_for_path, verify_inclusion
 from qflare.protocol.log_export import RecordKind, decode_row, encode_record, read_records
+from qflare.protocol.log_key import LogKey
 from qflare.secret import SecretBytes
 from qflare.service import archive_file
 from qflare.service.archive_file import MAGIC, ArchiveWriter, open_archive
 from qflare.service.archiving import check_archives, write_archive
 from qflare.service.auditing import open_audit
 from qflare.service.dropping import drop_archived
+from qflare.service.root_file import write_root
 
 SYSTEM, INFO = SecurityEventType.SYSTEM, EventSeverity.INFO
 ACTION = SecurityEventType.OPERATOR_ACTION
@@ -109,6 +113,43 @@ async def test_archives_and_the_database_are_checked_as_one_log(filled, tmp_path
         assert (found.size, len(beyond)) == (report.first, report.receipts)
     with pytest.raises(EvidenceError), words() as passphrase:
         check_archives([tmp_path / "one", tmp_path / "two"], passphrase, server_id=filled.server_id)
+
+
+async def test_the_head_of_an_archive_is_countersigned(filled, tmp_path):
+    """The archive's own head, with the root's second signature, vouches for it; of another history, or beyond it, not."""
+    (tmp_path / "words").write_bytes(WORDS + b"\n")
+    with words() as passphrase, await filled.manager.export_root() as root:
+        write_root(tmp_path / "root", root, passphrase)
+    where = {"QFLARE_DSN": filled.dsn}
+    phrase = ("--passphrase-file", "words")
+    made = await run(
+        tmp_path, "audit", "archive", "old", "--before", 9, "--head", "old.note", *phrase, "--json", **where
+    )
+    assert 0 == made.code, made.err
+    assert 0o600 == (tmp_path / "old.note").stat().st_mode & 0o777
+    signed = await run(
+        tmp_path, "audit", "countersign", "old.note", "--root", "root", "--output", "both.note", *phrase, "--json"
+    )
+    assert (made.json["size"], made.json["root"]) == (signed.json["size"], signed.json["root"]), signed.err
+    verify = ("audit", "verify", "--archive", "old", *phrase, "--server-id", filled.server_id.hex())
+    for note, is_countersigned in (("old.note", False), ("both.note", True)):
+        found = await run(tmp_path, *verify, "--since", note, "--json", **where)
+        assert (0, is_countersigned) == (found.code, found.json["countersigned"]), found.err
+        assert made.json["size"] == found.json["archived_size"]
+    (tmp_path / "beyond.note").write_text(await latest_note(filled))
+    late = await run(tmp_path, *verify, "--since", "beyond.note", **where)
+    assert 2 == late.code
+    assert "the archives end with" in late.line
+    stands = await run(tmp_path, "audit", "archive", "new", "--before", 9, "--head", "old.note", *phrase, **where)
+    assert 2 == stands.code
+    assert not (tmp_path / "new").exists()
+
+
+async def latest_note(filled):
+    """Return the latest head as a signed note."""
+    signed = await filled.manager.monitor.checkpoint()
+    key = LogKey.of(decode_identity(await filled.manager.identity(), server_id=filled.server_id).certificate)
+    return encode_note(key.origin, key.key, signed)
 
 
 async def test_every_cut_and_change_of_an_archive_is_found(filled, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +23,10 @@ def archive(
     ],
     passphrase_file: Annotated[
         Path | None, typer.Option("--passphrase-file", metavar="FILE", help="The passphrase to seal under, else typed.")
+    ] = None,
+    head: Annotated[
+        Path | None,
+        typer.Option("--head", metavar="NOTE", help="A new file for the signed head it ends under, to countersign."),
     ] = None,
     progress: Annotated[
         bool, typer.Option("--progress", help="Show progress on stderr where that is no terminal, too.")
@@ -46,6 +51,7 @@ def archive(
     require_server()
     from qflare.service.archiving import write_archive
     from qflare.service.auditing import open_audit
+    from qflare.service.exports import new_file
 
     shown = Progress("archived", is_wanted=progress)
 
@@ -53,11 +59,16 @@ def archive(
         async with open_audit(choose_dsn(dsn), data_dir) as audit:
             return await write_archive(audit, path, passphrase, before=bound, progress=shown)
 
-    with read_passphrase(passphrase_file, is_new=True) as passphrase:
+    with (
+        nullcontext() if head is None else new_file(head) as note,
+        read_passphrase(passphrase_file, is_new=True) as passphrase,
+    ):
         try:
             report = asyncio.run(run())
         finally:
             shown.end()
+        if note is not None:
+            note.write(report.note.encode())
     facts: dict[str, object] = {
         "written": str(path),
         "first": report.first,

@@ -96,7 +96,7 @@ def verify(
     try:
         if export is not None and deep:
             raise ConfigError("an export holds no nodes to compare: every entry of it is always checked")
-        if archive and (export is not None or since is not None):
+        if archive and export is not None:
             raise ConfigError("archives go with the database, which is then checked from where the last one ends")
         evidence = [(path, read_receipt(path)) for path in receipts or ()]
         asked = _Asked(
@@ -320,7 +320,12 @@ def _check_archives(asked: _Asked, server_id: bytes | None, held: Sequence[HeldR
 
     with read_passphrase(asked.passphrase_file, is_new=False) as passphrase:
         return check_archives(
-            asked.archives, passphrase, server_id=server_id if asked.key is None else None, key=asked.key, receipts=held
+            asked.archives,
+            passphrase,
+            server_id=server_id if asked.key is None else None,
+            key=asked.key,
+            since=asked.since,
+            receipts=held,
         )
 
 

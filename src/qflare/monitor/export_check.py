@@ -186,6 +186,11 @@ class ExportCheck:
         else:
             raise self._bad(f"a record of kind {kind} does not stand behind entries")
 
+    @property
+    def size(self) -> int:
+        """How many entries of the log there are up to the end of what was read."""
+        return self._frontier.size
+
     def set_aside(self) -> list[HeldReceipt]:
         """Leave receipts under heads beyond what was read to who checks what follows, and return them."""
         size = self._frontier.size

@@ -10,7 +10,9 @@ from qflare.errors import AuthenticationError, ConfigError, EvidenceError, KeyNo
 from qflare.monitor.export import ExportReport, export_log
 from qflare.monitor.export_check import ExportCheck, ExportFindings
 from qflare.monitor.known import Reference
+from qflare.protocol.checkpoint import decode_note_body, encode_note
 from qflare.protocol.log import frontier_from_nodes, nodes_for_frontier
+from qflare.protocol.log_key import verify_under
 from qflare.service.archive_file import ArchiveWriter, open_archive
 from qflare.service.exports import new_file
 
@@ -38,6 +40,8 @@ class ArchiveReport:
     size: int
     """Entries of the log up to its end: from there on the database has them."""
     checkpoint: SignedCheckpoint
+    note: str
+    """The head that it ends under, as a signed note: for a countersignature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,13 @@ async def write_archive(
             progress=progress,
         )
         await audit.offload.run(writer.finish)
-    return ArchiveReport(first=report.first, size=report.size, checkpoint=report.checkpoint)
+    key = verify_under(audit.keys, report.checkpoint)
+    return ArchiveReport(
+        first=report.first,
+        size=report.size,
+        checkpoint=report.checkpoint,
+        note=encode_note(key.origin, key.key, report.checkpoint),
+    )
 
 
 def check_archives(
@@ -101,6 +111,7 @@ def check_archives(
     *,
     server_id: bytes | None = None,
     key: LogKey | None = None,
+    since: str | None = None,
     receipts: Sequence[HeldReceipt] = (),
 ) -> ArchivesFound:
     """
@@ -111,15 +122,18 @@ def check_archives(
         passphrase: Of all of them.
         server_id: The pinned one, or
         key: the log's pinned key.
+        since: A signed note that was kept of a head within them, such as the countersigned one of their end.
         receipts: What devices hold.
 
     Raises:
-        ConfigError: a file cannot be read.
+        ConfigError: a file cannot be read, or the kept head is beyond them.
         EvidenceError: one does not open or does not hold, or they do not follow one another.
         OtherLogError: they are of another log than the pinned one.
     """
     hashes = bytearray()
-    check = ExportCheck(server_id=server_id, key=key, receipts=receipts, is_archive=True, note_leaf=hashes.extend)
+    check = ExportCheck(
+        server_id=server_id, key=key, since=since, receipts=receipts, is_archive=True, note_leaf=hashes.extend
+    )
     for path in paths:
         try:
             with path.open("rb") as file:
@@ -128,6 +142,11 @@ def check_archives(
             raise ConfigError(f"cannot read {path}: {failure.strerror}") from None
         except AuthenticationError:
             raise EvidenceError(f"the archive {path} does not open: another passphrase, or it was altered") from None
+    if since is not None and (kept := decode_note_body(since).size) > check.size:
+        raise ConfigError(
+            f"the kept head has {kept} entries, the archives end with {check.size}: give a head within them, or check "
+            "the database alone with --since"
+        )
     beyond = check.set_aside()
     found = check.finish()
     name = "the archive" if len(paths) == 1 else "the archives"
