@@ -19,7 +19,9 @@ from qflare.protocol.checkpoint import encode_note, sign_checkpoint
 from qflare.protocol.identity import server_id_of
 from qflare.protocol.log import Frontier
 from qflare.protocol.log_key import LogKey
+from qflare.secret import SecretBytes
 
+KEY = SecretBytes(bytearray(32))
 TABLES = ("audit_entry", "archived_leaf", "log_node", "log_head", "checkpoint")
 COLUMNS = "tenant_id, entry_type, event_type, severity, device_id, leaf_hash, leaf_data, data, recorded_at"
 
@@ -376,7 +378,7 @@ async def test_an_interrupted_check_goes_on_and_says_so(database_dsn, tmp_path, 
         whole = await world.verify(receipts=world.held, note_state=states.append, now_s=7)
         assert len(states) > 3
         for state in states:
-            again = type(state).decode(state.encode())
+            again = type(state).decode(state.encode(KEY), KEY)
             assert again == state
             found = await world.verify(receipts=world.held, resume=again)
             assert (state.frontier.size, whole.root) == (found.resumed_at, found.root)

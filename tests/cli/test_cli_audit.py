@@ -20,6 +20,7 @@ from qflare.protocol.tile import nodes_from_tiles, tiles_of_tree
 from qflare.secret import SecretBytes
 from qflare.service.auditing import open_audit
 from qflare.service.root_file import write_root
+from qflare.service.state_file import StateFile
 
 
 class Filled:
@@ -183,19 +184,36 @@ async def test_a_check_goes_on_from_its_state_and_says_so(filled, auditor_dsn, m
         whole = await verify_log(
             store=audit.log, keys=audit.keys, runner=audit.offload, note_state=states.append, now_s=7
         )
-    state = filled.folder / "check.state"
-    state.write_bytes(states[1].encode())
-    found = await filled.audit("verify", *filled.pin, "--deep", "--state", state, "--json")
+    state, key = filled.folder / "check.state", filled.folder / "check.key"
+    asked = ("--state", state, "--state-key", key, "--json")
+
+    def interrupted():
+        """Leave what a check leaves that is interrupted."""
+        file = StateFile(state, key)
+        assert None is file.load()
+        file.note(states[1])
+        file.save()
+        file.close()
+
+    interrupted()
+    kept = state.read_bytes()
+    found = await filled.audit("verify", *filled.pin, "--deep", *asked)
     assert (0, states[1].frontier.size) == (found.code, found.json["resumed_at"]), found.err
     assert (whole.root.hex(), "1970-01-01T00:00:07+00:00") == (found.json["root"], found.json["checked_before"])
     assert not state.exists()
-    state.write_bytes(states[1].encode())
-    anew = await filled.audit("verify", *filled.pin, "--state", state, "--json")
+    assert not key.exists()
+    interrupted()
+    anew = await filled.audit("verify", *filled.pin, *asked)
     assert (None, True) == (anew.json["resumed_at"], anew.json["begun_anew"])
-    state.write_bytes(states[1].encode()[:-20])
-    damaged = await filled.audit("verify", *filled.pin, "--deep", "--state", state)
-    assert 2 == damaged.code
-    assert "damaged" in damaged.line
+    interrupted()
+    # What was kept of a check that is done is no state of this one.
+    state.write_bytes(kept)
+    forged = await filled.audit("verify", *filled.pin, "--deep", *asked)
+    assert 2 == forged.code
+    assert "not written by it" in forged.line
+    alone = await filled.audit("verify", *filled.pin, "--state", state)
+    assert 2 == alone.code
+    assert "--state-key" in alone.line
 
 
 async def test_a_copy_that_was_kept_names_the_entry(filled, admin):

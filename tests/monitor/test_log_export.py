@@ -21,7 +21,9 @@ from qflare.protocol.identity import decode_identity, server_id_of
 from qflare.protocol.log import Frontier, hash_leaf
 from qflare.protocol.log_export import RecordKind
 from qflare.protocol.log_key import LogKey
+from qflare.secret import SecretBytes
 
+KEY = SecretBytes(bytearray(32))
 SYSTEM, INFO = SecurityEventType.SYSTEM, EventSeverity.INFO
 
 
@@ -312,7 +314,7 @@ async def test_an_interrupted_check_of_an_export_goes_on_and_says_so(exported, m
     whole = check(exported.data, note_state=states.append, now_s=7, **pin)
     assert len(states) > 2
     for state in states:
-        again = AuditState.decode(state.encode())
+        again = AuditState.decode(state.encode(KEY), KEY)
         assert again == state
         found = check(exported.data, resume=again, **pin)
         assert (state.frontier.size, whole.root, whole.entries) == (found.resumed_at, found.root, found.entries)
@@ -333,7 +335,9 @@ async def test_an_interrupted_check_of_an_export_goes_on_and_says_so(exported, m
     )
     with pytest.raises(EvidenceError):
         check(exported.data, resume=forged, **pin)
-    text = states[1].encode()
+    text = states[1].encode(KEY)
+    with SecretBytes(bytearray(b"\1" * 32)) as other, pytest.raises(DecodeError, match="not written by it"):
+        AuditState.decode(text, other)
     for at in range(0, len(text), 3):
         with pytest.raises(DecodeError, match="damaged"):
-            AuditState.decode(text[:at] + bytes((text[at] ^ 1,)) + text[at + 1 :])
+            AuditState.decode(text[:at] + bytes((text[at] ^ 1,)) + text[at + 1 :], KEY)

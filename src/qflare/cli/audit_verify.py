@@ -73,6 +73,10 @@ def verify(
         Path | None,
         typer.Option("--state", metavar="FILE", help="Note here how far it came, and go on from there next time."),
     ] = None,
+    state_key: Annotated[
+        Path | None,
+        typer.Option("--state-key", metavar="FILE", help="Where the state's key is made, for you alone; with --state."),
+    ] = None,
     progress: Annotated[
         bool, typer.Option("--progress", help="Show progress on stderr where that is no terminal, too.")
     ] = False,
@@ -109,7 +113,7 @@ def verify(
             passphrase_file=passphrase_file,
             progress=shown,
         )
-        with _kept(state) as kept:
+        with _kept(state, state_key) as kept:
             if export is not None:
                 facts = _verify_export(export, asked, kept)
             else:
@@ -166,19 +170,29 @@ class _Kept:
 
 
 @contextmanager
-def _kept(path: Path | None) -> Iterator[_Kept]:
-    if path is None:
+def _kept(path: Path | None, key_path: Path | None) -> Iterator[_Kept]:
+    from qflare.errors import ConfigError
+
+    if (path is None) != (key_path is None):
+        raise ConfigError(
+            "--state and --state-key go together: what was checked is believed only under a key that nobody else can "
+            "read, so keep that file where you keep your notes"
+        )
+    if path is None or key_path is None:
         yield _Kept(None)
         return
     from qflare.service.state_file import StateFile
 
-    file = StateFile(path)
+    file = StateFile(path, key_path)
     try:
-        yield _Kept(file)
-    except BaseException:
-        file.save()
-        raise
-    file.remove()
+        try:
+            yield _Kept(file)
+        except BaseException:
+            file.save()
+            raise
+        file.remove()
+    finally:
+        file.close()
 
 
 def _verify_export(path: Path, asked: _Asked, kept: _Kept) -> dict[str, object]:

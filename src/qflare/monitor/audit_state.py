@@ -1,23 +1,26 @@
 """
 Where a check of the log was interrupted: what it had checked, so that the next run says what it did not read again.
 
-A hash over the whole tells damage.  Who can write the file can make the next run skip entries, as who can write the
-auditor's notes can: keep it where those are.
+A tag over the whole, under a key that was made for this check alone, tells damage and whatever another hand wrote: who
+cannot read the key can make a check begin anew, and never one pass that would not.
 """
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qflare.errors import DecodeError
 from qflare.model.ids import TenantId
 from qflare.protocol.log import SIZE_MAX, Frontier
 
-FORMAT: Final = "qflare-audit-state-1"
+if TYPE_CHECKING:
+    from qflare.secret import SecretBytes
+
+FORMAT: Final = "qflare-audit-state-2"
 BYTES_MAX: Final = 1 << 26
 
 
@@ -44,8 +47,8 @@ class AuditState:
     checked_at_s: int
     """When it was written, POSIX seconds."""
 
-    def encode(self) -> bytes:
-        """Return it as JSON, with a hash over everything in it."""
+    def encode(self, key: SecretBytes) -> bytes:
+        """Return it as JSON, with HMAC-SHA256 over everything in it under *key*, 32 bytes."""
         facts: dict[str, object] = {
             "format": FORMAT,
             "scope": self.scope,
@@ -61,20 +64,23 @@ class AuditState:
             "unsaid": {str(index): tenant.hex() for index, tenant in sorted(self.unsaid.items())},
             "checked_at_s": self.checked_at_s,
         }
-        return json.dumps(facts | {"sha256": _seal(facts)}, sort_keys=True, indent=1).encode() + b"\n"
+        return json.dumps(facts | {"hmac": _tag(facts, key)}, sort_keys=True, indent=1).encode() + b"\n"
 
     @classmethod
-    def decode(cls, encoded: bytes) -> AuditState:
+    def decode(cls, encoded: bytes, key: SecretBytes) -> AuditState:
         """
         Read it back.
 
         Raises:
-            DecodeError: it is none, or damaged.
+            DecodeError: it is none, damaged, or was not written under *key*.
         """
-        problem = DecodeError("the state of an interrupted check is damaged: remove the file and begin anew")
+        problem = DecodeError(
+            "the state of an interrupted check is damaged, or was not written by it: remove the file and begin anew"
+        )
         try:
             facts = json.loads(encoded)
-            if facts.pop("format") != FORMAT or facts.pop("sha256") != _seal({"format": FORMAT, **facts}):
+            tag = facts.pop("hmac")
+            if facts["format"] != FORMAT or not hmac.compare_digest(tag.encode(), _tag(facts, key).encode()):
                 raise problem
             size = facts["checked"]
             if not 0 <= facts["first"] <= size <= SIZE_MAX:
@@ -96,5 +102,5 @@ class AuditState:
             raise problem from None
 
 
-def _seal(facts: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def _tag(facts: dict[str, object], key: SecretBytes) -> str:
+    return hmac.digest(key.view(), json.dumps(facts, sort_keys=True).encode(), "sha256").hex()
