@@ -123,6 +123,18 @@ async def low_entropy(stage):
         await _try(stage.manager.open_record(record))
 
 
+async def one_source(stage):
+    """Two devices whose random source gives the same bytes: two hellos with one key and ciphertext, in one bucket."""
+    edges = [await Edge.provision(stage.manager) for _ in range(2)]
+    announcement = await edges[0].announcement(stage.manager)
+    drawn = os.urandom(4096)
+    yield
+    for edge in edges:
+        with drawing_from(drawn):
+            message = start_hello(edge.device, announcement).message
+        await _try(stage.manager.answer_hello(message))
+
+
 async def same_seed_again(stage):
     """A device that is restored from a snapshot and draws the same ephemeral key in another bucket."""
     edge = await Edge.provision(stage.manager)
@@ -200,6 +212,7 @@ ACTS = (
     clone,
     old_keys,
     low_entropy,
+    one_source,
     same_seed_again,
     scan,
     announcements_alone,

@@ -93,6 +93,7 @@ PLANS = (
     Plan("clone", (F.CLONE,), (0.2, 1.0, 6.0)),
     Plan("old_keys", (F.CLONE,), (1.0, 6.0, 60.0)),
     Plan("low_entropy", (F.BROKEN_RANDOMNESS,), (0.2,)),
+    Plan("one_source", (F.BROKEN_RANDOMNESS,), (0.2,)),
     Plan("same_seed_again", (F.BROKEN_RANDOMNESS,), (0.2,)),
     Plan("scan", (F.SCAN,), (120.0, 1200.0, 6000.0)),
     Plan("announcements_alone", (F.SCAN,), (3000.0, 20_000.0)),
@@ -157,7 +158,7 @@ def measure_attack(episodes, plan, an_hour, *, trials, seed=1):
         targets = (
             list(range(BACKGROUND_DEVICES)) if plan.is_spread else [BACKGROUND_DEVICES + 1, BACKGROUND_DEVICES + 2]
         )
-        if not plan.is_spread and plan.act != "low_entropy":
+        if not plan.is_spread and plan.act not in {"low_entropy", "one_source"}:
             targets = targets[:1]
         begin_s = START_S + BEFORE_S
         attack = player.attack(plan.act, an_hour=an_hour, seconds=ATTACK_S, begin_s=begin_s, targets=targets)

@@ -10,7 +10,7 @@ import pytest
 from forging import forged_hello, refused
 from manager_world import Edge, engine_of, managers, settle
 from memory_world import make_memory_store
-from qflare.errors import IllegalTransitionError, KeyNotFoundError, StoreUnavailableError, UsageError
+from qflare.errors import IllegalTransitionError, KeyNotFoundError, RefusedError, StoreUnavailableError, UsageError
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT, DeviceRef, TenantId
 from qflare.model.incident import IncidentState
@@ -18,6 +18,7 @@ from qflare.model.observation import RECORD, Observation
 from qflare.model.refusal import Refusal
 from qflare.model.signal import Signal
 from qflare.monitor import parameters
+from qflare.primitives.random import drawing_from
 from qflare.protocol import wire
 from qflare.protocol.hello_device import start_hello
 from qflare.protocol.new_event import new_event
@@ -34,6 +35,12 @@ async def incidents(manager):
     """Report what is suspected, and return all incidents by (signal, device)."""
     await detection_of(manager).settle()
     return {(each.signal, each.device_id): each for each in await manager.monitor.list_incidents()}
+
+
+async def reason_of(awaitable):
+    with pytest.raises(RefusedError) as refusal:
+        await awaitable
+    return refusal.value.reason
 
 
 async def test_an_honest_device_is_no_incident(database, tmp_path):
@@ -103,6 +110,35 @@ async def test_two_holders_of_one_identity_are_a_clone(database, tmp_path):
                 (await manager.open_record(each.seal(sid, b"update"))).plaintext.wipe()
         found = await incidents(manager)
         assert {(Signal.CLONE, "d"): ERROR} == {key: each.severity for key, each in found.items()}
+
+
+async def test_equal_keys_and_ciphertexts_of_two_devices_are_a_broken_source(database, tmp_path):
+    """Two devices with one random source in one bucket are the fleet's incident; one device's repetition is a replay."""
+    async with managers(database, tmp_path, detection=True) as (manager,):
+        one, two = await Edge.provision(manager, "one"), await Edge.provision(manager, "two")
+        announcement = await one.announcement(manager)
+        drawn = os.urandom(4096)
+        hellos = []
+        for edge in (one, two):
+            with drawing_from(drawn):
+                hellos.append(start_hello(edge.device, announcement).message)
+        head = slice(0, wire.M1_HEADER_BYTES)
+        assert hellos[0][head] == hellos[1][head]
+        await manager.answer_hello(hellos[0])
+        assert Refusal.DRAWN_TWICE is await reason_of(manager.answer_hello(hellos[1]))
+        found = await incidents(manager)
+        assert {(Signal.BROKEN_RANDOMNESS, None): ERROR} == {key: each.severity for key, each in found.items()}
+        assert {"hello drawn twice, by two devices": 1} == json.loads(found[Signal.BROKEN_RANDOMNESS, None].evidence)[
+            "seen"
+        ]
+        for _ in range(2):
+            await manager.answer_hello(hellos[0])
+        for _ in range(300):
+            assert Refusal.SEEN is await reason_of(manager.answer_hello(hellos[0]))
+        found = await incidents(manager)
+        assert {(Signal.BROKEN_RANDOMNESS, None): 1, (Signal.REPLAYS, None): found[Signal.REPLAYS, None].count} == {
+            key: each.count for key, each in found.items()
+        }
 
 
 async def test_use_after_revocation_is_told_with_the_devices_name(database, tmp_path):

@@ -27,6 +27,7 @@ BOUNDS = {
     ("clone", False, 6.0): 1700,
     ("old_keys", False, 6.0): 2000,
     ("low_entropy", False, 0.2): 21_600,
+    ("one_source", False, 0.2): 21_600,
     ("same_seed_again", False, 0.2): 22_200,
     ("scan", False, 1200.0): 500,
     ("announcements_alone", False, 20_000.0): 1400,

@@ -237,6 +237,18 @@ def test_two_devices_with_one_source_are_the_fleets_fault():
         assert (ERROR if number < 4 else CRITICAL) == found[Signal.BROKEN_RANDOMNESS, None]
 
 
+@pytest.mark.parametrize(("second", "told_of"), [("a", "a"), ("b", None)])
+def test_a_ciphertext_drawn_again_is_its_drawers_fault(second, told_of):
+    """A hello refused for its ciphertext: of the device if it drew it itself, of the fleet if another did; no replay."""
+    world = World()
+    world.see(HELLO, device="a", mark=b"ek-seed-", other=b"tail-aaa")
+    world.see(HELLO, Refusal.DRAWN_TWICE, device=second, mark=b"ek-seed-", other=b"tail-bbb")
+    assert {(Signal.BROKEN_RANDOMNESS, told_of): ERROR} == world.found()
+    # Another key with the same ciphertext: nothing says whose it was before.
+    world.see(HELLO, Refusal.DRAWN_TWICE, device="c", mark=b"ek-other", other=b"tail-ccc")
+    assert {(Signal.BROKEN_RANDOMNESS, "c"): ERROR} == world.found()
+
+
 def test_two_devices_enrolled_with_the_same_keys_are_found():
     """One key pair under two names, as a cloned image enrols."""
     world = World()

@@ -18,7 +18,7 @@ from qflare.protocol import hello as hello_module
 from qflare.protocol import wire
 from qflare.protocol.hello import answer_hellos, open_hellos
 from qflare.protocol.hello_device import accept_hello, start_hello
-from qflare.protocol.seen import ANSWERS_MAX, SeenHellos
+from qflare.protocol.seen import ANSWERS_MAX, OTHERS_MAX, SeenHellos
 
 SERVER = make_server()
 DEVICE = make_device(SERVER)
@@ -65,7 +65,8 @@ def test_cheap_refusals_cost_no_decapsulation(monkeypatch):
     monkeypatch.setattr(bucket_module.kem, "decapsulate_one_key", fail)
     message = m1()
     seen = SeenHellos()
-    seen.admit(message[wire.M1_CT_AT : wire.M1_HEADER_BYTES], b"another M1")
+    for _ in range(ANSWERS_MAX):
+        seen.admit(message[wire.M1_CT_AT : wire.M1_HEADER_BYTES], message)
     altered = [message[:-1], b"\x03" + message[1:], message[:4] + wire.u64(BUCKET - 2) + message[12:], message]
     assert SERVER.answer_hellos(altered, seen=seen) == [Refusal.LENGTH, Refusal.TYPE, Refusal.BUCKET, Refusal.SEEN]
 
@@ -142,7 +143,7 @@ def test_the_same_m1_is_answered_three_times():
 
 
 def test_another_m1_with_the_same_ciphertext_is_refused(monkeypatch):
-    """Who made a ct_b gets one M1 for it."""
+    """Who made a ct_b gets one M1 for it; another one is refused with the reason, a few times, and then unseen."""
     made = hello_module.kem.encapsulate(SERVER.announcement().encapsulation_key)
     secret = bytes(made.shared_secret.view())
 
@@ -150,13 +151,18 @@ def test_another_m1_with_the_same_ciphertext_is_refused(monkeypatch):
         return type(made)(made.ciphertext, type(made.shared_secret).copy_of(secret))
 
     monkeypatch.setattr(hello_module.kem, "encapsulate", same)
-    first, second = m1(), m1()
+    first, second, *more = (m1() for _ in range(OTHERS_MAX + 2))
+    forged = second[:-1] + bytes((second[-1] ^ 1,))
     monkeypatch.undo()
     for batch in ([[first, second]], [[first], [second]]):
         seen = SeenHellos()
         results = [result for messages in batch for result in SERVER.answer_hellos(messages, seen=seen)]
         assert isinstance(results[0], bytes)
-        assert results[1] is Refusal.SEEN
+        assert results[1] is Refusal.DRAWN_TWICE
+    # A stranger who copies a ct_b accuses nobody, however often.
+    assert SERVER.answer_hellos([forged] * 9, seen=seen) == [Refusal.TAG] * 9
+    assert SERVER.answer_hellos(more, seen=seen) == [Refusal.DRAWN_TWICE] * (OTHERS_MAX - 1) + [Refusal.SEEN]
+    assert isinstance(SERVER.answer_hellos([first], seen=seen)[0], bytes)
 
 
 def test_forged_m1_does_not_block_the_real_one():

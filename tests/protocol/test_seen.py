@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qflare.protocol.seen import ANSWERS_MAX, SeenHellos
+from qflare.model.refusal import Refusal
+from qflare.protocol.seen import ANSWERS_MAX, OTHERS_MAX, SeenHellos
 
 
 def test_oldest_entry_leaves_first():
     """The set never holds more than its capacity, and forgets in order of arrival."""
     seen = SeenHellos(capacity=3)
     for name in (b"a", b"b", b"c", b"d"):
-        assert seen.admit(name, name)
+        assert seen.admit(name, name) is None
     assert len(seen) == 3
-    assert seen.has_room_for(b"a", b"other")
-    assert not seen.has_room_for(b"b", b"other")
+    assert seen.admit(b"a", b"other") is None
+    assert seen.admit(b"c", b"other") is Refusal.DRAWN_TWICE
 
 
 def test_asking_changes_nothing():
@@ -27,23 +29,23 @@ def test_asking_changes_nothing():
     assert len(seen) == 0
     for _ in range(ANSWERS_MAX):
         assert seen.has_room_for(b"ct", b"m1")
-        assert seen.admit(b"ct", b"m1")
+        assert seen.admit(b"ct", b"m1") is None
     assert not seen.has_room_for(b"ct", b"m1")
 
 
 @given(st.lists(st.tuples(st.binary(max_size=1), st.binary(max_size=1)), max_size=60))
 def test_set_behaves_like_its_rule(messages):
-    """For any order of arrivals: the first message of a ciphertext three times, nothing else."""
+    """For any order of arrivals: the first message of a ciphertext three times, and three looks at others."""
     seen = SeenHellos()
     first: dict[bytes, bytes] = {}
-    answers: dict[bytes, int] = {}
+    looks: Counter[tuple[bytes, bool]] = Counter()
     for ciphertext, message in messages:
         is_first = first.setdefault(ciphertext, message) == message
-        expected = is_first and answers.get(ciphertext, 0) < ANSWERS_MAX
-        assert seen.has_room_for(ciphertext, message) == expected
-        assert seen.admit(ciphertext, message) == expected
-        if expected:
-            answers[ciphertext] = answers.get(ciphertext, 0) + 1
+        has_room = looks[ciphertext, is_first] < (ANSWERS_MAX if is_first else OTHERS_MAX)
+        expected = Refusal.SEEN if not has_room else None if is_first else Refusal.DRAWN_TWICE
+        assert seen.has_room_for(ciphertext, message) == has_room
+        assert seen.admit(ciphertext, message) is expected
+        looks[ciphertext, is_first] += has_room
 
 
 def test_threads_share_the_set():
@@ -51,4 +53,5 @@ def test_threads_share_the_set():
     seen = SeenHellos()
     with ThreadPoolExecutor(8) as pool:
         admitted = list(pool.map(lambda _: seen.admit(b"ct", b"m1"), range(400)))
-    assert sum(admitted) == ANSWERS_MAX
+    assert admitted.count(None) == ANSWERS_MAX
+    assert set(admitted) == {None, Refusal.SEEN}

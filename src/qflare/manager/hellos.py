@@ -99,7 +99,7 @@ class Hellos:
                         ]
                     )
                 return [
-                    self._refuse_hello(answer, opened.claims[position], credentials[position])
+                    self._refuse_hello(answer, opened.claims[position], credentials[position], messages[position])
                     if isinstance(answer, Refusal)
                     else answer
                     for position, answer in enumerate(answers)
@@ -115,7 +115,7 @@ class Hellos:
         return answer
 
     def _refuse_hello(
-        self, reason: Refusal, claim: HelloClaim | Refusal, credential: DeviceCredential | None
+        self, reason: Refusal, claim: HelloClaim | Refusal, credential: DeviceCredential | None, message: bytes
     ) -> RefusedError:
         if isinstance(claim, Refusal):
             return self._refusals.refuse("hello", reason)
@@ -130,6 +130,7 @@ class Hellos:
             tenant_id=tenant_id,
             evidence={"ref": claim.ref.hex()},
             ref=claim.ref if credential is not None else None,
+            marks=(_ek_mark(message), message[-8:]) if reason is Refusal.DRAWN_TWICE else (b"", b""),
         )
 
 

@@ -32,6 +32,7 @@ _log = logging.getLogger("qflare.manager")
 
 _TYPES: Final[dict[tuple[str, Refusal], tuple[SecurityEventType, EventSeverity]]] = {
     ("hello", Refusal.SEEN): (SecurityEventType.REPLAY_DETECTED, EventSeverity.WARNING),
+    ("hello", Refusal.DRAWN_TWICE): (SecurityEventType.POLICY_VIOLATION, EventSeverity.ERROR),
     ("hello", Refusal.SIGNATURE): (SecurityEventType.AUTHENTICATION_FAILURE, EventSeverity.WARNING),
     ("confirm", Refusal.CONFLICT): (SecurityEventType.REPLAY_DETECTED, EventSeverity.WARNING),
     ("record", Refusal.REPLAY): (SecurityEventType.REPLAY_DETECTED, EventSeverity.WARNING),
@@ -88,6 +89,7 @@ class Refusals:
         tenant_id: TenantId | None = None,
         evidence: dict[str, JsonValue] | None = None,
         ref: DeviceRef | None = None,
+        marks: tuple[bytes, bytes] = (b"", b""),
     ) -> RefusedError:
         """
         Count a refusal, note its event if it has one, and return the error for the caller.
@@ -98,10 +100,11 @@ class Refusals:
             tenant_id: Where the event belongs; the default tenant if the message did not get as far as that.
             evidence: Public facts for the event, such as a sid in hex.
             ref: In whose name the message came, if it names a device of the tenant.
+            marks: `mark` and `other` of its observation, where what was drawn twice is the reason.
         """
         self.counts[step, reason] += 1
         if self.observations.is_observed:
-            self.observations.note([Observation(step, reason, tenant_id, ref)])
+            self.observations.note([Observation(step, reason, tenant_id, ref, *marks)])
         kind = _TYPES.get((step, reason)) or _TYPES_OF_REASON.get(reason)
         if kind is not None and (left_out := self._admit(step, reason)) is not None:
             data: dict[str, JsonValue] = {"step": step, "reason": reason.value, **(evidence or {})}

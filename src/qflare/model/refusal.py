@@ -14,6 +14,8 @@ class Refusal(StrEnum):
     SUITE = "suite"
     BUCKET = "bucket"
     SEEN = "seen"
+    DRAWN_TWICE = "drawn-twice"
+    """Another hello with a ciphertext that came before, of a device that proves itself: its random source is broken."""
     TICKET = "ticket"
     EXPIRED = "expired"
     TAG = "tag"

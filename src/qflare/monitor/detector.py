@@ -183,6 +183,9 @@ class Detector:
             if handle is not None:
                 handle(observation, at_s)
             return
+        if observation.reason is Refusal.DRAWN_TWICE:
+            self._same_ciphertext(observation, at_s)
+            return
         pair = (observation.step, observation.reason)
         signal = _SIGNALS.get(pair)
         if signal is None:
@@ -363,6 +366,14 @@ class Detector:
         return self.tally.take(traffic)
 
     # --- random sources -----------------------------------------------------------------------------
+
+    def _same_ciphertext(self, observation: Observation, at_s: int) -> None:
+        """Tell whose source drew the ciphertext of a refused hello again, by the key that it drew with it."""
+        if observation.ref is None:
+            return
+        key = device_key(observation.ref)
+        repeated = self._marks[HELLO].note(observation.mark, observation.other, key)
+        self._drawn_twice(observation, key if repeated is None else repeated.owner, at_s)
 
     def _drawn_twice(self, observation: Observation, owner: int, at_s: int) -> None:
         tenant_id, ref = observation.tenant_id, observation.ref

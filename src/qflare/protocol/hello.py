@@ -80,6 +80,8 @@ class OpenedHellos:
     """``rows × 64`` bytes."""
     names: SecretBytes
     """Plaintexts of c1, ``rows × 2472`` bytes."""
+    doubled: frozenset[int] = frozenset()
+    """Messages whose ct_b came with another M1 before: never answered, and checked for whose source is broken."""
 
     def wipe(self) -> None:
         """Destroy the secrets."""
@@ -178,12 +180,15 @@ def open_hellos(messages: Sequence[bytes], keyring: Keyring, *, server_bucket: i
         # H3: only who made ct_b gets here, so only he can fill the set.
         admitted = seen.admit_many([ciphertexts[row] for row in tagged], [messages[places[row]] for row in tagged])
         keep: list[int] = []
+        doubled: set[int] = set()
         row_claims: list[HelloClaim] = []
         with names.view() as plaintexts:
-            for row, is_admitted in zip(tagged, admitted, strict=True):
-                if not is_admitted:
-                    claims[places[row]] = Refusal.SEEN
+            for row, refusal in zip(tagged, admitted, strict=True):
+                if refusal is Refusal.SEEN:
+                    claims[places[row]] = refusal
                     continue
+                if refusal is not None:
+                    doubled.add(places[row])
                 tenant_id, ref, key_version = _NAME.unpack_from(plaintexts, row * wire.M1_PLAINTEXT_BYTES)
                 claim = HelloClaim(tenant_id, ref, key_version, buckets[row])
                 claims[places[row]] = claim
@@ -198,6 +203,7 @@ def open_hellos(messages: Sequence[bytes], keyring: Keyring, *, server_bucket: i
             th1=gather(th1, wire.HASH_BYTES, keep),
             ck1=keep_secret(ck1, wire.SECRET_BYTES, keep),
             names=keep_secret(names, wire.M1_PLAINTEXT_BYTES, keep),
+            doubled=frozenset(doubled),
         )
     except BaseException:
         ck1.wipe()
@@ -249,7 +255,14 @@ def answer_hellos(
     ]
     if not opened.places:
         return answers
-    verdicts = _check_devices(opened, [devices[place] for place in opened.places], server_bucket)
+    verdicts = [
+        Refusal.DRAWN_TWICE if verdict is None and place in opened.doubled else verdict
+        for place, verdict in zip(
+            opened.places,
+            _check_devices(opened, [devices[place] for place in opened.places], server_bucket),
+            strict=True,
+        )
+    ]
     keep = [row for row, verdict in enumerate(verdicts) if verdict is None]
     for place, verdict in zip(opened.places, verdicts, strict=True):
         if verdict is not None:
