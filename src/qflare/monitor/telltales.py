@@ -25,7 +25,8 @@ _LOOKS: Final = (
     ("an enrolment token", re.compile(r"\b[A-Za-z2-7]{156}\b")),
 )
 """Hexadecimal is not among them: digests and ids are written so, and nobody can tell a key from a digest."""
-_SHORTEST: Final = len("://:x@")
+_SHORTEST: Final = len("-----BEGIN PRIVATE KEY")
+"""Of all but an address, which is told by what it has behind its scheme."""
 _NAME_KEPT_MAX: Final = 64
 
 
@@ -43,6 +44,6 @@ def _sounds_secret(name: str) -> bool:
 
 def looks_secret(text: str) -> str | None:
     """Return what *text* seems to hold, None if nothing that must not be told."""
-    if len(text) < _SHORTEST:
+    if len(text) < _SHORTEST and "://" not in text:
         return None
     return next((what for what, look in _LOOKS if look.search(text)), None)
