@@ -53,7 +53,7 @@ def append(bench, server: Server, what: str) -> None:
         rates,
         "entries/s",
         20_000,
-        note="durable, under row-level security, one signature a batch of 256; one worker process",
+        note="durable, under row-level security, one signature a batch of 512; one worker process",
     )
 
 

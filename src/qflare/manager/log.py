@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare.clock import Clock, utc
 from qflare.errors import ConflictError, QflareError, SignerUnavailableError
@@ -21,10 +21,12 @@ from qflare.model.event import AuditEntry, LogAppend, LoggedEvent, NewEvent, Sig
 from qflare.protocol.checkpoint import sign_checkpoint
 from qflare.protocol.entry import EntryVault, open_entry
 from qflare.protocol.log import Frontier, inclusion_path, nodes_for_path, prove_append
+from qflare.protocol.new_event import make_events
 from qflare.protocol.receipt import encode_receipt, encode_receipts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from qflare.manager.background import Background
     from qflare.manager.identity import Identity, SigningKeys
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from qflare.model.log_ports import LogStore
     from qflare.model.signer_ports import Signer
     from qflare.protocol.identity import Certificate
+    from qflare.protocol.new_event import PreparedEvent
     from qflare.secret import SecretBytes
 
 _log = logging.getLogger("qflare.manager")
@@ -42,13 +45,27 @@ _log = logging.getLogger("qflare.manager")
 _SAVE_EVERY_S: Final = 0.2
 """Signed heads are stored at most so often; only the newest of them matters."""
 _RETRY_S: Final = 1.0
+_BATCHES: Final = 2
+"""Events are small: so many times as many are appended at once as other batches have items."""
+_WEIGHT_MAX: Final = 4 * 2**20
+"""Most bytes of data of one batch, so that the log's lock is held for milliseconds."""
+
+
+class _Pending(NamedTuple):
+    tenant_id: TenantId
+    event: PreparedEvent
+    call_id: CallId | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
+class _Group:
+    """What a batch has of one tenant."""
+
     tenant_id: TenantId
-    event: NewEvent
-    call_id: CallId | None
+    places: list[int]
+    """In the batch."""
+    events: list[NewEvent]
+    call_ids: list[CallId | None]
 
 
 class Log:
@@ -87,10 +104,20 @@ class Log:
         self._unsaved: SignedCheckpoint | None = None
         self._has_unsaved = asyncio.Event()
         self._batcher: Batcher[_Pending, LoggedEvent] = Batcher(
-            "log event", self._log_batch, items_max=settings.batch_max, waiting_max=settings.waiting_max
+            "log event",
+            self._log_batch,
+            items_max=_BATCHES * settings.batch_max,
+            waiting_max=settings.waiting_max,
+            flights_max=settings.flights_max,
+            weigh=_weigh,
+            weight_max=_WEIGHT_MAX,
         )
+        self._turn = asyncio.Lock()
+        """Held while a batch is appended: in the order in which they came, whatever the others do meanwhile."""
 
-    async def log_event(self, tenant_id: TenantId, event: NewEvent, *, call_id: CallId | None = None) -> LoggedEvent:
+    async def log_event(
+        self, tenant_id: TenantId, event: PreparedEvent, *, call_id: CallId | None = None
+    ) -> LoggedEvent:
         """
         Append *event* and return where it stands, with its receipt; once for one change.
 
@@ -100,7 +127,7 @@ class Log:
         return await self._batcher.submit(_Pending(tenant_id, event, call_id), tenant_id=tenant_id)
 
     async def log_events(
-        self, tenant_id: TenantId, events: Sequence[NewEvent], *, call_id: CallId | None = None
+        self, tenant_id: TenantId, events: Sequence[PreparedEvent], *, call_id: CallId | None = None
     ) -> list[LoggedEvent | QflareError]:
         """Append *events* in batches; one result or error each, and with *call_id* once at its place in the call."""
         return await self._batcher.submit_many(
@@ -240,50 +267,73 @@ class Log:
 
     async def _log_batch(self, batch: Sequence[_Pending]) -> list[LoggedEvent | QflareError]:
         results: list[LoggedEvent | QflareError | None] = [None] * len(batch)
-        groups: dict[TenantId, list[int]] = {}
-        for position, pending in enumerate(batch):
-            groups.setdefault(pending.tenant_id, []).append(position)
-        for tenant_id, positions in groups.items():
-            try:
-                logged = await self._log(tenant_id, [batch[position] for position in positions])
-            except QflareError as failure:
-                for position in positions:
-                    results[position] = failure
-                continue
-            for position, result in zip(positions, logged, strict=True):
-                results[position] = result
+        places: dict[TenantId, list[int]] = {}
+        for place, pending in enumerate(batch):
+            places.setdefault(pending.tenant_id, []).append(place)
+        # Leaves are made, and receipts written, while another batch is appended.
+        groups = [
+            self._make(tenant_id, its_places, [batch[place] for place in its_places])
+            for tenant_id, its_places in places.items()
+        ]
+        async with self._turn:
+            appends = [await self._append(group) for group in groups]
+        for group, append in zip(groups, appends, strict=True):
+            for place, answer in zip(group.places, await self._answer(group, append), strict=True):
+                results[place] = answer
         return [result for result in results if result is not None]
 
-    async def _log(self, tenant_id: TenantId, batch: Sequence[_Pending]) -> list[LoggedEvent | QflareError]:
-        with self.failures.of("append"):
-            append = await self._deadline.of(
-                self._store.append_events(
-                    tenant_id,
-                    [pending.event for pending in batch],
-                    call_ids=[pending.call_id for pending in batch],
+    def _make(self, tenant_id: TenantId, places: list[int], batch: Sequence[_Pending]) -> _Group:
+        events = make_events([pending.event for pending in batch], tenant_id, self._vault)
+        return _Group(tenant_id, places, events, [pending.call_id for pending in batch])
+
+    async def _append(self, group: _Group) -> LogAppend | QflareError:
+        try:
+            with self.failures.of("append"):
+                return await self._deadline.of(
+                    self._store.append_events(group.tenant_id, group.events, call_ids=group.call_ids)
                 )
-            )
+        except QflareError as failure:
+            return failure
+
+    async def _answer(self, group: _Group, append: LogAppend | QflareError) -> Sequence[LoggedEvent | QflareError]:
+        if isinstance(append, QflareError):
+            return [append] * len(group.events)
+        try:
+            return await self._results(group, append)
+        except QflareError as failure:
+            return [failure] * len(group.events)
+
+    async def _results(self, group: _Group, append: LogAppend) -> list[LoggedEvent | QflareError]:
         fresh = await self.receipts(append) if append.leaf_hashes else []
+        if len(fresh) == len(group.events):
+            return [
+                _logged(index, event, receipt)
+                for index, event, receipt in zip(append.indexes, group.events, fresh, strict=True)
+            ]
         receipts = {append.first_index + number: receipt for number, receipt in enumerate(fresh)}
         old = sorted(set(append.indexes) - receipts.keys())
         receipts.update(zip(old, await self.receipts_at(old), strict=True))
         entries = {
             index: open_entry(entry, self._vault)
             for index in old
-            if (entry := await self._deadline.of(self._store.find_entry(tenant_id, index))) is not None
+            if (entry := await self._deadline.of(self._store.find_entry(group.tenant_id, index))) is not None
         }
         # Of one id given twice in a batch the first is what stands.
         fresh_events: dict[int, NewEvent] = {}
-        for index, pending in zip(append.indexes, batch, strict=True):
-            fresh_events.setdefault(index, pending.event)
+        for index, event in zip(append.indexes, group.events, strict=True):
+            fresh_events.setdefault(index, event)
         return [
-            _logged_before(entries[index], pending.event, receipts[index])
+            _logged_before(entries[index], event, receipts[index])
             if index in entries
             else _logged(index, fresh_events[index], receipts[index])
-            if _is_same(fresh_events[index], pending.event)
+            if _is_same(fresh_events[index], event)
             else _used_otherwise()
-            for index, pending in zip(append.indexes, batch, strict=True)
+            for index, event in zip(append.indexes, group.events, strict=True)
         ]
+
+
+def _weigh(pending: _Pending) -> int:
+    return len(pending.event.data)
 
 
 def _is_same(one: NewEvent | AuditEntry, other: NewEvent) -> bool:
@@ -314,6 +364,11 @@ def _logged_before(entry: AuditEntry, event: NewEvent, receipt: bytes) -> Logged
     )
 
 
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> datetime:
+    return utc(seconds)
+
+
 def _logged(index: int, event: NewEvent, receipt: bytes) -> LoggedEvent:
     return LoggedEvent(
         index=index,
@@ -321,6 +376,6 @@ def _logged(index: int, event: NewEvent, receipt: bytes) -> LoggedEvent:
         event_type=event.event_type,
         severity=event.severity,
         device_id=event.device_id,
-        occurred_at=utc(event.occurred_at_ms // 1000),
+        occurred_at=_second(event.occurred_at_ms // 1000),
         receipt=receipt,
     )

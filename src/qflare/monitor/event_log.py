@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from qflare.errors import QflareError
-    from qflare.model.event import LoggedEvent, NewEvent, SignedCheckpoint
+    from qflare.model.event import LoggedEvent, SignedCheckpoint
     from qflare.model.ids import CallId, TenantId
+    from qflare.protocol.new_event import PreparedEvent
 
 T = TypeVar("T")
 
@@ -17,10 +18,12 @@ T = TypeVar("T")
 class EventLog(Protocol):
     """Appends events in batches and signs the head."""
 
-    async def log_event(self, tenant_id: TenantId, event: NewEvent, *, call_id: CallId | None = None) -> LoggedEvent:
+    async def log_event(
+        self, tenant_id: TenantId, event: PreparedEvent, *, call_id: CallId | None = None
+    ) -> LoggedEvent:
         """Append one event and return where it stands, with its receipt; once for one change."""
 
-    async def log_events(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> list[LoggedEvent | QflareError]:
+    async def log_events(self, tenant_id: TenantId, events: Sequence[PreparedEvent]) -> list[LoggedEvent | QflareError]:
         """Append events in batches; one result or error each."""
 
     async def checkpoint(self) -> SignedCheckpoint:

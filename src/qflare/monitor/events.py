@@ -13,7 +13,7 @@ from qflare.monitor.telltales import looks_secret, sounds_secret
 from qflare.protocol.entry import EntryVault
 from qflare.protocol.identity import encode_name
 from qflare.protocol.leaf import JsonValue
-from qflare.protocol.new_event import Draft, new_events
+from qflare.protocol.new_event import Draft, PreparedEvent, make_events, prepare_events
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def security_event(
     vault: EntryVault,
 ) -> NewEvent:
     """
-    Check an event from a caller and make it ready for the log; arguments and errors as for `security_events`.
+    Check an event from a caller and make it ready for the log.
 
     Args:
         event_type: What it is about.
@@ -50,28 +50,29 @@ def security_event(
         device_id: The device it is about, or None.
         clock: Says when it is logged.
         vault: Seals what tells of a device.
+
+    Raises:
+        UsageError: a type, key or value cannot stand in a log that is kept for ever; the message names the key.
     """
-    draft = Draft(event_type, severity, data, device_id)
-    (event,) = security_events([draft], tenant_id=tenant_id, clock=clock, vault=vault)
+    prepared = prepare_security_events([Draft(event_type, severity, data, device_id)], clock=clock)
+    (event,) = make_events(prepared, tenant_id, vault)
     return event
 
 
-def security_events(drafts: Sequence[Draft], *, tenant_id: TenantId, clock: Clock, vault: EntryVault) -> list[NewEvent]:
+def prepare_security_events(drafts: Sequence[Draft], *, clock: Clock) -> list[PreparedEvent]:
     """
-    Check events from a caller and make them ready for the log, all of them as of now.
+    Check events from a caller and encode them, all of them as of now.
 
     Args:
         drafts: What they say; the data of each at most 16 KiB as JSON.
-        tenant_id: In whose log they stand.
         clock: Says when they are logged.
-        vault: Seals what tells of a device.
 
     Raises:
         UsageError: a type, key or value cannot stand in a log that is kept for ever; the message names the key.
     """
     for draft in drafts:
         _check(draft)
-    events = new_events(drafts, tenant_id=tenant_id, occurred_at_ms=clock.now_ms(), vault=vault)
+    events = prepare_events(drafts, occurred_at_ms=clock.now_ms())
     longest = max((len(event.data) for event in events), default=0)
     if longest > DATA_BYTES_MAX:
         raise UsageError(f"event data is {longest} bytes of JSON, at most {DATA_BYTES_MAX}: log a digest instead")
@@ -96,13 +97,9 @@ def _refuse_secrets(value: object, *, path: str, depth: int) -> None:
     # The canonical encoding refuses what is nested too deep; this only must not recurse without end.
     if depth > 16:  # noqa: PLR2004 - twice what the encoding takes
         raise UsageError(f"{path} is nested too deep")
-    if isinstance(value, SecretBytes | bytes | bytearray | memoryview):
-        raise UsageError(
-            f"{path} holds bytes: the log is kept for ever, so write a name, a count or a public digest in hex"
-        )
     if isinstance(value, str):
         _refuse_text(value, path)
-    elif isinstance(value, Mapping):
+    elif type(value) is dict or isinstance(value, Mapping):
         for key, item in value.items():
             if isinstance(key, str) and sounds_secret(key):
                 raise UsageError(f"{path}.{key} sounds like a secret, and the log is kept for ever: leave it out")
@@ -111,6 +108,10 @@ def _refuse_secrets(value: object, *, path: str, depth: int) -> None:
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
             _refuse_secrets(item, path=f"{path}[{number}]", depth=depth + 1)
+    elif isinstance(value, SecretBytes | bytes | bytearray | memoryview):
+        raise UsageError(
+            f"{path} holds bytes: the log is kept for ever, so write a name, a count or a public digest in hex"
+        )
 
 
 def _refuse_text(value: str, path: str) -> None:

@@ -1,8 +1,9 @@
 """
 Events made ready for the log, one or a batch: canonical data, commitments, leaf, and what the row stores.
 
-All hashing of a batch is one call of the C core.  What a leaf must be says `protocol/entry.py`, in Python, and checks
-it so when it is read back (docs/audit.md, entry type 3).
+First each is checked and encoded, where its caller is told of a mistake; then many of them, of many callers, are made.
+All hashing of these is one call of the C core.  What a leaf must be says `protocol/entry.py`, in Python, and checks it
+so when it is read back (docs/audit.md, entry type 3).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from qflare.protocol.wire import TENANT_BYTES, u64
 from qflare.secret import SecretBytes, zeroize
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from qflare.model.ids import DeviceId, TenantId
 
@@ -97,29 +98,16 @@ def new_events(
         LengthError: a field has the wrong size.
         UsageError: data cannot be encoded, a field is out of range, or a device's event has no *vault*.
     """
-    if not 0 <= occurred_at_ms < 2**63:
-        message = f"occurred_at_ms must be 0 to 2^63 - 1, got {occurred_at_ms}"
-        raise UsageError(message)
-    if len(tenant_id) != TENANT_BYTES:
-        name = "tenant_id"
-        raise LengthError(name, expected=TENANT_BYTES, actual=len(tenant_id))
-    if salts is not None and len(salts) != SALT_BYTES * len(drafts):
-        name = "salt"
-        raise LengthError(name, expected=SALT_BYTES * len(drafts), actual=len(salts))
-    ready = [_ready(draft, vault) for draft in drafts]
-    events: list[NewEvent] = []
-    for at in range(0, len(ready), _BATCH_MAX):
-        some = ready[at : at + _BATCH_MAX]
-        given = None if salts is None else bytearray(salts[at * SALT_BYTES : (at + len(some)) * SALT_BYTES])
-        with random_secret(SALT_BYTES * len(some)) if given is None else SecretBytes(given) as drawn:
-            events += _make(some, drawn, tenant_id, occurred_at_ms, vault)
-    return events
+    return make_events(prepare_events(drafts, occurred_at_ms=occurred_at_ms), tenant_id, vault, salts=salts)
 
 
-class _Ready(NamedTuple):
-    """A draft, checked and encoded."""
+class PreparedEvent(NamedTuple):
+    """What one event says, checked and encoded."""
 
-    draft: Draft
+    event_type: SecurityEventType
+    severity: EventSeverity
+    device_id: DeviceId | None
+    occurred_at_ms: int
     name: bytes
     """Of its device; empty if it is about none."""
     data: bytes
@@ -128,40 +116,88 @@ class _Ready(NamedTuple):
     """Name and canonical JSON of each field in order."""
 
 
-def _ready(draft: Draft, vault: EntryVault | None) -> _Ready:
-    name = b""
-    if draft.device_id is not None:
-        name = draft.device_id.encode()
-        if not 1 <= len(name) <= NAME_BYTES_MAX:
+def prepare_events(drafts: Iterable[Draft], *, occurred_at_ms: int) -> list[PreparedEvent]:
+    """
+    Check and encode events; all of them, or an error and none.
+
+    Args:
+        drafts: What they say.
+        occurred_at_ms: Milliseconds since the Unix epoch.
+
+    Raises:
+        LengthError: a device's name has the wrong size.
+        UsageError: data cannot be encoded, or a field is out of range.
+    """
+    if not 0 <= occurred_at_ms < 2**63:
+        message = f"occurred_at_ms must be 0 to 2^63 - 1, got {occurred_at_ms}"
+        raise UsageError(message)
+    prepared: list[PreparedEvent] = []
+    for event_type, severity, data, device_id in drafts:
+        name = b"" if device_id is None else device_id.encode()
+        if device_id is not None and not 1 <= len(name) <= NAME_BYTES_MAX:
             label, expected = "device_id", f"1 to {NAME_BYTES_MAX}"
             raise LengthError(label, expected=expected, actual=len(name))
-        if vault is None:
-            message = "an event about a device needs the vault that seals it"
-            raise UsageError(message)
-    data, fields = _encode(draft.data)
-    return _Ready(draft, name, data, fields)
+        whole, fields = _encode(data)
+        prepared.append(PreparedEvent(event_type, severity, device_id, occurred_at_ms, name, whole, fields))
+    return prepared
+
+
+def make_events(
+    prepared: Sequence[PreparedEvent], tenant_id: TenantId, vault: EntryVault | None, *, salts: bytes | None = None
+) -> list[NewEvent]:
+    """
+    Make the leaves of events of one tenant, and what their rows store; all of them, or an error and none.
+
+    Args:
+        prepared: What they say; each in a time of its own.
+        tenant_id: 16 bytes.
+        vault: Seals what tells of a device; not needed where no event is about one.
+        salts: 32 random bytes for each; drawn if not given.
+
+    Raises:
+        EntropyError: the random source failed.
+        LengthError: *tenant_id* or *salts* has the wrong size.
+        UsageError: a device's event has no *vault*.
+    """
+    if len(tenant_id) != TENANT_BYTES:
+        name = "tenant_id"
+        raise LengthError(name, expected=TENANT_BYTES, actual=len(tenant_id))
+    if salts is not None and len(salts) != SALT_BYTES * len(prepared):
+        name = "salt"
+        raise LengthError(name, expected=SALT_BYTES * len(prepared), actual=len(salts))
+    if vault is None and any(event.name for event in prepared):
+        message = "an event about a device needs the vault that seals it"
+        raise UsageError(message)
+    events: list[NewEvent] = []
+    for at in range(0, len(prepared), _BATCH_MAX):
+        some = prepared[at : at + _BATCH_MAX]
+        given = None if salts is None else bytearray(salts[at * SALT_BYTES : (at + len(some)) * SALT_BYTES])
+        with random_secret(SALT_BYTES * len(some)) if given is None else SecretBytes(given) as drawn:
+            events += _make(some, drawn, tenant_id, vault)
+    return events
 
 
 def _make(
-    ready: Sequence[_Ready], salts: SecretBytes, tenant_id: TenantId, occurred_at_ms: int, vault: EntryVault | None
+    prepared: Sequence[PreparedEvent], salts: SecretBytes, tenant_id: TenantId, vault: EntryVault | None
 ) -> list[NewEvent]:
-    stored = _seal(ready, salts, tenant_id, vault)
-    head = _HEAD + u64(occurred_at_ms)
+    stored = _seal(prepared, salts, tenant_id, vault)
     parts: list[bytes] = []
     field_counts: list[int] = []
-    for (draft, name, _, fields), (row, _) in zip(ready, stored, strict=True):
-        parts += (head + _texts(draft[0], draft[1]), row, name)
+    for (event_type, severity, _, occurred_at_ms, name, _, fields), (row, _) in zip(prepared, stored, strict=True):
+        parts += (_HEAD + u64(occurred_at_ms) + _texts(event_type, severity), row, name)
         parts += fields
         field_counts.append(len(fields) // 2)
     leaves, hashes = entry_leaves(tenant_id, salts, parts, field_counts)
     return [
-        NewEvent(draft[0], draft[1], draft[3], data, leaf, leaf_hash, occurred_at_ms, row, key)
-        for (draft, _, data, _), leaf, leaf_hash, (row, key) in zip(ready, leaves, hashes, stored, strict=True)
+        NewEvent(event_type, severity, device_id, data, leaf, leaf_hash, occurred_at_ms, row, key)
+        for (event_type, severity, device_id, occurred_at_ms, _, data, _), leaf, leaf_hash, (row, key) in zip(
+            prepared, leaves, hashes, stored, strict=True
+        )
     ]
 
 
 def _seal(
-    ready: Sequence[_Ready], salts: SecretBytes, tenant_id: TenantId, vault: EntryVault | None
+    prepared: Sequence[PreparedEvent], salts: SecretBytes, tenant_id: TenantId, vault: EntryVault | None
 ) -> list[tuple[bytes, SealedKey | None]]:
     """Return what the row of each event stores, and the key of those about a device."""
     plain: list[bytes] = []
@@ -169,7 +205,7 @@ def _seal(
     openings: list[bytearray] = []
     try:
         with salts.view() as view:
-            for place, ((_, _, _, device_id), name, data, _) in enumerate(ready):
+            for place, (_, _, device_id, _, name, data, _) in enumerate(prepared):
                 with view[place * SALT_BYTES : (place + 1) * SALT_BYTES] as salt:
                     if device_id is None:
                         plain.append(b"".join((_PLAIN, salt, _NO_DEVICE, data)))
@@ -180,14 +216,16 @@ def _seal(
     finally:
         for opening in openings:
             zeroize(opening)
+    if not openings:
+        return [(row, None) for row in plain]
     plain_left, sealed_left = iter(plain), iter(sealed)
     stored: list[tuple[bytes, SealedKey | None]] = []
-    for each in ready:
-        if each.name:
+    for event in prepared:
+        if event.device_id is None:
+            stored.append((next(plain_left), None))
+        else:
             box, key = next(sealed_left)
             stored.append((_SEALED + box, key))
-        else:
-            stored.append((next(plain_left), None))
     return stored
 
 
@@ -211,10 +249,16 @@ def _encode(data: Mapping[str, JsonValue]) -> tuple[bytes, list[bytes]]:
     """
     parts: list[bytes] = []
     fields: list[str] = []
-    if not all(type(name) is str for name in data):
-        require_json(data)
     try:
-        for name in sorted(data):
+        names = sorted(data)
+    except TypeError:
+        # Names of several types: the check says which is none.
+        require_json(data)
+        raise
+    try:
+        for name in names:
+            if type(name) is not str:
+                require_json(data)
             value = data[name]
             if type(value) is str:
                 text = encode_basestring(value)

@@ -16,7 +16,7 @@ from qflare.model.ids import DEFAULT_TENANT
 from qflare.monitor.audit import verify_log
 from qflare.monitor.erasure import ARCHIVED
 from qflare.protocol.log_key import LogKey
-from qflare.protocol.new_event import new_event
+from qflare.protocol.new_event import Draft, prepare_events
 from qflare.service.archiving import check_archives
 from qflare.service.assembly import LONG_STATEMENT_S, Place, open_foundation
 from qflare.service.config import make_data_dir, read_settings
@@ -112,13 +112,12 @@ async def _check(foundation: Foundation, archives: Sequence[Path], passphrase: S
 
 
 async def _tell(foundation: Foundation, found: ExportFindings, digest: str) -> int:
-    event = new_event(
+    draft = Draft(
         SecurityEventType.OPERATOR_ACTION,
         EventSeverity.WARNING,
         {"archives_sha256": digest, "root": found.root.hex(), "size": found.size, "what": ARCHIVED},
-        tenant_id=DEFAULT_TENANT,
-        occurred_at_ms=foundation.clock.now_ms(),
     )
+    (event,) = prepare_events([draft], occurred_at_ms=foundation.clock.now_ms())
     return (await foundation.log.log_event(DEFAULT_TENANT, event)).index
 
 

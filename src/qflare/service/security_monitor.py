@@ -17,7 +17,7 @@ from qflare.monitor.audit import LogReport, verify_log
 from qflare.monitor.dashboard import DetectorFigures, SecurityDashboard
 from qflare.monitor.disclosing import disclose
 from qflare.monitor.erasure import ErasurePlan, erase_device, plan_erasure
-from qflare.monitor.events import security_event, security_events
+from qflare.monitor.events import prepare_security_events, security_event
 from qflare.monitor.held import HeldReceipt
 from qflare.monitor.known import Reference
 from qflare.monitor.norms import is_norm
@@ -154,15 +154,8 @@ class SecurityMonitor:
         """
         change = as_call_id(call_id)
         foundation = await self._foundation()
-        event = security_event(
-            event_type,
-            severity,
-            data,
-            tenant_id=self._tenant,
-            device_id=None if device_id is None else DeviceId(device_id),
-            clock=foundation.clock,
-            vault=foundation.entry_keys,
-        )
+        draft = Draft(event_type, severity, data, None if device_id is None else DeviceId(device_id))
+        (event,) = prepare_security_events([draft], clock=foundation.clock)
         return await foundation.log.log_event(self._tenant, event, call_id=change)
 
     async def log_security_events_many(
@@ -178,16 +171,14 @@ class SecurityMonitor:
         """
         change = as_call_id(call_id)
         foundation = await self._foundation()
-        made = security_events(
+        prepared = prepare_security_events(
             [
                 Draft(event_type, severity, data, None if device_id is None else DeviceId(device_id))
                 for event_type, severity, data, device_id in events
             ],
-            tenant_id=self._tenant,
             clock=foundation.clock,
-            vault=foundation.entry_keys,
         )
-        return tuple(await foundation.log.log_events(self._tenant, made, call_id=change))
+        return tuple(await foundation.log.log_events(self._tenant, prepared, call_id=change))
 
     async def list_events(self, *, first: int = 0, limit: int = 100) -> tuple[AuditEntry, ...]:
         """Return the tenant's entries from index *first* on, sessions among them."""

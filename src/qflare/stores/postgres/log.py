@@ -217,6 +217,8 @@ class _Entries:
         """Return the places of events that do not stand yet; of one id given twice the first."""
         taken = set(found)
         lacking: list[int] = []
+        if not self._given:
+            return list(range(len(self._events)))
         for place, change in enumerate(self._changes):
             if change is None or change not in taken:
                 lacking.append(place)
@@ -229,6 +231,8 @@ class _Entries:
 
     def _indexes(self, found: Mapping[CallId, int], first: int) -> tuple[int, ...]:
         """Return where each event stands: known by its change, or sent as one of those from *first* on."""
+        if not self._given:
+            return tuple(range(first, first + len(self._sent)))
         places = {place: first + number for number, place in enumerate(self._sent)}
         known = dict(found)
         for place, index in places.items():
