@@ -16,17 +16,19 @@ import asyncpg
 import httpx
 import pytest
 
-from manager_world import Edge, make_manager, room_in_bucket
+from manager_world import Edge, make_manager, managers, room_in_bucket
 from qflare.errors import ConfigError, DecodeError, RefusedError
 from qflare.model.histogram import SECONDS, Histogram
 from qflare.primitives import stopwatch
 from qflare.protocol.hello_device import accept_hello, start_hello
+from qflare.service.aggregator import Aggregator
 from qflare.service.metrics.catalogue import BY_NAME, CATALOGUE
 from qflare.service.metrics.exposition import render
 from qflare.service.metrics.facts import OTHER, SERIES_MAX, Facts
 from qflare.service.metrics.metric import Kind
 from qflare.service.metrics.settings import MetricsSettings
 from qflare.service.metrics.tally import Tally
+from qflare.testing import TurnableClock
 from service.processes import serve, wait_for
 from service.test_aggregator import OCTETS, REFUSAL, post, shape
 
@@ -120,6 +122,10 @@ async def test_all_workers_count_together_and_nothing_goes_back(database_dsn, tm
         assert established(second) == 3
         assert second['qflare_batch_items_sum{operation="confirm"}'] == 3
         assert sum(value for series, value in second.items() if series.startswith("qflare_refusals_total")) == 3
+        timed = 'qflare_http_request_seconds_count{{route="{}",status="{}"}}'
+        assert [3, 3, 3] == [
+            second[timed.format(*of)] for of in (("hello", "2xx"), ("confirm", "2xx"), ("record", "4xx"))
+        ]
         assert second['qflare_call_rows_total{operation="kem-decapsulate"}'] >= 3
         assert second['qflare_call_rows_total{operation="sig-verify"}'] >= 3
         assert second['qflare_call_seconds_count{operation="sig-sign"}'] >= 1
@@ -286,6 +292,48 @@ def test_facts_of_workers_are_joined_by_kind():
     assert "qflare_cleanup_seconds_count 2.0" in text
 
 
+async def test_requests_are_timed_under_few_names(database_dsn, tmp_path):
+    """Each request once, by address and kind of status, also where nobody waits for its answer; other names are one."""
+    clock = TurnableClock()
+    async with managers(database_dsn, tmp_path) as (manager,):
+        aggregator = Aggregator(manager, clock=clock)
+
+        async def asked(method, path, *, status):
+            async def receive():
+                clock.turn(3)
+                return {"type": "http.disconnect"} if status is None else {"type": "http.request", "body": b"x"}
+
+            told = []
+
+            async def send(message):
+                told.append(message.get("status"))
+
+            headers = [(b"content-type", b"application/octet-stream")]
+            scope = {"type": "http", "method": method, "path": path, "headers": headers, "query_string": b""}
+            await aggregator(scope | {"endpoint": "of what is around it"}, receive, send)
+            assert status == (told[0] if told else None)
+
+        for number in range(40):
+            await asked("GET", f"/{number}", status=404)
+            await asked("GET", f"/v1/announcement/{number}", status=404)
+        await asked("POST", "/v1/hello", status=403)
+        await asked("POST", "/v1/hello", status=None)
+        await asked("GET", "/v1/hello", status=405)
+        await asked("GET", "/v1/identity", status=200)
+        facts = await aggregator.figures()
+        series = facts.values["qflare_http_request_seconds"]
+        assert {
+            ("other", "4xx"): 40,
+            ("announcement", "4xx"): 40,
+            ("hello", "4xx"): 2,
+            ("hello", "none"): 1,
+            ("identity", "2xx"): 1,
+        } == {labels: sum(counts) for labels, (*counts, _) in series.items()}
+        assert (3.0, 3.0, 0.0) == tuple(
+            series[of][-1] for of in (("hello", "4xx"), ("hello", "none"), ("identity", "2xx"))
+        )
+
+
 def test_labels_are_bounded():
     """However many names come, a metric has so many series and one more that takes the rest."""
     facts = Facts()
@@ -347,6 +395,8 @@ def test_the_catalogue_is_in_order():
         assert metric.help.endswith(".")
         assert set(metric.labels) <= labels | {
             "signal",
+            "route",
+            "status",
             "severity",
             "action",
             "operator",

@@ -16,6 +16,7 @@ from qflare.service.aggregator.body import Bodies
 from qflare.service.aggregator.endpoint import PublicEndpoint, StepEndpoint
 from qflare.service.aggregator.health import Health
 from qflare.service.aggregator.intake import Intake, OnRecord, OnRecords
+from qflare.service.aggregator.latencies import OTHER, Latencies, StatusWatch
 from qflare.service.aggregator.notices import Notices
 from qflare.service.aggregator.publication import Publication
 from qflare.service.aggregator.settings import AggregatorSettings
@@ -69,7 +70,7 @@ class Aggregator:
             on_records: The same for batches; give one of the two.
             prefix: What stands before the protocol's addresses; "" for none.
             settings: Bounds and waits.
-            clock: Says how long public answers may be cached.
+            clock: Says how long public answers may be cached, and how long requests took.
 
         Raises:
             ConfigError: both `on_record` and `on_records` are given, or the prefix is no path.
@@ -93,7 +94,8 @@ class Aggregator:
             record_bytes_max=manager.settings.record_bytes_max,
             refusals=self._http_refusals,
         )
-        its_clock = clock or SystemClock()
+        self._clock = its_clock = clock or SystemClock()
+        self._latencies = Latencies()
         public, notices = Publication(manager, its_clock), Notices(its_clock)
         tiles = Tiles(manager, its_clock)
         # The busiest first: routes are tried in order.
@@ -144,6 +146,7 @@ class Aggregator:
         facts = await self._manager.figures(timeout_s=timeout_s)
         for (step, reason), count in self._http_refusals.items():
             facts.add("qflare_http_refusals_total", count, step, reason)
+        self._latencies.tell(facts)
         facts.add("qflare_http_requests", self._bodies.requests)
         facts.add("qflare_http_body_bytes", self._bodies.bytes)
         return facts
@@ -153,11 +156,17 @@ class Aggregator:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
+        begun_ns, watch = self._clock.monotonic_ns(), StatusWatch(send)
         request = correlation.begin()
         try:
-            await self._router(scope, receive, send)
+            await self._router(scope, receive, watch)
         finally:
             correlation.end(request)
+            if scope["type"] == "http":
+                # Where it was routed to, which the router leaves here.
+                endpoint: object = scope.get("endpoint")
+                route = endpoint.name if isinstance(endpoint, StepEndpoint | PublicEndpoint) else OTHER
+                self._latencies.note(route, watch.status, self._clock.monotonic_ns() - begun_ns)
 
     async def drain(self) -> None:
         """Report as not ready, and wait for the requests under way, `drain_s` seconds at most."""

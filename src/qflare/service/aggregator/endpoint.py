@@ -57,6 +57,11 @@ class StepEndpoint:
         self._admits = admits
         self._unavailable = answer.unavailable(settings.retry_after_s)
 
+    @property
+    def name(self) -> str:
+        """Return the name of its address."""
+        return self._route.name
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["method"] != "POST":
@@ -131,7 +136,8 @@ class PublicEndpoint:
         self, name: str, give: Callable[[Scope], Awaitable[Answer]], *, notices: Notices, retry_after_s: int
     ) -> None:
         """Serve what *give* returns."""
-        self._name = name
+        self.name = name
+        """Of its address."""
         self._notices = notices
         self._give = give
         self._unavailable = answer.unavailable(retry_after_s)
@@ -149,8 +155,8 @@ class PublicEndpoint:
         except KeyNotFoundError:
             return answer.NOT_FOUND
         except QflareError as failure:
-            self._notices.say(logging.WARNING, self._name, type(failure).__name__, str(failure))
+            self._notices.say(logging.WARNING, self.name, type(failure).__name__, str(failure))
             return self._unavailable
         except Exception:  # noqa: BLE001 - nothing may tell a peer more
-            _log.exception("%s failed", self._name)
+            _log.exception("%s failed", self.name)
             return answer.FAILED

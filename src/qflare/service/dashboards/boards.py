@@ -286,6 +286,19 @@ _WORKERS: Final = Board(
                     Query(f"increase({_plain('qflare_worker_restarts_total')}[1h])", "restarts"),
                 ),
                 _levels("Ready", "1 where every worker can use it.", "short", ("qflare_ready", "{{part}}")),
+                _chart(
+                    "Time of a request, 99 %",
+                    "From its begin to the end of its answer; a body that comes slowly counts.",
+                    "s",
+                    Query(_quantile(0.99, "qflare_http_request_seconds", "route"), "{{route}}"),
+                ),
+                _rates(
+                    "Answers",
+                    "By kind of status; none is a client that went before.",
+                    "{{status}}",
+                    "qflare_http_request_seconds_count",
+                    "status",
+                ),
                 _levels(
                     "Requests under way",
                     "With a body; and the bytes that they hold.",

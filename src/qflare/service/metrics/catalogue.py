@@ -49,6 +49,13 @@ CATALOGUE: Final = (
     _counter("qflare_refusals_total", "Messages refused, by step and true reason.", "step", "reason"),
     _counter("qflare_refusal_events_left_out_total", "Audit events about refusals that were only counted."),
     _counter("qflare_http_refusals_total", "Requests refused before the protocol saw them.", "step", "reason"),
+    _histogram(
+        "qflare_http_request_seconds",
+        "From the begin of an HTTP request to the end of its answer, by address and kind of status.",
+        "route",
+        "status",
+        bounds=SECONDS,
+    ),
     _gauge("qflare_http_requests", "Requests with a body that are under way."),
     _gauge("qflare_http_body_bytes", "Bytes held in bodies of requests, beyond what each may always hold."),
     # --- batches ---
