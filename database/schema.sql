@@ -7,13 +7,13 @@
 --
 -- Order of locks, everywhere:
 -- responses (advisory)  ->  response  ->  rotation_policy  ->  bucket turn (advisory)  ->  bucket_key  ->  rekeys (advisory)  ->  bucket_mark  ->
--- bucket_record  ->  bucket slot (advisory)  ->  device  ->  session  ->  device_use  ->  reply_key  ->  audit_key  ->  incident  ->  operator  ->  log_head  ->  session_count  ->
+-- bucket_record  ->  bucket slot (advisory)  ->  device  ->  session  ->  device_use  ->  reply_key  ->  audit_key  ->  incident  ->  two_person_control  ->  operator  ->  log_head  ->  session_count  ->
 -- device_count.
 
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 28;
+SET LOCAL qflare.installs_version = 29;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -790,6 +790,26 @@ CREATE TABLE IF NOT EXISTS qflare.detector_clock (
     CONSTRAINT detector_clock_pkey PRIMARY KEY (worker_id)
 );
 
+-- Whether what nothing takes back needs two operators of the tenant also where it is done by hand: no row, or is_on false,
+-- says no.  Written by operators, one to turn it on and two to turn it off; read whenever a device or the identity ends.
+CREATE TABLE IF NOT EXISTS qflare.two_person_control (
+    tenant_id  uuid        NOT NULL,
+    is_on      boolean     NOT NULL,
+    changed_by text        NOT NULL COLLATE "C",
+    changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    off_by     text        COLLATE "C",          -- who asked that it be turned off
+    off_at     timestamptz,
+    CONSTRAINT two_person_control_pkey PRIMARY KEY (tenant_id),
+    CONSTRAINT two_person_control_of_tenant FOREIGN KEY (tenant_id) REFERENCES qflare.tenant (tenant_id),
+    CONSTRAINT two_person_control_changed_by_operator FOREIGN KEY (changed_by, tenant_id)
+        REFERENCES qflare.operator (name, tenant_id),
+    CONSTRAINT two_person_control_off_by_operator FOREIGN KEY (off_by, tenant_id)
+        REFERENCES qflare.operator (name, tenant_id),
+    CONSTRAINT two_person_control_off_pair CHECK ((off_by IS NULL) = (off_at IS NULL)),
+    -- One person alone ends it never.
+    CONSTRAINT two_person_control_two_persons CHECK (is_on OR (off_by IS NOT NULL AND off_by <> changed_by))
+);
+
 -- What is done about an incident: proposed, wanted by operators, carried out in the transaction that notes it, undone.
 -- Written by operators and by the workers' playbooks, read by both and, of limits, by every worker.
 CREATE TABLE IF NOT EXISTS qflare.response (
@@ -959,7 +979,7 @@ BEGIN
                                    'enrolment_token', 'audit_entry', 'rotation_policy', 'rotation_mark',
                                    'device_use', 'call', 'device_count', 'device_key_move', 'device_psk',
                                    'device_psk_move', 'change', 'incident', 'detector_state', 'operator',
-                                   'audit_key', 'response'] LOOP
+                                   'audit_key', 'response', 'two_person_control'] LOOP
         EXECUTE format('ALTER TABLE qflare.%I ENABLE ROW LEVEL SECURITY', v_table);
         EXECUTE format('ALTER TABLE qflare.%I FORCE ROW LEVEL SECURITY', v_table);
         -- An unset tenant is NULL and equals nothing; the sub-select is evaluated once a statement.
@@ -1027,7 +1047,8 @@ GRANT SELECT, DELETE ON qflare.change TO qflare_maintenance;
 GRANT SELECT, DELETE ON qflare.audit_entry TO qflare_maintenance;
 GRANT SELECT, INSERT ON qflare.archived_leaf TO qflare_maintenance;
 GRANT SELECT ON qflare.checkpoint TO qflare_maintenance;
-GRANT SELECT, INSERT, UPDATE ON qflare.incident, qflare.detector_state, qflare.operator TO qflare_app;
+GRANT SELECT, INSERT, UPDATE ON qflare.incident, qflare.detector_state, qflare.operator, qflare.two_person_control
+      TO qflare_app;
 -- UPDATE of shares to lock those that are deleted; none is ever changed.
 GRANT SELECT, INSERT, UPDATE, DELETE ON qflare.detector_share, qflare.detector_clock TO qflare_app;
 -- What was asked for stays as it was asked; what became of it is added.
@@ -1117,6 +1138,62 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- Refuse that two-person control ends without having been asked for before, within a day, by an operator who still is one.
+CREATE OR REPLACE FUNCTION qflare.refuse_sudden_end() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.off_by IS NULL OR NEW.off_by <> OLD.off_by OR OLD.off_at < clock_timestamp() - interval '1 day'
+       OR EXISTS (SELECT FROM qflare.operator AS o
+                   WHERE o.tenant_id = NEW.tenant_id AND o.name IN (OLD.off_by, NEW.changed_by) AND o.state <> 'active') THEN
+        RAISE EXCEPTION 'two operators turn two-person control off'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'two_person_control_asked_before', TABLE = 'two_person_control';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE OR REPLACE TRIGGER two_person_control_asked_before BEFORE UPDATE OF is_on ON qflare.two_person_control FOR EACH ROW
+    WHEN (OLD.is_on AND NOT NEW.is_on) EXECUTE FUNCTION qflare.refuse_sudden_end();
+
+-- Where two-person control is on, refuse what nothing takes back unless a response that two operators want does it.
+-- Of a device: the response stands as proposed until its transaction ends; of the identity: as begun.
+CREATE OR REPLACE FUNCTION qflare.refuse_single_hand() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_tenant uuid  := '00000000-0000-0000-0000-000000000000';
+    v_ref    bytea;
+BEGIN
+    IF TG_TABLE_NAME = 'device' THEN
+        v_tenant := NEW.tenant_id;
+        v_ref := NEW.ref;
+    ELSIF NOT EXISTS (SELECT FROM qflare.server_identity) THEN
+        RETURN NEW;                              -- the first identity: there is nobody yet
+    END IF;
+    IF NOT EXISTS (SELECT FROM qflare.two_person_control AS c WHERE c.tenant_id = v_tenant AND c.is_on) THEN
+        RETURN NEW;
+    END IF;
+    IF EXISTS (
+        SELECT FROM qflare.response AS r
+         WHERE r.tenant_id = v_tenant AND r.needs_two AND r.second_by IS NOT NULL
+           AND r.action = CASE TG_TABLE_NAME WHEN 'device' THEN 'revoke' ELSE 'rotate-identity' END
+           AND r.state = CASE TG_TABLE_NAME WHEN 'device' THEN 'proposed' ELSE 'begun' END
+           AND r.ref IS NOT DISTINCT FROM v_ref
+           AND r.expires_at > clock_timestamp()
+           AND NOT EXISTS (SELECT FROM qflare.operator AS o
+                            WHERE o.tenant_id = v_tenant AND o.name IN (r.first_by, r.second_by)
+                              AND o.state <> 'active')) THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'two operators must want this'
+        USING ERRCODE = 'check_violation', CONSTRAINT = TG_TABLE_NAME || '_two_persons', TABLE = TG_TABLE_NAME;
+END
+$$;
+CREATE OR REPLACE TRIGGER device_two_persons BEFORE UPDATE OF state ON qflare.device FOR EACH ROW
+    WHEN (OLD.state IN ('pre-active', 'active', 'suspended') AND NEW.state IN ('deactivated', 'compromised', 'destroyed'))
+    EXECUTE FUNCTION qflare.refuse_single_hand();
+-- A root that is kept offline signs by another hand already.
+CREATE OR REPLACE TRIGGER server_identity_two_persons BEFORE INSERT ON qflare.server_identity FOR EACH ROW
+    WHEN (NEW.sealed_root IS NOT NULL) EXECUTE FUNCTION qflare.refuse_single_hand();
 
 -- Refuse a psk that does not follow the one before: its version rises with each, and never falls.  Version 0 is what
 -- workers before version 10 of this schema write.

@@ -191,6 +191,10 @@ class IllegalTransitionError(KeyStateError):
     """The requested change of state is not allowed from the present one."""
 
 
+class SecondPersonError(KeyStateError):
+    """Two operators must want this, and one alone asked for it; the message says how it is proposed."""
+
+
 class AlreadyExistsError(KeyStateError):
     """A device, tenant or token of that name exists already."""
 

@@ -83,6 +83,24 @@ async def test_an_incident_is_listed_responded_to_and_closed(command, database_d
     assert 2 == len((await command("incident", "list", "--closed", "--json"))["incidents"])
 
 
+async def test_two_person_control_from_the_command_line(command, database_dsn, tmp_path):  # noqa: F811
+    """On by one with their secret; then a revocation by hand names the proposal to make; off by two."""
+    async with make_manager(database_dsn, tmp_path) as manager:
+        await Edge.provision(manager, "pump")
+    for name in ("ann", "bob"):
+        await command("operator", "add", name, "--output", tmp_path / name, "--json")
+    ann, bob = (("--by", name, "--secret-file", tmp_path / name) for name in ("ann", "bob"))
+    assert "off" in await command("operator", "two-persons")
+    assert "--by" in await command("operator", "two-persons", "on", code=ExitCode.USAGE)
+    assert (await command("operator", "two-persons", "on", *ann, "--json"))["is_on"]
+    refused = await command("devices", "revoke", "pump", "--reason", "stolen", code=ExitCode.FAILED)
+    assert "qflare incident apply - revoke" in refused
+    assert "active" == (await command("devices", "show", "pump", "--json"))["state"]
+    assert "bob wants it off" in await command("operator", "two-persons", "off", *bob)
+    assert "two-person control is off" in await command("operator", "two-persons", "off", *ann)
+    await command("devices", "revoke", "pump", "--reason", "stolen")
+
+
 async def test_what_is_wrong_is_one_line(command, database_dsn, tmp_path):  # noqa: F811
     """A bad id, an unknown incident or action, and a secret that is none each name themselves."""
     async with make_manager(database_dsn, tmp_path) as manager:

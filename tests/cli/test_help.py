@@ -45,6 +45,7 @@ COMMANDS = (
     ("operator", "renew"),
     ("operator", "list"),
     ("operator", "revoke"),
+    ("operator", "two-persons"),
     ("policy",),
     ("policy", "show"),
     ("policy", "set"),

@@ -1,13 +1,21 @@
 """Responses through the public API: dry runs change nothing, two persons, once, undone exactly, on every worker."""
 
 import asyncio
+import json
 from os import urandom
 
 import asyncpg
 import pytest
 
 from manager_world import Edge, TurnedClock, engine_of, make_manager, managers
-from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundError, RefusedError, UsageError
+from qflare.errors import (
+    ConflictError,
+    IllegalTransitionError,
+    KeyNotFoundError,
+    RefusedError,
+    SecondPersonError,
+    UsageError,
+)
 from qflare.model.device import KeyState
 from qflare.model.response import ResponseState
 from qflare.model.session import SessionState
@@ -152,6 +160,39 @@ async def test_a_revocation_takes_two_operators(database_dsn, tmp_path):
         assert ResponseState.DISMISSED is dismissed.state
         told = ["response proposed", "response confirmed", "response carried out"]
         assert told == await events_about(manager, again)
+
+
+async def test_with_two_person_control_one_hand_ends_nothing(database_dsn, tmp_path):
+    """Revocations and rotations by hand are refused with the remedy and change nothing; what two confirm is done."""
+    async with managers(database_dsn, tmp_path) as (manager,):
+        await operators(manager, "ann", "bob")
+        edge = await Edge.provision(manager)
+        assert not (await manager.get_two_person_control()).is_on
+        assert (await manager.require_two_persons(by="ann")).is_on
+        for by_hand in (
+            manager.revoke_device(edge.name, reason="stolen"),
+            manager.compromise_device(edge.name, reason="stolen"),
+            manager.rotate_identity(reason="suspicion"),
+        ):
+            with pytest.raises(SecondPersonError, match="incident apply"):
+                await by_hand
+        await edge.connect(manager)
+        assert 1 == (await manager.get_identity_report()).certificate.serial
+        for action, target in (("revoke", {"device_id": edge.name}), ("rotate-identity", {})):
+            asked = await manager.respond(action, by="ann", reason="stolen", **target)
+            assert ResponseState.APPLIED is (await manager.confirm_response(asked.response_id, by="bob")).state
+        assert KeyState.DEACTIVATED is (await manager.find_device(edge.name)).state
+        assert 2 == (await manager.get_identity_report()).certificate.serial
+        assert (await manager.allow_one_person(by="bob")).is_on
+        assert not (await manager.allow_one_person(by="ann")).is_on
+        await manager.rotate_identity(reason="by one again")
+        events = [json.loads(entry.data) for entry in await manager.monitor.list_events(limit=100)]
+        said = [(each["what"], each["by"]) for each in events if str(each.get("what")).startswith("two-person")]
+        assert [
+            ("two-person control on", "ann"),
+            ("two-person control is to end", "bob"),
+            ("two-person control off", "ann"),
+        ] == said
 
 
 async def test_a_rekey_ends_sessions_and_locks_nobody_out(database_dsn, tmp_path):

@@ -36,6 +36,8 @@ LOOKED_AT = {
     "device_key_moved": "0007: keeps the move, refuses nothing",
     "device_key_state_first": "0007: version 1 begins keys pre-active or active",
     "device_key_state_move": "0007: the same moves, told with the table's name",
+    "device_two_persons": "0029: refuses nothing unless an operator turned two-person control on",
+    "server_identity_two_persons": "0029: refuses nothing unless an operator turned two-person control on",
     "device_state_first": "0007: version 1 begins devices active",
     "audit_entry_type_known": "0018: version 1 writes types 1 and 2, which stay",
     "device_state_move": "0007: the same moves, told with the table's name",

@@ -73,7 +73,12 @@ async def filled(store, admin):
             tenant_id, [new_sighting()], opened=[new_event()], raised=[new_event()], call_id=urandom(16)
         )
         assert await store.save_detector_state(tenant_id, b"state", after=0)
-        await store.add_operator(new_operator(tenant_id), event=new_event())
+        for name in ("ann", "bob"):
+            await store.add_operator(new_operator(tenant_id, name), event=new_event())
+        # On and, by both, off again.
+        await store.require_two_persons(tenant_id, by="ann", event=new_event())
+        for name in ("ann", "bob"):
+            await store.allow_one_person(tenant_id, by=name, asked=new_event(), ended=new_event())
         await store.ask_response(
             tenant_id, new_response(device=device, by=None, rule="r"), needs_two=False, event=new_event()
         )

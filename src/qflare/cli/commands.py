@@ -48,7 +48,7 @@ _COMMANDS: Final = (
     ("sessions", "sessions", "app"),
     ("keys", "keys", "app"),
     ("tenants", "tenants", "app"),
-    ("operator", "operators", "app"),
+    ("operator", "two_persons", "app"),
     ("policy", "policy", "app"),
     ("identity", "identity", "app"),
     ("incident", "responses", "app"),

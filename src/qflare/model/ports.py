@@ -23,6 +23,7 @@ from qflare.model.reply_ports import ReplyStore
 from qflare.model.response_ports import ResponseStore
 from qflare.model.rotation_ports import RotationStore
 from qflare.model.session_ports import SessionStore
+from qflare.model.two_person_control import TwoPersonControlStore
 
 if TYPE_CHECKING:
     from qflare.model.mark import Pulse
@@ -43,6 +44,7 @@ class Store(
     OperatorStore,
     ErasureStore,
     ResponseStore,
+    TwoPersonControlStore,
     Protocol,
 ):
     """All of it; `stores.postgres` does it."""

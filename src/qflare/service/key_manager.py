@@ -12,6 +12,7 @@ from qflare.manager.settings import ManagerSettings
 from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, TenantId
 from qflare.model.observation import ANNOUNCEMENT, Observation
 from qflare.service.assembly import Engine, Place, open_engine, open_foundation
+from qflare.service.control_calls import ControlCalls
 from qflare.service.exchanges import Exchanges
 from qflare.service.identity_calls import IdentityCalls
 from qflare.service.listing_calls import Listings
@@ -52,6 +53,7 @@ class QuantumKeyManager(
     OperatorCalls,
     LogCalls,
     ResponseCalls,
+    ControlCalls,
 ):
     """
     The server's side of QFX-1 over one database; any number of managers may share it.

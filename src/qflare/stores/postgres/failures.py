@@ -19,10 +19,12 @@ from qflare.errors import (
     KeyNotFoundError,
     QflareError,
     SchemaMismatchError,
+    SecondPersonError,
     StoreError,
     StoreUnavailableError,
     UsageError,
 )
+from qflare.model.two_person_control import NEEDED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,8 +52,12 @@ _ABSENT: Final = {
     "response_first_by_operator": "no such operator in this tenant: add one with  qflare operator add",
     "response_second_by_operator": "no such operator in this tenant: add one with  qflare operator add",
     "response_ended_by_operator": "no such operator in this tenant: add one with  qflare operator add",
+    "two_person_control_of_tenant": "no such tenant; create it first",
+    "two_person_control_changed_by_operator": "no such operator in this tenant: add one with  qflare operator add",
+    "two_person_control_off_by_operator": "no such operator in this tenant: add one with  qflare operator add",
     "device_key_of_device": "no such device; register it first",
 }
+_TWO_PERSONS: Final = {"device_two_persons": "revoke", "server_identity_two_persons": "rotate-identity"}
 _MOVES: Final = ("_state_move", "_state_first")
 _MOVE_TEXT: Final = re.compile(r"the [a-z ]{1,40} cannot (?:go from [a-z-]{1,20} to|begin as) [a-z-]{1,20}")
 """What refuse_illegal_move says: states and a table's name, nothing of a row."""
@@ -150,6 +156,8 @@ def _by_constraint(sqlstate: str, constraint: str | None, text: str) -> QflareEr
         return AlreadyExistsError(_EXISTS[constraint])
     if constraint in _ABSENT:
         return KeyNotFoundError(_ABSENT[constraint])
+    if constraint in _TWO_PERSONS:
+        return SecondPersonError(NEEDED.format(action=_TWO_PERSONS[constraint]))
     if constraint is not None and constraint.endswith(_MOVES):
         said = text if _MOVE_TEXT.fullmatch(text) else "that state cannot be reached from the present one"
         return IllegalTransitionError(f"{said}: the states of NIST SP 800-57 allow no such move")

@@ -33,6 +33,7 @@ from qflare.stores.postgres.statistics import Statistics
 from qflare.stores.postgres.streams import Streams
 from qflare.stores.postgres.tokens import Tokens
 from qflare.stores.postgres.turns import Turns
+from qflare.stores.postgres.two_person_control import TwoPersonControls
 
 if TYPE_CHECKING:
     from qflare.model.ports import Store
@@ -62,6 +63,7 @@ class PostgresStore(
     Shares,
     Operators,
     Responses,
+    TwoPersonControls,
 ):
     """
     `model.ports.Store` on a pool of asyncpg.

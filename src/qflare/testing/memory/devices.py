@@ -10,11 +10,13 @@ from qflare.model.call import call_about
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.ids import NAME_BYTES_MAX, REF_BYTES, CallId, DeviceId, DeviceRef, TenantId
 from qflare.model.key_record import KeyRecord
+from qflare.model.response import ResponseAction
 from qflare.testing.memory.constraints import REASON_BYTES_MAX, require, require_size, require_text
 from qflare.testing.memory.entries import Logging
 from qflare.testing.memory.rows import DeviceKeyRow, DeviceRow
 from qflare.testing.memory.sessions import Sessions
 from qflare.testing.memory.states import FINAL_STATES, moved, no_move, require_move
+from qflare.testing.memory.two_person_control import require_two_hands
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 KEM, SIGNATURE = "kem", "signature"
 _PUBLIC_KEY_BYTES: Final = {"ML-KEM-1024": 1568, "ML-DSA-44": 1312}
 _SEALED_PSK_BYTES: Final = (80, 128)
+_OUT_FOR_GOOD: Final = frozenset({KeyState.DEACTIVATED, KeyState.COMPROMISED, KeyState.DESTROYED})
 _UNDER_WAY: Final = frozenset({KeyState.PRE_ACTIVE, KeyState.ACTIVE, KeyState.SUSPENDED})
 
 
@@ -114,6 +117,8 @@ class Devices(Sessions):
             row = self._get(tenant_id, ref)
             if self._carried_out(tenant_id, change) is not None:
                 return self._device(row)
+            if row.state in _UNDER_WAY and state in _OUT_FOR_GOOD:
+                require_two_hands(self._tables, tenant_id, ResponseAction.REVOKE, ref=ref, now=self._now)
             row = self._move_device(row, state, reason)
             self._write_events(tenant_id, [event])
             self._note_call(tenant_id, change)

@@ -10,6 +10,7 @@ from qflare.errors import IllegalTransitionError
 from qflare.model.call import IDENTITY_REQUEST, IDENTITY_ROTATION, call_about, print_of
 from qflare.model.device import KeyState
 from qflare.model.key_record import KeyRecord
+from qflare.model.response import ResponseAction
 from qflare.model.server_key import PendingServerKey, ServerKey, ServerKeyKind
 from qflare.testing.memory.constraints import (
     REASON_BYTES_MAX,
@@ -22,6 +23,7 @@ from qflare.testing.memory.constraints import (
 from qflare.testing.memory.entries import Logging
 from qflare.testing.memory.rows import ServerKeyRow
 from qflare.testing.memory.states import moved
+from qflare.testing.memory.two_person_control import require_two_hands
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +87,8 @@ class Identities(Logging):
             self._require_serial(after)
             if tables.identities[after].sealed_root is None:
                 identity = replace(identity, sealed_root=None)
+            if identity.sealed_root is not None:
+                require_two_hands(tables, self._log_tenant, ResponseAction.ROTATE_IDENTITY, ref=None, now=self._now)
             why = f"serial {identity.serial} came into force with other keys"
             self._drop_pending(why, (identity.certificate[_ANNOUNCE], identity.certificate[_LOG]))
             if not self._insert(identity):

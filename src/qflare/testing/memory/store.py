@@ -24,6 +24,7 @@ from qflare.testing.memory.statistics import Statistics
 from qflare.testing.memory.tables import Tables
 from qflare.testing.memory.tokens import Tokens
 from qflare.testing.memory.turns import Turns
+from qflare.testing.memory.two_person_control import TwoPersonControls
 
 if TYPE_CHECKING:
     from qflare.model.ports import Store
@@ -53,6 +54,7 @@ class MemoryStore(
     Incidents,
     Shares,
     Operators,
+    TwoPersonControls,
 ):
     """
     `model.ports.Store` in the memory of one process, for tests alone: what it held is gone with it.

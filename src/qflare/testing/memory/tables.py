@@ -13,6 +13,7 @@ from qflare.errors import UsageError
 from qflare.model.change import Change
 from qflare.model.ids import DEFAULT_TENANT, ID_BYTES
 from qflare.model.turn import TurnProgress
+from qflare.model.two_person_control import TwoPersonControl
 from qflare.protocol.log import Frontier
 from qflare.testing.memory.constraints import require_ids
 from qflare.testing.memory.journal import Cell, Journal, Table
@@ -108,6 +109,7 @@ class Tables:
         self.operators: Table[tuple[TenantId, str], Operator] = Table(journal)
         self.verifiers: Table[tuple[TenantId, str], Verifier] = Table(journal)
         self.responses: Table[tuple[TenantId, ResponseId], ResponseRow] = Table(journal)
+        self.two_person_controls: Table[TenantId, TwoPersonControl] = Table(journal)
         self.next_change = Cell(journal, 1)
         self.untold: list[Change] = []
         """Of the present transaction, told when it is committed."""
