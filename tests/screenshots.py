@@ -49,6 +49,10 @@ async def take(url, name, secret):
         await tab.look(width=390, height=844, is_dark=True)
         await tab.evaluate("scrollTo(0, 0)")
         pictures["live-page-phone.png"] = await tab.picture()
+        await tab.look(width=1100, height=900)
+        async with tab.loading():
+            await tab.evaluate("document.querySelector('#part-incidents a').click()")
+        pictures["live-page-incident.png"] = await tab.picture()
         assert [] == tab.errors
     return pictures
 

@@ -102,12 +102,15 @@ async def test_an_incident_is_acknowledged_in_the_operators_name(database_dsn, t
     """Who did it and why stand on the page, in the database and in the log; what is no move any more changes nothing."""
     nasty = "seen <b>&'\" on the floor"
     async with managers(database_dsn, tmp_path) as (manager,), paging(manager) as url, browsing(url) as client:
-        sighting = new_sighting(evidence=json.dumps({"step": "record", "long": "x" * 300}).encode())
+        facts = {"seen": {"record tag": 1234, "<i>": 1}, "other": {"a": "b"}, "long": "x" * 300}
+        sighting = new_sighting(evidence=json.dumps(facts).encode())
         await sighted(manager, sighting)
         await log_in(client, "ann", await manager.add_operator("ann"))
         about = f"/incident?id={sighting.incident_id.hex()}"
         before = (await client.get(about)).text
         assert ("x" * 300 in before, "open, " in before, ">Acknowledge<" in before) == (True, True, True)
+        assert "record tag: 1,234, &lt;i&gt;: 1" in before
+        assert "{&quot;a&quot;: &quot;b&quot;}" in before
         answer = await moved(client, sighting.incident_id, "acknowledged", note=nasty)
         assert (303, about) == (answer.status_code, answer.headers["location"])
         after = (await client.get(about)).text

@@ -88,10 +88,16 @@ def _flat(encoded: bytes) -> list[tuple[str, str]]:
         data = None
     if not isinstance(data, dict):
         return []
-    return [
-        (name.replace("_", " "), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        for name, value in data.items()
-    ]
+    return [(name.replace("_", " "), _said(value)) for name, value in data.items()]
+
+
+def _said(value: object) -> str:
+    """Return a value as people read it; counts by name are a list of both."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and value and all(type(each) is int for each in value.values()):
+        return ", ".join(f"{name}: {each:,}" for name, each in value.items())
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _cut(text: str) -> str:
