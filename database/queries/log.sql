@@ -41,6 +41,22 @@ SELECT e.log_index, e.entry_type, e.tenant_id, e.leaf_hash, e.leaf_data, e.event
  ORDER BY e.log_index
  LIMIT $3;
 
+-- name: list_acts :many
+-- A tenant's entries of some types between two indexes; inside a tenant's transaction.
+-- Between two, so that the look costs the same however many sessions lie there.
+-- $1 tenant_id uuid, $2 first bigint, $3 last bigint, not among them, $4 event types text[]
+SELECT e.log_index, e.entry_type, e.tenant_id, e.leaf_hash, e.leaf_data, e.event_type, e.severity, e.device_id, e.data,
+       e.recorded_at, k.subject, k.sealed_key
+  FROM qflare.audit_entry AS e
+  LEFT JOIN LATERAL (
+       SELECT o.subject, o.sealed_key FROM qflare.audit_key AS o
+        WHERE o.log_index = e.log_index AND o.tenant_id = e.tenant_id LIMIT 1) AS k ON true
+ WHERE e.tenant_id = $1
+   AND e.log_index >= $2
+   AND e.log_index < $3
+   AND e.event_type = ANY ($4::text[])
+ ORDER BY e.log_index;
+
 -- name: become_auditor :exec
 -- Act as the auditor until the transaction ends.
 SELECT set_config('role', 'qflare_auditor', true);

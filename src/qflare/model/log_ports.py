@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from qflare.model.event import AuditEntry, EventSeverity, LogAppend, LogHead, NewEvent, SignedCheckpoint
+    from qflare.model.event import (
+        AuditEntry,
+        EventSeverity,
+        LogAppend,
+        LogHead,
+        NewEvent,
+        SecurityEventType,
+        SignedCheckpoint,
+    )
     from qflare.model.ids import CallId, TenantId
 
 
@@ -28,6 +36,11 @@ class LogStore(Protocol):
 
     async def list_entries(self, tenant_id: TenantId | None, *, first: int, limit: int) -> tuple[AuditEntry, ...]:
         """Return entries from index *first* on; None reads all tenants and needs the auditor's role."""
+
+    async def list_acts(
+        self, tenant_id: TenantId, *, first: int, last: int, types: Collection[SecurityEventType]
+    ) -> tuple[AuditEntry, ...]:
+        """Return the tenant's entries of *types* from index *first* to the one before *last*."""
 
     async def find_entry(self, tenant_id: TenantId, index: int) -> AuditEntry | None:
         """Return one entry of the tenant, or None."""

@@ -31,7 +31,7 @@ class Signal(StrEnum):
     USE_AFTER_REVOCATION = "use-after-revocation"
     """Messages of devices that were suspended or revoked."""
     OPERATOR_ACTS = "operator-acts"
-    """More revocations, tokens or changes by operators than is usual here."""
+    """More, or graver, acts of operators than are usual: revocations, rotations of the identity, new operators."""
     AUDIT_LAG = "audit-lag"
     """Entries of the log that no signed head covers for longer than is usual."""
     LOG_ALTERED = "log-altered"

@@ -209,10 +209,10 @@ class Detector:
                 return
         self._count(fleet, tenant, signal, FLEET_RULES[signal], at_s=at_s, what=what)
 
-    def count(self, signal: Signal, tenant_id: TenantId, *, at_s: int, what: str) -> None:
+    def count(self, signal: Signal, tenant_id: TenantId, *, at_s: int, what: str, weight: float = 1.0) -> None:
         """Count for a fleet what every worker sees by itself, so that no other is told of it."""
-        fleet = self.fleet_of(tenant_id)
-        self._count(fleet, tenant_id, signal, FLEET_RULES[signal], at_s=at_s, what=what, is_mine=False)
+        fleet, rule = self.fleet_of(tenant_id), FLEET_RULES[signal]
+        self._count(fleet, tenant_id, signal, rule, at_s=at_s, what=what, weight=weight, is_mine=False)
 
     def _count(
         self,
@@ -223,6 +223,7 @@ class Detector:
         *,
         at_s: int,
         what: str,
+        weight: float = 1.0,
         is_mine: bool = True,
     ) -> None:
         minute = at_s // 60
@@ -231,7 +232,7 @@ class Detector:
         rate = fleet.rates.get(signal)
         if rate is None:
             rate = fleet.rates[signal] = FleetRate()
-        score = rate.add(rule, at_s=at_s, traffic=fleet.traffic)
+        score = rate.add(rule, at_s=at_s, traffic=fleet.traffic, count=weight)
         severity = severity_of(rule.ladder, score)
         if is_mine:
             self.tally.count_fleet(tenant_id, signal.value, 1, told=rank_of(severity))

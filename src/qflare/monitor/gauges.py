@@ -9,7 +9,8 @@ from qflare.model.device import KeyState
 from qflare.model.event import EventSeverity
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.model.signal import Signal
-from qflare.monitor.parameters import AUDIT_LAG_LADDER, CLOCK_SKEW_LADDER, KEY_AGE_LADDER
+from qflare.monitor.acts import act_of
+from qflare.monitor.parameters import AUDIT_LAG_LADDER, CLOCK_SKEW_LADDER, KEY_AGE_LADDER, OPERATOR_ACT_WEIGHTS
 from qflare.monitor.proof import check_entry
 from qflare.monitor.rates import severity_of
 
@@ -41,6 +42,8 @@ class Gauges:
         self._detector = detector
         self._lagging = 0
         self._revoked: dict[TenantId, int] = {}
+        self._serial: int | None = None
+        self._tenants: int | None = None
 
     def clocks(self, *, skew_s: float, at_s: int) -> None:
         """Judge this worker's clock against the database's, which all workers share."""
@@ -146,4 +149,28 @@ class Gauges:
         before = self._revoked.get(tenant_id)
         self._revoked[tenant_id] = revoked
         for _ in range(0 if before is None else revoked - before):
-            self._detector.count(Signal.OPERATOR_ACTS, tenant_id, at_s=at_s, what="device taken out of service")
+            self._act(tenant_id, "device taken out of service", at_s)
+
+    def certificates(self, serial: int, *, at_s: int) -> None:
+        """Judge how often the server's identity was rotated since the last look."""
+        before, self._serial = self._serial, serial
+        for _ in range(0 if before is None else serial - before):
+            self._act(DEFAULT_TENANT, "server certificate in force", at_s)
+
+    def tenants(self, count: int, *, at_s: int) -> None:
+        """Judge how many tenants were created since the last look; it is the default tenant that is told of it."""
+        before, self._tenants = self._tenants, count
+        for _ in range(0 if before is None else count - before):
+            self._act(DEFAULT_TENANT, "tenant created", at_s)
+
+    def acts(self, tenant_id: TenantId, entries: Sequence[AuditEntry], *, at_s: int) -> None:
+        """Judge what operators did, as the log has it."""
+        for entry in entries:
+            act = act_of(entry)
+            if act is not None:
+                self._act(tenant_id, act, at_s)
+
+    def _act(self, tenant_id: TenantId, act: str, at_s: int) -> None:
+        weight = OPERATOR_ACT_WEIGHTS[act]
+        if weight:
+            self._detector.count(Signal.OPERATOR_ACTS, tenant_id, at_s=at_s, what=act, weight=weight)

@@ -84,9 +84,75 @@ FLEET_RULES: Final[dict[Signal, FleetRule]] = {
     Signal.CLONE: FleetRule(allowed=1, share=0.0, ladder=((15, ERROR), (150, CRITICAL))),
     # Of several devices: not one that was restored, but a source that they share.
     Signal.BROKEN_RANDOMNESS: FleetRule(allowed=0, share=0.0, ladder=((1, ERROR), (5, CRITICAL))),
-    # Devices taken out of service a minute. An operator removes one, or a few; a stolen login removes all.
+    # Acts of operators, by their weights, a minute. An operator removes a device, or a few; a stolen login removes all.
     Signal.OPERATOR_ACTS: FleetRule(allowed=1, share=0.0, ladder=((20, WARNING), (200, ERROR))),
 }
+OPERATOR_ACT_WEIGHTS: Final[dict[str, float]] = {
+    # What a stolen login would do, in units of one device taken out of service: two of the gravest within ten minutes
+    # are worth a look, one of them alone is a day's work.
+    "device taken out of service": 1,
+    # Once in a bucket's life, and never twice in a row: what is in flight ends.
+    "response carried out: turn": 11,
+    # A few times a year: whoever holds the keys speaks for the server.
+    "server certificate in force": 11,
+    "response carried out: rotate-identity": 0,  # the certificate that it brings into force is counted
+    # Once, in a ceremony: whoever has the root certifies keys, and without it no certificate follows.
+    "root exported": 11,
+    "root removed": 11,
+    # A few times a year: evidence leaves the database.
+    "log entries archived": 11,
+    # After a disaster: what came after the copy is gone.
+    "database restored": 11,
+    # Who may log in: three at a first installation are usual, and a thief makes himself a name.
+    "operator added": 5,
+    "operator renewed": 5,
+    "operator revoked": 5,
+    # A few in a server's life.
+    "tenant created": 5,
+    # What keys live by: changed a few times while a fleet is set up.
+    "rotation policy set": 5,
+    "rotation policy removed": 5,
+    # Rarely more than one a subject: it makes evidence unreadable.
+    "log entries erased": 2,
+    # Each is one device's, and the device itself is counted where it goes out of service.
+    "response carried out: quarantine": 0,
+    "response carried out: revoke": 0,
+    "response carried out: lift": 1,
+    "response carried out: rekey": 1,
+    "response carried out: rotate-device": 1,
+    "response carried out: limit-device": 1,
+    "response carried out: limit-tenant": 5,
+    "response carried out: limit-source": 5,
+    "response carried out: notify": 0,
+    # What was done about an attack is taken back.
+    "response undone": 3,
+    "response dismissed": 1,
+    # Incidents are cleared away in turn by whoever looks after them, and all at once by who hides something.
+    "incident acknowledged": 0.2,
+    "incident closed": 1,
+    "incident open": 0.2,
+    # A fleet of hundreds is marked or invited in one go; thousands are worth a look.
+    "rotation requested": 0.02,
+    "enrolment token issued": 0.02,
+    # Steps on the way to what is counted, and what everybody does each morning.
+    "response proposed": 0,
+    "response confirmed": 0,
+    "response needs another operator": 0,
+    "operator logged in": 0,
+    "operator logged out": 0,
+    "server keys deactivated": 0,
+    "gap of a restored database": 0,
+    # What the detector itself writes about all this.
+    "incident opened": 0,
+    "incident raised": 0,
+    # An application's own entries, and what a later version calls otherwise.
+    "another operator act": 0.2,
+}
+"""What each act of an operator adds to `operator-acts`, by what the log calls it."""
+ACTS_READ_MAX: Final = 20_000
+"""Entries of the log among which acts are looked for at once, about 10 ms: sessions lie between them."""
+ACT_PAGES_MAX: Final = 8
+"""Times that is done for a tenant at one look: 2,600 entries a second; the next look goes on."""
 ANNOUNCEMENT_RULE: Final = FleetRule(allowed=120, share=4.0, ladder=((2000, WARNING),))
 """Announcements are public and cached by proxies; a device fetches at most one a bucket beside its handshakes. Many
 times what is taken is somebody who reads bucket after bucket and never speaks: a scan, of little harm."""

@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import DecodeError, EvidenceError, KeyNotFoundError, QflareError
 from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, CallId
+from qflare.monitor.acts import ACT_TYPES
 from qflare.monitor.dashboard import DetectorFigures
 from qflare.monitor.detector import Detector
 from qflare.monitor.gauges import Gauges, first_altered
 from qflare.monitor.opinion import load_opinions
 from qflare.monitor.parameters import (
+    ACT_PAGES_MAX,
+    ACTS_READ_MAX,
     ENTRIES_CHECKED,
     FLUSH_S,
     LOOK_S,
@@ -35,6 +38,7 @@ from qflare.monitor.parameters import (
 )
 from qflare.monitor.remembered import Remembered, decode_remembered, recall, remember
 from qflare.monitor.reporting import make_sightings
+from qflare.protocol.entry import open_entry
 from qflare.service.sharing import Sharing
 
 if TYPE_CHECKING:
@@ -42,11 +46,12 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from qflare.manager.buckets import Buckets
-    from qflare.model.event import NewEvent
+    from qflare.model.event import AuditEntry, NewEvent
     from qflare.model.ids import DeviceId, DeviceRef, TenantId
     from qflare.model.incident import Sighting
     from qflare.model.signal import Signal
     from qflare.monitor.suspicions import Suspicion
+    from qflare.protocol.entry import EntryVault
     from qflare.service.assembly import Foundation
 
 _log = logging.getLogger("qflare.service.detection")
@@ -87,6 +92,9 @@ class Detection:
         self._next_tenant = 0
         self._checked: dict[TenantId, int] = {}
         """Up to which entry each tenant's log was read again, in this pass over it."""
+        self._log_began = 0
+        self._acts_read: dict[TenantId, int] = {}
+        """Up to which entry each tenant's log was looked through for acts of operators."""
         self._saved_s = 0
         self._failing: set[str] = set()
         """What failed when it was tried last."""
@@ -117,6 +125,7 @@ class Detection:
         if self._foundation.settings.detection_opinion:
             self.detector.new_opinion = await self._foundation.offload.run(load_opinions)
         store, wait = self._foundation.store, self._foundation.deadline.of
+        self._log_began = (await wait(store.log_head())).size
         saved_at: dict[TenantId, datetime] = {}
         for tenant_id, _ in (await wait(store.list_tenants()))[:TENANTS_MAX]:
             saved = await wait(store.find_detector_state(tenant_id))
@@ -267,6 +276,7 @@ class Detection:
         destroyed = await self._foundation.offload.run(self._foundation.keeper.destroyed_before)
         at_s = self._foundation.clock.now_s()
         self._gauges.keys(records, bucket=bucket, destroyed_before=destroyed, at_s=at_s)
+        self._gauges.certificates(await wait(store.identity_serial()), at_s=at_s)
 
     async def _look_at_tenant(self, tenant_id: TenantId) -> None:
         store, wait = self._foundation.store, self._foundation.deadline.of
@@ -279,7 +289,20 @@ class Detection:
             first = min(self._checked.get(tenant_id, 0), newest)
             last = await self._read_again(tenant_id, first, at_s=at_s)
             self._checked[tenant_id] = 0 if last >= newest else last
+        await self._look_for_acts(tenant_id, size, at_s=at_s)
         self._gauges.out_of_service(tenant_id, await wait(store.count_out_of_service(tenant_id)), at_s=at_s)
+
+    async def _look_for_acts(self, tenant_id: TenantId, size: int, *, at_s: int) -> None:
+        """Look at what operators did since the last look, in the log of *size* entries."""
+        store, wait = self._foundation.store, self._foundation.deadline.of
+        first = self._acts_read.get(tenant_id, self._log_began)
+        for _ in range(ACT_PAGES_MAX):
+            last = min(size, first + ACTS_READ_MAX)
+            if last > first:
+                entries = await wait(store.list_acts(tenant_id, first=first, last=last, types=ACT_TYPES))
+                opened = await self._foundation.offload.run(partial(_opened, entries, self._foundation.entry_keys))
+                self._gauges.acts(tenant_id, opened, at_s=at_s)
+            first = self._acts_read[tenant_id] = last
 
     async def _read_again(self, tenant_id: TenantId, first: int, *, at_s: int) -> int:
         """Read entries from *first* on and compare them with their hashes; return where to go on."""
@@ -299,6 +322,7 @@ class Detection:
     async def _tenants(self) -> list[TenantId]:
         """Return the tenants whose turn it is: the default one, and some of the others."""
         found = await self._foundation.deadline.of(self._foundation.store.list_tenants())
+        self._gauges.tenants(len(found), at_s=self._foundation.clock.now_s())
         others = [tenant_id for tenant_id, _ in found if tenant_id != DEFAULT_TENANT]
         first = self._next_tenant if self._next_tenant < len(others) else 0
         self._next_tenant = first + TENANTS_LOOKED_AT
@@ -356,6 +380,15 @@ def _merged(mine: Remembered, saved: bytes | None, *, now_s: int) -> bytes:
             _log.warning("%s", failure)
     merged.forget_old(now_s)
     return merged.encode()
+
+
+def _opened(entries: Sequence[AuditEntry], vault: EntryVault) -> list[AuditEntry]:
+    opened = []
+    for entry in entries:
+        # One that was altered is told by another look, which reads all entries.
+        with contextlib.suppress(EvidenceError):
+            opened.append(open_entry(entry, vault))
+    return opened
 
 
 def _by_tenant(suspicions: Sequence[Suspicion]) -> dict[TenantId, list[Suspicion]]:

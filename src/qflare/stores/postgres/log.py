@@ -67,6 +67,16 @@ class Log(Connected):
                 rows = await transaction.fetch("list_entries", transaction.tenant_id, first, limit)
         return tuple(entry_of(row) for row in rows)
 
+    async def list_acts(
+        self, tenant_id: TenantId, *, first: int, last: int, types: Collection[SecurityEventType]
+    ) -> tuple[AuditEntry, ...]:
+        """Return entries of *types* from index *first* to the one before *last*."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            rows = await transaction.fetch(
+                "list_acts", transaction.tenant_id, first, last, [each.value for each in types]
+            )
+        return tuple(entry_of(row) for row in rows)
+
     async def find_entry(self, tenant_id: TenantId, index: int) -> AuditEntry | None:
         """Return one entry of the tenant, or None."""
         found = await self.list_entries(tenant_id, first=index, limit=1)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.clock import utc
 from qflare.errors import BatchError, ConflictError
-from qflare.model.event import SESSION_ENTRY, AuditEntry, EventSeverity, LogAppend, LogHead, NewEvent, SignedCheckpoint
+from qflare.model.event import (
+    SESSION_ENTRY,
+    AuditEntry,
+    EventSeverity,
+    LogAppend,
+    LogHead,
+    NewEvent,
+    SecurityEventType,
+    SignedCheckpoint,
+)
 from qflare.model.ids import CallId, DeviceId, TenantId
 from qflare.protocol.log import HASH_BYTES
 from qflare.testing.memory.constraints import require, require_numbers, require_size
@@ -68,6 +77,18 @@ class Log(Logging):
             found = (row for index, row in tables.entries.items() if index >= first)
             mine = [row for row in found if tenant_id is None or row.tenant_id == tenant_id]
             return tuple(mine[:limit])
+
+    async def list_acts(
+        self, tenant_id: TenantId, *, first: int, last: int, types: Collection[SecurityEventType]
+    ) -> tuple[AuditEntry, ...]:
+        """Return entries of *types* from index *first* to the one before *last*."""
+        require_numbers(first, last)
+        async with self._transaction(tenant_id) as tables:
+            return tuple(
+                row
+                for index, row in tables.entries.items()
+                if first <= index < last and row.tenant_id == tenant_id and row.event_type in types
+            )
 
     async def find_entry(self, tenant_id: TenantId, index: int) -> AuditEntry | None:
         """Return one entry of the tenant, or None."""
