@@ -26,7 +26,7 @@ class ManagerSettings:
     lifetime: int = 288
     """Buckets a session lives, 1 to 288 (H4)."""
     batch_max: int = 256
-    """Most items of one batch: one C call, one statement."""
+    """Most items of one batch: one C call, one statement; of events of the log twice as many."""
     waiting_max: int = 8192
     """Most items that wait in one queue; one more is refused with `OverloadedError`."""
     flights_max: int = 2
