@@ -91,6 +91,37 @@ async def test_data_that_cannot_stand_in_the_log_is_refused(database_dsn, tmp_pa
         assert before == (await manager.get_key_statistics()).log_size
 
 
+async def test_a_malformed_event_is_an_error_in_its_place(database_dsn, tmp_path):
+    """At every position of a batch: the others are logged in order, and nothing of the malformed one is."""
+    good = [(SYSTEM, INFO, {"n": number}, "d" if number % 2 else None) for number in range(4)]
+    malformed = [
+        (SYSTEM, INFO, {"password": "x"}, None),
+        ("system", INFO, {}, None),
+        (SYSTEM, INFO, {}, 5),
+        (SYSTEM, INFO),
+        7,
+    ]
+    async with managers(database_dsn, tmp_path) as (manager,):
+        monitor = manager.monitor
+        for place, bad in enumerate(malformed):
+            size = await monitor.log_size()
+            results = await monitor.log_security_events_many([*good[:place], bad, *good[place:]])
+            assert isinstance(results[place], UsageError), bad
+            logged = [result for at, result in enumerate(results) if at != place]
+            assert [each.device_id for each in logged] == [event[3] for event in good]
+            assert [each.index for each in logged] == list(range(size, size + 4))
+        whole = await monitor.log_security_events_many([malformed[0], malformed[4]])
+        assert all(isinstance(result, UsageError) for result in whole)
+        for none in (None, 5, "text", {1}):
+            with pytest.raises(UsageError, match="sequence"):
+                await monitor.log_security_events_many(none)
+        stand = set()
+        for bad in malformed:
+            again = await monitor.log_security_events_many([good[0], bad, good[1]], call_id=bytes(16))
+            stand.add((again[0].index, again[2].index))
+        assert len(stand) == 1
+
+
 async def test_names_of_secrets_that_name_something_harmless_are_taken(database_dsn, tmp_path):
     """A `token_id` or `secret_hash` is a name, not a secret."""
     async with managers(database_dsn, tmp_path) as (manager,):

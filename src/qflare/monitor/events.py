@@ -79,6 +79,32 @@ def prepare_security_events(drafts: Sequence[Draft], *, clock: Clock) -> list[Pr
     return events
 
 
+def each_event(drafts: Sequence[Draft | UsageError], *, clock: Clock) -> list[PreparedEvent | UsageError]:
+    """Check and encode each event by itself: what cannot stand in the log is an error in its place."""
+    good = [draft for draft in drafts if not isinstance(draft, UsageError)]
+    try:
+        made = iter(prepare_security_events(good, clock=clock))
+    except UsageError:
+        return [_one(draft, clock) for draft in drafts]
+    return [draft if isinstance(draft, UsageError) else next(made) for draft in drafts]
+
+
+def _one(draft: Draft | UsageError, clock: Clock) -> PreparedEvent | UsageError:
+    if isinstance(draft, UsageError):
+        return draft
+    try:
+        return prepare_security_events([draft], clock=clock)[0]
+    except UsageError as failure:
+        return failure
+
+
+def draft_of(item: object) -> Draft | UsageError:
+    """Return what a caller's (event type, severity, data, device_id or None) says, or that it is none."""
+    if not isinstance(item, tuple | list) or len(item) != len(Draft._fields):
+        return UsageError("an event is (event type, severity, data, device_id or None)")
+    return Draft(*item)
+
+
 def _check(draft: Draft) -> None:
     event_type, severity, data, device_id = draft
     given: tuple[object, object, object] = (event_type, severity, data)
@@ -86,8 +112,11 @@ def _check(draft: Draft) -> None:
         raise UsageError("event_type is a SecurityEventType and severity an EventSeverity")
     if type(given[2]) is not dict and not isinstance(given[2], Mapping):
         raise UsageError(f"event data must be a dict, got {type(data).__name__}")
-    if device_id is not None:
-        encode_name(device_id)
+    named: object = device_id
+    if named is not None:
+        if not isinstance(named, str):
+            raise UsageError(f"device_id must be text, got {type(named).__name__}")
+        encode_name(named)
     _refuse_secrets(data, path="data", depth=0)
     if event_type is SecurityEventType.OPERATOR_ACTION and (what := data.get("what")) in (ERASURE, ARCHIVED):
         raise UsageError(f"only an erasure or archive itself is logged with 'what' = {what!r}: name yours otherwise")

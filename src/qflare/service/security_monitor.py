@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -17,7 +18,7 @@ from qflare.monitor.audit import LogReport, verify_log
 from qflare.monitor.dashboard import DetectorFigures, SecurityDashboard
 from qflare.monitor.disclosing import disclose
 from qflare.monitor.erasure import ErasurePlan, erase_device, plan_erasure
-from qflare.monitor.events import prepare_security_events, security_event
+from qflare.monitor.events import draft_of, each_event, prepare_security_events, security_event
 from qflare.monitor.held import HeldReceipt
 from qflare.monitor.known import Reference
 from qflare.monitor.norms import is_norm
@@ -32,7 +33,7 @@ from qflare.service.opening import Opening
 from qflare.service.operator_calls import require_operator_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 
     import asyncpg
 
@@ -167,18 +168,21 @@ class SecurityMonitor:
         """
         Append many (event type, severity, data, device_id or None), with one signature a batch; one result each.
 
+        An event that cannot stand in the log is a `UsageError` in its place, and the others are logged.
         With *call_id* the same events in the same order again are the entries of the first time.
+
+        Raises:
+            UsageError: *events* is no sequence.
         """
         change = as_call_id(call_id)
+        given: object = events
+        if not isinstance(given, Sequence) or isinstance(given, str | bytes):
+            raise UsageError("events must be a sequence of (event type, severity, data, device_id or None)")
         foundation = await self._foundation()
-        prepared = prepare_security_events(
-            [
-                Draft(event_type, severity, data, None if device_id is None else DeviceId(device_id))
-                for event_type, severity, data, device_id in events
-            ],
-            clock=foundation.clock,
-        )
-        return tuple(await foundation.log.log_events(self._tenant, prepared, call_id=change))
+        made = each_event([draft_of(item) for item in events], clock=foundation.clock)
+        good = [event for event in made if not isinstance(event, UsageError)]
+        logged = iter(await foundation.log.log_events(self._tenant, good, call_id=change))
+        return tuple(event if isinstance(event, UsageError) else next(logged) for event in made)
 
     async def list_events(self, *, first: int = 0, limit: int = 100) -> tuple[AuditEntry, ...]:
         """Return the tenant's entries from index *first* on, sessions among them."""
