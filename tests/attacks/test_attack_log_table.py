@@ -50,6 +50,16 @@ class World:
                 await self.admin.execute(f"DELETE FROM qflare.{table}")  # noqa: S608
                 await self.admin.execute(f"INSERT INTO qflare.{table} SELECT * FROM kept_{table}")  # noqa: S608
 
+    async def keep_again(self):
+        """Keep the log as it is now instead."""
+        for table in TABLES:
+            await self.admin.execute(f"DROP TABLE kept_{table}")
+        await self.keep()
+
+    async def kind_of(self, index):
+        """Return an entry's type."""
+        return await self.admin.fetchval("SELECT entry_type FROM qflare.audit_entry WHERE log_index = $1", index)
+
     async def verify(self, **named):
         return await verify_log(
             store=self.foundation.store, keys=self.keys, runner=self.foundation.offload, **{"is_deep": True} | named
@@ -74,8 +84,8 @@ class World:
         before = max((size for size in self.signed if size <= index), default=0)
         return before, min(size for size in self.signed if size > index) - 1
 
-    async def export(self, **named):
-        """Export the log as it is and check that, as somebody without the database does."""
+    async def exported(self):
+        """Export the log as it is."""
         out = io.BytesIO()
         await export_log(
             source=self.foundation.store,
@@ -84,8 +94,13 @@ class World:
             runner=self.foundation.offload,
             write=out.write,
         )
+        return out.getvalue()
+
+    async def export(self, **named):
+        """Export the log as it is and check that, as somebody without the database does."""
+        exported = await self.exported()
         check = ExportCheck(server_id=server_id_of(self.served[0][:2592]), **named)
-        check.read(io.BytesIO(out.getvalue()))
+        check.read(io.BytesIO(exported))
         return check.finish()
 
     async def rebuild(self, *, keeps_signed=True):
@@ -467,9 +482,7 @@ async def test_every_way_to_change_the_hashes_of_dropped_entries_is_found(databa
         kept = await world.drop(world.dropped)
         later = (await world.foundation.store.list_checkpoints(first=kept.size + 1, limit=1))[0]
         assert kept.size == world.dropped
-        await admin.execute("DROP TABLE kept_audit_entry, kept_archived_leaf, kept_log_node, kept_log_head")
-        await admin.execute("DROP TABLE kept_checkpoint")
-        await world.keep()
+        await world.keep_again()
         for since in (kept, later):
             assert world.dropped == (await world.verify(since=since, references=[copy])).archived
         for way in HASH_WAYS:

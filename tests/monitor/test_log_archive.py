@@ -19,7 +19,7 @@ from qflare.protocol.checkpoint import encode_note
 from qflare.protocol.identity import decode_identity
 from qflare.protocol.log import inclusion_path, nodes_for_path, verify_inclusion
 from qflare.protocol.log_export import RecordKind, decode_row, encode_record, read_records
-from qflare.protocol.log_key import LogKey
+from qflare.protocol.log_key import LogKey, verify_under
 from qflare.secret import SecretBytes
 from qflare.service import archive_file
 from qflare.service.archive_file import MAGIC, ArchiveWriter, open_archive
@@ -289,6 +289,45 @@ async def test_a_log_goes_on_without_what_was_archived_and_dropped(filled, tmp_p
     assert await admin.fetchval("SELECT count(*) FROM qflare.audit_key WHERE log_index < $1", found.size)
     await monitor.erase_device_entries("camera")
     assert (await monitor.verify_log(since=found.checkpoint)).erased
+
+
+async def test_what_is_left_after_a_drop_is_exported_and_checked(filled, tmp_path, admin):
+    """A folder goes on with parts, a kept head begins a file; without either the missing beginning is told."""
+    given = {"QFLARE_DSN": filled.dsn}
+    pin = ("--server-id", filled.server_id.hex())
+    (tmp_path / "parts").mkdir()
+    before = await run(tmp_path, "audit", "export", "parts", "--json", **given)
+    assert before.code == 0, before.err
+    size = (await filled.archive(tmp_path / "old", 9)).size
+    assert size == (await drop(filled, tmp_path, [tmp_path / "old"], size)).dropped
+    await filled.grow(2)
+    whole = await run(tmp_path, "audit", "export", "whole.bin", "--json", **given)
+    assert whole.code
+    assert "archives hold what is before it" in whole.line
+    assert not (tmp_path / "whole.bin").exists()
+    more = await run(tmp_path, "audit", "export", "parts", "--json", **given)
+    assert (0, before.json["size"]) == (more.code, more.json["first"]), more.err
+    with words() as passphrase:
+        found = check_archives([tmp_path / "old"], passphrase, server_id=filled.server_id)
+    async with open_audit(filled.dsn, None) as audit:
+        signed = await audit.log.list_checkpoints(first=size, limit=1)
+        key = next(each for each in audit.keys if verify_under([each], signed[0]))
+    assert signed[0].root == found.findings.root
+    (tmp_path / "kept.note").write_text(encode_note(key.origin, key.key, signed[0]))
+    rest = await run(tmp_path, "audit", "export", "rest.bin", "--since", "kept.note", "--json", **given)
+    assert (0, size) == (rest.code, rest.json["first"]), rest.err
+    for path, since in (("parts", ()), ("rest.bin", ("--since", "kept.note"))):
+        held = await run(tmp_path, "audit", "verify", "--export", path, *pin, *since, "--json")
+        assert (0, more.json["root"]) == (held.code, held.json["root"]), held.err
+    # The same in depth in the database, beside either copy; an altered hash of a dropped entry is named.
+    arguments = ("--deep", "--since", "kept.note", "--reference", "parts", "--reference", "rest.bin", "--json")
+    deep = await run(tmp_path, "audit", "verify", *pin, *arguments, **given)
+    assert (0, size) == (deep.code, deep.json["archived_hashes"]), deep.err
+    await admin.execute("UPDATE qflare.archived_leaf SET leaf_hash = sha256(leaf_hash) WHERE log_index = 3")
+    for known in (arguments, ("--deep", "--archive", "old", "--passphrase-file", "words", "--json")):
+        (tmp_path / "words").write_bytes(WORDS)
+        bad = await run(tmp_path, "audit", "verify", *pin, *known, **given)
+        assert (1, 3, 3) == (bad.code, bad.json["index"], bad.json["last"]), bad.err
 
 
 async def test_only_who_may_change_the_schema_drops_and_only_what_was_archived(filled, tmp_path, admin):

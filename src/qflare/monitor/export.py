@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import AuthenticationError, EvidenceError, KeyNotFoundError, LogForkError
+from qflare.errors import AuthenticationError, EvidenceError, KeyNotFoundError, LogForkError, OtherLogError
 from qflare.model.event import EVENT_ENTRY
+from qflare.monitor.audit import verify_log
 from qflare.monitor.proof import check_entry
 from qflare.protocol import log_export
 from qflare.protocol.checkpoint import encode_note
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from qflare.protocol.log_key import LogKey
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-PAGE: Final = 1000
+PAGE: Final = 1 << 10
 """Entries read and written at a time."""
-NOTE_EVERY: Final = 1 << 16
+NOTE_EVERY: Final = 1 << 10
 """Entries between the signed heads that go along: what a rewritten stretch is narrowed down to."""
 
 
@@ -125,6 +126,35 @@ async def export_log(
         LogForkError: the log does not go on from *start*.
     """
     before = start or Frontier()
+    try:
+        return await _export(
+            source=source,
+            identities=identities,
+            keys=keys,
+            runner=runner,
+            write=write,
+            before=before,
+            until=until,
+            with_rows=with_rows,
+            progress=progress,
+        )
+    except EvidenceError as found:
+        await _name_first(source, keys, runner, before.size, found)
+        raise
+
+
+async def _export(
+    *,
+    source: AuditSource,
+    identities: Sequence[bytes],
+    keys: Sequence[LogKey],
+    runner: Runner,
+    write: Callable[[bytes], object],
+    before: Frontier,
+    until: SignedCheckpoint | None,
+    with_rows: bool,
+    progress: Callable[[int, int], None] | None,
+) -> ExportReport:
     head = await source.latest_checkpoint() if until is None else until
     if head is None:
         raise KeyNotFoundError("the log has no signed head yet: a worker signs one soon after the first entry")
@@ -149,6 +179,26 @@ async def export_log(
     await runner.run(partial(stream.note, key, head, signed_before=signed_before))
     await runner.run(stream.end)
     return ExportReport(first=before.size, size=head.size, checkpoint=head, heads=heads + 1)
+
+
+async def _name_first(
+    source: AuditSource, keys: Sequence[LogKey], runner: Runner, first: int, found: EvidenceError
+) -> None:
+    """Check the log that could not be exported in depth, which may tell more exactly where it is bad."""
+    since = None
+    if first:
+        signed = await source.list_checkpoints(first=first, limit=1)
+        if not signed or signed[0].size != first:
+            return
+        since = signed[0]
+    try:
+        await verify_log(store=source, keys=keys, runner=runner, since=since)
+    except EvidenceError as failure:
+        is_another = (failure.index, failure.last) != (found.index, found.last)
+        if is_another and failure.index is not None and (found.last is None or failure.index <= found.last):
+            raise failure from None
+    except (LogForkError, OtherLogError):
+        return
 
 
 def _row_of(entry: AuditEntry) -> log_export.RowRecord:

@@ -427,7 +427,12 @@ class ExportCheck:
         if self._signed is None or self._signed_size != self._frontier.size:
             if self._others and not self._heads:
                 raise OtherLogError("no head in the export is by the key that was given: it is of another log")
-            raise EvidenceError(f"the entries from {signed} on stand under no signed head", index=signed)
+            self._known.require_reached(self._frontier.size)
+            raise EvidenceError(
+                f"entries from {signed} on stand under no signed head: what follows was cut off, or they were put in",
+                index=signed,
+                last=self._frontier.size,
+            )
 
     def _mark_root(self) -> None:
         size = self._frontier.size

@@ -44,13 +44,17 @@ class _Pair:
             return 1
         return None
 
-    def look_at(self, others: Mapping[Node, bytes]) -> int | None:
-        """Return the side that one of the *others* belongs on; note doubles."""
-        for (_, index), other in others.items():
-            side = self.side_of(other)
-            if side is not None:
-                return side
-            self.doubles.extend((side, index) for side, own in ((0, self._left), (1, self._right)) if other == own)
+    def look_at(self, first: int, leaves: Mapping[Node, bytes]) -> int | None:
+        """Return the side that a leaf hash from elsewhere belongs on, or that two which were moved do; note doubles."""
+        for (_, index), other in leaves.items():
+            if index not in (first, first + 1):
+                side = self.side_of(other)
+                if side is not None:
+                    return side
+                self.doubles.extend((side, index) for side, own in ((0, self._left), (1, self._right)) if other == own)
+            beside = leaves.get((0, index + 1))
+            if beside is not None and hash_children(other, beside) == self._above:
+                return 0 if other != self._left else 1
         return None
 
 
@@ -91,9 +95,8 @@ async def first_bad_of_pair(
     at, side = 0, None
     while side is None and at <= among:
         # Leaf hashes alone, by their index: rows that cannot be read or have moved are no hindrance.
-        wanted = [(0, index) for index in range(at, at + _PAGE) if index not in (first, first + 1)]
-        found = await source.find_nodes(wanted)
-        side = await runner.run(partial(pair.look_at, found))
+        found = await source.find_nodes([(0, index) for index in range(at, at + _PAGE + 1)])
+        side = await runner.run(partial(pair.look_at, first, found))
         at += _PAGE
     if side is None:
         copies = {copy for copy, index in pair.doubles if await _is_in_place(source, index, *latest)}
