@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 29;
+SET LOCAL qflare.installs_version = 30;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -790,6 +790,13 @@ CREATE TABLE IF NOT EXISTS qflare.detector_clock (
     CONSTRAINT detector_clock_pkey PRIMARY KEY (worker_id)
 );
 
+-- When each worker that serves devices last said so; read by all of them while a limit stands.  Of no tenant.
+CREATE TABLE IF NOT EXISTS qflare.worker_beat (
+    worker_id uuid        NOT NULL,
+    beaten_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT worker_beat_pkey PRIMARY KEY (worker_id)
+);
+
 -- Whether what nothing takes back needs two operators of the tenant also where it is done by hand: no row, or is_on false,
 -- says no.  Written by operators, one to turn it on and two to turn it off; read whenever a device or the identity ends.
 CREATE TABLE IF NOT EXISTS qflare.two_person_control (
@@ -1050,7 +1057,7 @@ GRANT SELECT ON qflare.checkpoint TO qflare_maintenance;
 GRANT SELECT, INSERT, UPDATE ON qflare.incident, qflare.detector_state, qflare.operator, qflare.two_person_control
       TO qflare_app;
 -- UPDATE of shares to lock those that are deleted; none is ever changed.
-GRANT SELECT, INSERT, UPDATE, DELETE ON qflare.detector_share, qflare.detector_clock TO qflare_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON qflare.detector_share, qflare.detector_clock, qflare.worker_beat TO qflare_app;
 -- What was asked for stays as it was asked; what became of it is added.
 GRANT SELECT, INSERT ON qflare.response TO qflare_app;
 GRANT UPDATE (needs_two, first_by, second_by, state, before, changed, until_at, changed_at, applied_at, ended_by,

@@ -105,6 +105,56 @@ async def test_a_tenant_is_limited_by_two_operators_on_every_worker(database_dsn
         assert [None] * 3 == [await taken(second, mine.seal(my_sid, b"x")) for _ in range(3)]
 
 
+async def until(is_met):
+    async with asyncio.timeout(60):
+        while not is_met():
+            await asyncio.sleep(0.02)
+
+
+async def test_all_workers_together_keep_to_the_limit(database_dsn, tmp_path):
+    """Records that come to two workers in turn get through as often as the limit says; a worker alone has all of it."""
+    clock = TurnedClock()
+    async with managers(database_dsn, tmp_path, clock=clock) as (first,):
+        async with managers(database_dsn, tmp_path, clock=clock) as (second,):
+            await operators(first, "ann")
+            edge = await Edge.provision(first)
+            sid = (await edge.connect(first)).sid
+            assert [None, None] == [await taken(each, edge.seal(sid, b"x")) for each in (first, second)]
+            limits = [engine_of(each).limits for each in (first, second)]
+            await until(lambda: all(each._beaten_ns is not None for each in limits))
+            await first.respond("limit-device", by="ann", reason="too loud", device_id=edge.name, per_minute=4)
+            await until(lambda: all(each._workers == 2 and each._allowances for each in limits))
+            said = [[await taken(each, edge.seal(sid, b"x")) for each in (first, second)] for _ in range(4)]
+            assert [[None] * 2] * 2 + [[Refusal.RATE_LIMITED] * 2] * 2 == said
+            clock.turn(15)
+            assert [Refusal.RATE_LIMITED] * 2 == [await taken(each, edge.seal(sid, b"x")) for each in (first, second)]
+            clock.turn(15)
+            assert [None] * 2 == [await taken(each, edge.seal(sid, b"x")) for each in (first, second)]
+        # The other one has said that it ends.
+        await until(lambda: limits[0]._workers == 1)
+        clock.turn(60)
+        said = [await taken(first, edge.seal(sid, b"x")) for _ in range(5)]
+        assert [None] * 4 + [Refusal.RATE_LIMITED] == said
+
+
+async def test_a_limit_below_the_number_of_workers_lets_something_through(database_dsn, tmp_path):
+    """One a minute among two workers is one every other minute at each, not none."""
+    clock = TurnedClock()
+    async with managers(database_dsn, tmp_path, clock=clock) as (manager,):
+        await operators(manager, "ann")
+        edge = await Edge.provision(manager)
+        sid = (await edge.connect(manager)).sid
+        store, limits = engine_of(manager).foundation.store, engine_of(manager).limits
+        await store.beat_worker(urandom(16), lately_s=3600)
+        await manager.respond("limit-device", by="ann", reason="too loud", device_id=edge.name, per_minute=1)
+        assert 2 == limits._workers
+        assert [None, Refusal.RATE_LIMITED] == [await taken(manager, edge.seal(sid, b"x")) for _ in range(2)]
+        clock.turn(60)
+        assert Refusal.RATE_LIMITED == await taken(manager, edge.seal(sid, b"x"))
+        clock.turn(60)
+        assert None is await taken(manager, edge.seal(sid, b"x"))
+
+
 async def test_an_address_is_limited_before_its_body_is_read(database_dsn, tmp_path):
     """The request beyond the limit gets 503 and its body is not read; without the limit it is read again."""
     async with managers(database_dsn, tmp_path, clock=TurnedClock()) as (manager,):

@@ -23,7 +23,7 @@ from qflare.service.key_manager import QuantumKeyManager
 from service.test_changes import hearing, held, is_forgotten, two, until
 
 NEVER_S = 600.0
-RESTLESS = {"store_pulse"}
+RESTLESS = {"store_pulse", "worker_beat"}
 """Written every second, whatever happens."""
 TABLES = """
     SELECT c.relname AS name FROM pg_class AS c

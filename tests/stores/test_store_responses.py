@@ -335,6 +335,23 @@ async def test_figures_count_every_tenant_and_name_none(store):
     assert {"first": 1, "second": 1} == figures.waiting
 
 
+async def test_workers_that_serve_are_counted_until_they_end(store):
+    """Each says so again and again under its id; who ended, or has said nothing for long, is not counted."""
+    mine, other = urandom(16), urandom(16)
+    assert 0 == await store.count_workers(mine, lately_s=3600)
+    for worker_id in (mine, other, other):
+        await store.beat_worker(worker_id, lately_s=3600)
+    assert (1, 2) == (
+        await store.count_workers(mine, lately_s=3600),
+        await store.count_workers(urandom(16), lately_s=3600),
+    )
+    assert 0 == await store.count_workers(mine, lately_s=0)
+    await store.forget_worker(other, lately_s=3600)
+    assert 0 == await store.count_workers(mine, lately_s=3600)
+    await store.beat_worker(other, lately_s=0)
+    assert 0 == await store.count_workers(other, lately_s=3600)
+
+
 REFUSE_ENTRIES = """
     CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'the log is full'; END $$;
     CREATE TRIGGER refused BEFORE INSERT ON qflare.audit_entry FOR EACH ROW EXECUTE FUNCTION public.refuse();

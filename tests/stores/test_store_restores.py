@@ -39,6 +39,8 @@ RULES = {
     "enrolment_token": "expires_at <= now() OR used_at IS NOT NULL",
     "handshake": EMPTIED,
     "detector_clock": KEPT,
+    "two_person_control": KEPT,
+    "worker_beat": KEPT,
     "detector_share": KEPT,
     "detector_state": KEPT,
     "incident": KEPT,
@@ -78,6 +80,7 @@ async def contents(admin, table):
 async def fuller(store, filled, tokens, admin):
     """Rows also where no tenant has any, and a session that was rekeyed."""
     await store.save_identity(new_identity(), event=new_event())
+    await store.beat_worker(bytes(16), lately_s=60)
     return store
 
 

@@ -117,6 +117,7 @@ async def test_every_unique_key_holds_the_tenant_or_the_bucket(admin):
         "store_pulse",
         "detector_share",
         "detector_clock",
+        "worker_beat",
         "log_head",
         "log_node",
         "checkpoint",

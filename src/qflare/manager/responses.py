@@ -133,7 +133,7 @@ class Responses:
         else:
             before, count = "", 1
             whom = "all devices of the tenant together" if target.source is None else f"address {target.source}"
-            would = f"take at most {per_minute} messages a minute, in each worker, of {whom}"
+            would = f"take at most {per_minute} messages a minute, all workers together, of {whom}"
             if action is ResponseAction.NOTIFY:
                 would = "send the incident to the webhook"
         return ResponsePlan(
@@ -152,7 +152,7 @@ class Responses:
     ) -> tuple[str, int]:
         name = device.device_id
         if action is ResponseAction.LIMIT_DEVICE:
-            return f"take at most {per_minute} authentic messages a minute, in each worker, of {name!r}", 1
+            return f"take at most {per_minute} authentic messages a minute, all workers together, of {name!r}", 1
         if action is ResponseAction.ROTATE_DEVICE:
             return f"mark key version {device.key_version} of {name!r} as due; it rotates when it next asks", 1
         if action is ResponseAction.LIFT:

@@ -38,7 +38,7 @@ ResponseId = NewType("ResponseId", bytes)
 """16 bytes, random, made by whoever asks; names a response to an incident, so that it is carried out once."""
 
 WorkerId = NewType("WorkerId", bytes)
-"""16 bytes, random, made by a worker at its start; names its detector's part of what all workers count."""
+"""16 bytes, random, made by a worker at its start; names its part of what all workers count."""
 
 ID_BYTES: Final = 16
 REF_BYTES: Final = 32

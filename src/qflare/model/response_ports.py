@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 from qflare.model.event import NewEvent
-from qflare.model.ids import IncidentId, ResponseId, TenantId
+from qflare.model.ids import IncidentId, ResponseId, TenantId, WorkerId
 from qflare.model.response import (
     Limit,
     NewResponse,
@@ -127,6 +127,15 @@ class ResponseStore(Protocol):
 
     async def count_responses(self) -> ResponseFigures:
         """Return figures of every tenant's incidents and responses."""
+
+    async def beat_worker(self, worker_id: WorkerId, *, lately_s: int) -> None:
+        """Say that a worker serves devices, and forget those that have not said so within *lately_s* seconds."""
+
+    async def forget_worker(self, worker_id: WorkerId, *, lately_s: int) -> None:
+        """Say that it does so no more."""
+
+    async def count_workers(self, worker_id: WorkerId, *, lately_s: int) -> int:
+        """Return how many other workers said within *lately_s* seconds that they serve."""
 
     async def list_limits(self) -> tuple[Limit, ...]:
         """Return the limits of every tenant that stand and have not ended; 10,000 at most."""

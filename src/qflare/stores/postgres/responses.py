@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundError, UsageError
 from qflare.model.device import KeyState
-from qflare.model.ids import DeviceId, DeviceRef, IncidentId, ResponseId, TenantId
+from qflare.model.ids import DeviceId, DeviceRef, IncidentId, ResponseId, TenantId, WorkerId
 from qflare.model.response import (
     ELSEWHERE,
     LIMITS,
@@ -216,6 +216,23 @@ class Responses(Connected):
             waiting={row["name"]: row["found"] for row in waiting},
             waiting_since=min((row["oldest_at"] for row in waiting), default=None),
         )
+
+    async def beat_worker(self, worker_id: WorkerId, *, lately_s: int) -> None:
+        """Say that a worker serves devices, and forget those that have not said so within *lately_s* seconds."""
+        async with self._connections.transaction() as transaction:
+            await transaction.execute("beat_worker", as_uuid(worker_id))
+            await transaction.execute("drop_beats", None, lately_s)
+
+    async def forget_worker(self, worker_id: WorkerId, *, lately_s: int) -> None:
+        """Say that it does so no more."""
+        async with self._connections.transaction() as transaction:
+            await transaction.execute("drop_beats", as_uuid(worker_id), lately_s)
+
+    async def count_workers(self, worker_id: WorkerId, *, lately_s: int) -> int:
+        """Return how many other workers said within *lately_s* seconds that they serve."""
+        async with self._connections.transaction() as transaction:
+            row = await transaction.fetch_row("count_workers", as_uuid(worker_id), lately_s)
+        return 0 if row is None else int(row["workers"])
 
     async def list_limits(self) -> tuple[Limit, ...]:
         """Return the limits of every tenant that stand and have not ended."""

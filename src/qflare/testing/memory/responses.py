@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from qflare.model.event import NewEvent
-    from qflare.model.ids import IncidentId, ResponseId, TenantId
+    from qflare.model.ids import IncidentId, ResponseId, TenantId, WorkerId
     from qflare.testing.memory.rows import DeviceRow
 
 _HOUR: Final = timedelta(hours=1)
@@ -245,6 +245,29 @@ class Responses(Rotations, Buckets, Devices):
                 waiting=Counter("first" if row.first_by is None else "second" for row in waiting),
                 waiting_since=min((row.asked_at for row in waiting), default=None),
             )
+
+    async def beat_worker(self, worker_id: WorkerId, *, lately_s: int) -> None:
+        """Say that a worker serves devices, and forget those that have not said so within *lately_s* seconds."""
+        async with self._transaction(worker_id) as tables:
+            tables.beats.put(worker_id, self._now)
+            self._drop_beats(lately_s)
+
+    async def forget_worker(self, worker_id: WorkerId, *, lately_s: int) -> None:
+        """Say that it does so no more."""
+        async with self._transaction(worker_id) as tables:
+            tables.beats.drop_all(where=lambda other: other == worker_id)
+            self._drop_beats(lately_s)
+
+    async def count_workers(self, worker_id: WorkerId, *, lately_s: int) -> int:
+        """Return how many other workers said within *lately_s* seconds that they serve."""
+        async with self._transaction(worker_id) as tables:
+            since = self._now - timedelta(seconds=lately_s)
+            return sum(other != worker_id and at > since for other, at in tables.beats.items())
+
+    def _drop_beats(self, lately_s: int) -> None:
+        beats, since = self._tables.beats, self._now - timedelta(seconds=lately_s)
+        old = {worker_id for worker_id, at in beats.items() if at <= since}
+        beats.drop_all(where=lambda other: other in old)
 
     async def list_limits(self) -> tuple[Limit, ...]:
         """Return the limits of every tenant that stand and have not ended."""

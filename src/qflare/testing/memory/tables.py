@@ -109,6 +109,7 @@ class Tables:
         self.operators: Table[tuple[TenantId, str], Operator] = Table(journal)
         self.verifiers: Table[tuple[TenantId, str], Verifier] = Table(journal)
         self.responses: Table[tuple[TenantId, ResponseId], ResponseRow] = Table(journal)
+        self.beats: Table[WorkerId, datetime] = Table(journal)
         self.two_person_controls: Table[TenantId, TwoPersonControl] = Table(journal)
         self.next_change = Cell(journal, 1)
         self.untold: list[Change] = []
