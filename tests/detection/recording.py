@@ -4,7 +4,7 @@ import itertools
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from manager_world import engine_of
+from manager_world import engine_of, managers
 from memory_world import make_memory_store
 from qflare.device import Device
 from qflare.errors import StoreUnavailableError
@@ -77,10 +77,23 @@ async def open_stage():
     config = ManagerSettings(detection=False, tick_max_s=3600.0)
     store, keeper = make_memory_store(clock), MemoryKeeper()
     async with memory_manager(clock=clock, store=store, keeper=keeper, config=config) as manager:
-        recorder = Recorder(clock)
-        engine_of(manager).foundation.refusals.observations.observer = recorder
-        yield Stage(manager, clock, recorder)
+        yield _stage(manager, clock)
     keeper.wipe()
+
+
+@asynccontextmanager
+async def open_database_stage(dsn, folder):
+    """The same over PostgreSQL, whose own clock goes on: the recordings begin in the present bucket."""
+    clock = TurnableClock()
+    clock.turn(-(clock.now_s() % 300))
+    async with managers(dsn, folder, clock=clock, detection=False, tick_max_s=3600.0) as (manager,):
+        yield _stage(manager, clock)
+
+
+def _stage(manager, clock):
+    recorder = Recorder(clock)
+    engine_of(manager).foundation.refusals.observations.observer = recorder
+    return Stage(manager, clock, recorder)
 
 
 class BadLink(ManagerLink):

@@ -24,9 +24,9 @@ PROFILES = (CALM, FLAKY, AWFUL, RESTLESS, OUTAGE)
 DEVICES, DAYS, TRIALS = 1000, 7, 5
 
 
-async def record_all():
-    """Play every episode against the real manager and return the recordings."""
-    async with open_stage() as stage:
+async def record_all(opened=None):
+    """Play every episode against the real manager, over the memory store or what *opened* opens; return recordings."""
+    async with opened or open_stage() as stage:
         return [await stage.record(episode) for episode in (*honest.EPISODES, *attacks.ACTS)]
 
 
