@@ -285,12 +285,12 @@ async def test_another_width_is_refused(database_dsn, tmp_path):
 
 
 async def test_real_time_turns_by_itself(database_dsn, tmp_path):
-    """With buckets of 2 s the maintenance loops of two workers turn, sweep and destroy without being asked."""
-    async with managers(database_dsn, tmp_path, 2, bucket_width_s=2) as (one, two):
+    """With buckets of 4 s the maintenance loops of two workers turn, sweep and destroy without being asked."""
+    async with managers(database_dsn, tmp_path, 2, bucket_width_s=4) as (one, two):
         edge = await Edge.provision(one)
         session = await edge.connect(one)
         first = session.start
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while (bucket := await two.current_bucket()) < first + 4:
                 edge.chain(session.sid).advance_to(max(first, bucket - 1))
                 manager = (one, two)[bucket % 2]
