@@ -76,7 +76,7 @@ class Fleet:
                 self.ledger.failures += 1
                 self.stop.wait(0.02)
 
-    async def acknowledged(self, more=1, *, within_s=60):
+    async def acknowledged(self, more=1, *, within_s=120):
         """Wait until the server has acknowledged *more* than it had, and return how long that took."""
         loop = asyncio.get_running_loop()
         began, size = loop.time(), self.ledger.size

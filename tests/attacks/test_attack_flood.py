@@ -6,7 +6,7 @@ import gc
 import os
 from pathlib import Path
 
-from manager_world import Edge, engine_of, managers, settle
+from manager_world import Edge, TurnedClock, engine_of, managers, settle
 from qflare.errors import RefusedError
 from qflare.model.refusal import Refusal
 from qflare.protocol.hello_device import start_hello
@@ -43,7 +43,7 @@ async def answer_all(manager, hellos):
 
 async def test_half_open_handshakes_take_little_memory_and_stop_nobody(database_dsn, tmp_path):
     """Hellos that are answered and never finished: growth scales to at most 64 MB for 50,000, honest devices get on (I1)."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database_dsn, tmp_path, clock=TurnedClock()) as (manager,):
         attacker = await Edge.provision(manager)
         honest = [await Edge.provision(manager) for _ in range(20)]
         announcement = await attacker.announcement(manager)
@@ -65,7 +65,7 @@ async def test_half_open_handshakes_take_little_memory_and_stop_nobody(database_
 
 async def test_forged_hellos_fill_neither_seen_set_nor_log(database_dsn, tmp_path, admin):
     """M1s with a bad tag or signature leave nothing in the seen set, or a bounded number of log entries."""
-    async with managers(database_dsn, tmp_path, refusal_events_per_minute=5) as (manager,):
+    async with managers(database_dsn, tmp_path, clock=TurnedClock(), refusal_events_per_minute=5) as (manager,):
         edge = await Edge.provision(manager)
         announcement = await edge.announcement(manager)
         hellos = make_hellos(edge, announcement, 50)
@@ -83,7 +83,7 @@ async def test_forged_hellos_fill_neither_seen_set_nor_log(database_dsn, tmp_pat
 
 async def test_confirmations_and_records_of_nobody_leave_nothing(database_dsn, tmp_path, admin):
     """M3s, ANSWERs, ENROLs and records made up of random bytes write no row but a bounded number of log entries."""
-    async with managers(database_dsn, tmp_path, refusal_events_per_minute=2) as (manager,):
+    async with managers(database_dsn, tmp_path, clock=TurnedClock(), refusal_events_per_minute=2) as (manager,):
         tables = ("handshake", "session", "session_route", "session_state", "stream", "device", "enrolment_token")
         count = "SELECT " + ", ".join(f"(SELECT count(*) FROM qflare.{table})" for table in tables)  # noqa: S608
         before, size = await admin.fetchrow(count), await admin.fetchval("SELECT size FROM qflare.log_head")

@@ -14,7 +14,7 @@ from qflare.protocol.record import read_header
 
 async def test_stuck_tenant_does_not_lose_the_records_of_another(database_dsn, tmp_path, admin):
     """While one tenant's rows are locked, records of others in the same batch are handed on, not accepted and lost (R4)."""
-    async with managers(database_dsn, tmp_path, store_timeout_s=1.0) as (manager,):
+    async with managers(database_dsn, tmp_path, store_timeout_s=3.0) as (manager,):
         other = manager.for_tenant(await manager.create_tenant("other"))
         edges = [await Edge.provision(manager), await Edge.provision(other)]
         sids = [(await edge.connect(manager)).sid for edge in edges]

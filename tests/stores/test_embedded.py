@@ -66,12 +66,12 @@ async def within(seconds, check):
             await asyncio.sleep(0.05)
 
 
-async def query_again(dsn, query, *, seconds=20):
+async def query_again(dsn, query, *, seconds=60):
     """Run a query as soon as the server is back."""
     async with asyncio.timeout(seconds):
         while True:
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
-                connection = await asyncpg.connect(dsn, timeout=3)
+                connection = await asyncpg.connect(dsn, timeout=10)
                 try:
                     return await connection.fetchval(query)
                 finally:
@@ -86,7 +86,7 @@ async def test_a_data_folder_becomes_a_database_and_stays_one(data_dir):
         await store.append_events(bytes(16), [new_event()])
         await store.close()
         process = postmaster_of(data_dir)
-    await within(20, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
+    await within(60, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
     async with await open_embedded(data_dir) as server:
         store = await open_store(server.dsn)
         assert 1 == (await store.log_head()).size
@@ -124,10 +124,10 @@ async def test_it_survives_kill_9_of_postgres(data_dir):
         for _ in range(3):
             process = postmaster_of(data_dir)
             os.kill(process, signal.SIGKILL)
-            await within(20, lambda: not runs_cluster(process, Folder(data_dir.resolve())))  # noqa: B023
+            await within(60, lambda: not runs_cluster(process, Folder(data_dir.resolve())))  # noqa: B023
             assert 20 == await query_again(server.dsn, "SELECT size FROM qflare.log_head")
         # The pool finds its way back by itself; the first calls may meet dead connections.
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 with contextlib.suppress(StoreUnavailableError):
                     assert 20 == (await store.log_head()).size
@@ -141,12 +141,11 @@ async def test_it_survives_kill_9_of_its_supervisor(data_dir):
         connection = await asyncpg.connect(server.dsn)
         first = supervisor_of(data_dir)
         os.kill(first, signal.SIGKILL)
-        await asyncio.sleep(2.5)
-        assert first != supervisor_of(data_dir)
+        await within(60, lambda: supervisor_of(data_dir) != first)
         assert 1 == await connection.fetchval("SELECT 1")
         await connection.close()
         process = postmaster_of(data_dir)
-    await within(20, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
+    await within(60, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
 
 
 async def test_it_survives_kill_9_of_supervisor_and_server_together(data_dir):
@@ -169,7 +168,7 @@ async def test_two_processes_share_a_folder_and_the_last_one_ends_it(data_dir):
         assert runs_cluster(process, Folder(data_dir.resolve()))
         second.kill()
         second.communicate()
-        await within(20, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
+        await within(60, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
     finally:
         for user in (first, second):
             user.kill()
@@ -198,7 +197,7 @@ async def test_a_stale_mark_with_a_living_number_does_not_stop_it(data_dir):
     async with await open_embedded(data_dir):
         process = postmaster_of(data_dir)
         mark = (data_dir / "postgres" / "postmaster.pid").read_text()
-    await within(20, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
+    await within(60, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
     wait_until_stopped(Folder(data_dir.resolve()))
     (data_dir / "postgres" / "postmaster.pid").write_text(mark.replace(str(process), str(os.getpid()), 1))
     async with await open_embedded(data_dir) as server:
@@ -211,11 +210,11 @@ async def test_a_stale_socket_lock_with_a_living_number_does_not_stop_it(data_di
         process = postmaster_of(data_dir)
         lock = Folder(data_dir.resolve()).socket.with_name(".s.PGSQL.5432.lock")
         mark, pid = lock.read_text(), (data_dir / "postgres" / "postmaster.pid").read_text()
-    await within(20, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
+    await within(60, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
     wait_until_stopped(Folder(data_dir.resolve()))
     lock.write_text(mark.replace(str(process), str(os.getpid()), 1))
     (data_dir / "postgres" / "postmaster.pid").write_text(pid)
-    async with await open_embedded(data_dir, timeout_s=20) as server:
+    async with await open_embedded(data_dir, timeout_s=60) as server:
         assert 0 == await query_again(server.dsn, "SELECT size FROM qflare.log_head")
 
 
@@ -225,7 +224,7 @@ async def test_an_idle_client_does_not_hold_up_the_end(data_dir):
     idle = await asyncpg.connect(server.dsn)
     process = postmaster_of(data_dir)
     await server.close()
-    await within(20, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
+    await within(60, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
     with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
         await idle.fetchval("SELECT 1")
     idle.terminate()
@@ -236,7 +235,7 @@ async def test_a_supervisor_that_is_told_to_end_takes_the_server_along_and_a_use
     async with await open_embedded(data_dir) as server:
         first, process = supervisor_of(data_dir), postmaster_of(data_dir)
         os.kill(first, signal.SIGTERM)
-        await within(20, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
+        await within(60, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
         assert 0 == await query_again(server.dsn, "SELECT size FROM qflare.log_head")
         assert "database system is shut down" in (data_dir / "postgres.log").read_text()
         assert first != supervisor_of(data_dir)
@@ -331,7 +330,7 @@ async def test_a_cluster_that_does_not_start_is_an_error_with_its_log(data_dir):
     """A damaged cluster ends in an error that names the log, in bounded time."""
     async with await open_embedded(data_dir):
         process = postmaster_of(data_dir)
-    await within(20, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
+    await within(60, lambda: not runs_cluster(process, Folder(data_dir.resolve())))
     wait_until_stopped(Folder(data_dir.resolve()))
     (data_dir / "postgres" / "global" / "pg_control").write_bytes(b"")
     with pytest.raises(StoreUnavailableError, match=r"postgres\.log"):
@@ -361,7 +360,7 @@ def test_root_without_user_namespaces_runs_it_as_another_user():
             make_cluster(folder, binaries.binaries_for(folder.cluster), other, output=output)
             server = start_postmaster(folder, binaries.binaries_for(folder.cluster), other, output=output)
             try:
-                end = time.monotonic() + 20
+                end = time.monotonic() + 60
                 while not answers(folder) and time.monotonic() < end:
                     time.sleep(0.05)
                 assert answers(folder), folder.log.read_text()

@@ -342,8 +342,8 @@ def test_killed_parent_leaves_nothing(tmp_path):
         assert len(children) >= 2 + DEVICES
         process.kill()
         process.wait()
-        assert [] == left_running(folder, wait_s=15.0)
-        deadline = time.monotonic() + 5.0
+        assert [] == left_running(folder, wait_s=60.0)
+        deadline = time.monotonic() + 60.0
         while (alive := [pid for pid in children if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert [] == alive
