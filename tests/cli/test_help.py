@@ -4,7 +4,9 @@
 After a wanted change:  python tests/cli/test_help.py > tests/cli/help.txt
 """
 
+import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -122,15 +124,49 @@ GROUPS = {
 GOLDEN = Path(__file__).with_name("help.txt")
 
 
-def helps(folder):
-    """Return every command's help, one after the other."""
-    from cli.commands import qflare
+FORKING = """
+import json, os, sys, tempfile
+from qflare.cli import commands  # what every command loads, once for all
+from qflare.cli.main import run
 
+ended = []
+for words in json.load(sys.stdin):
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        pid = os.fork()
+        if not pid:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            code = run(words)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        out.seek(0)
+        err.seek(0)
+        ended.append((code, out.read(), err.read()))
+print(json.dumps(ended))
+"""
+
+
+def helps(folder):
+    """Return every command's help, one after the other; each is a process of its own, forked from one that is loaded."""
+    from service.processes import environment
+
+    wanted = [[*command, "--help"] for command in COMMANDS]
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING],
+        cwd=folder,
+        env=environment(folder),
+        input=json.dumps(wanted),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
+    )
     texts = []
-    for command in COMMANDS:
-        ended = qflare(folder, *command, "--help")
-        assert (0, "") == (ended.code, ended.err), command
-        texts.append(f"$ qflare {' '.join([*command, '--help'])}\n{ended.out.rstrip()}\n")
+    for words, (code, out, err) in zip(wanted, json.loads(done.stdout), strict=True):
+        assert (0, "") == (code, err), words
+        texts.append(f"$ qflare {' '.join(words)}\n{out.rstrip()}\n")
     return "\n".join(texts)
 
 
