@@ -87,6 +87,10 @@ class SecretBytes:
     @classmethod
     def copy_of(cls, buffer: bytes | bytearray | memoryview | SecretBytes) -> Self:
         """Copy *buffer* into a secret of its own."""
+        given: object = buffer
+        if not isinstance(given, bytes | bytearray | memoryview | SecretBytes):
+            message = f"a secret is copied from bytes or another SecretBytes, got {type(given).__name__}"
+            raise UsageError(message)
         return cls(bytearray(buffer.view() if isinstance(buffer, SecretBytes) else buffer))
 
     @classmethod
@@ -128,6 +132,10 @@ class SecretBytes:
 
     def equals(self, other: SecretBytes | bytes | bytearray | memoryview) -> bool:
         """Compare in constant time."""
+        given: object = other
+        if not isinstance(given, bytes | bytearray | memoryview | SecretBytes):
+            message = f"a secret is compared with bytes or another SecretBytes, got {type(given).__name__}"
+            raise UsageError(message)
         # CT: compare_digest touches every byte whatever differs; only the length is public.
         theirs = other.view() if isinstance(other, SecretBytes) else other
         return hmac.compare_digest(self._buffer, theirs)

@@ -220,7 +220,7 @@ class Buckets:
             KeyNotFoundError: that bucket does not live.
         """
         bucket = {"current": self._current, "next": self._current + 1}.get(which) if isinstance(which, str) else which
-        live = self._live.get(bucket) if bucket is not None else None
+        live = self._live.get(bucket) if type(bucket) is int else None
         if live is None:
             raise KeyNotFoundError(f"no announcement {which!r}: live are 'current', 'next' and {sorted(self._live)}")
         return live.keys.announcement.encoded

@@ -31,6 +31,7 @@ from qflare.model.call import IDENTITY_REQUEST, IDENTITY_ROTATION, call_about, p
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.model.mark import HighWaterMark
+from qflare.model.reason import require_reason
 from qflare.model.server_key import PendingServerKey, ServerKey, ServerKeyKind
 from qflare.primitives.sig import SIG44, SIG87
 from qflare.protocol.identity import Certificate, certificate_body, decode_certificate
@@ -459,5 +460,4 @@ def _check_signature(encoded: bytes, root_key: bytes) -> Certificate:
 
 
 def _require_reason(reason: str) -> None:
-    if not 1 <= len(reason.encode("utf-8", errors="replace")) <= REASON_BYTES_MAX:
-        raise UsageError(f"reason must be 1 to {REASON_BYTES_MAX} bytes of UTF-8: it stands in the log")
+    require_reason(reason, bytes_max=REASON_BYTES_MAX, remedy="it stands in the log")

@@ -21,6 +21,7 @@ from qflare.manager.sealing import seal
 from qflare.model.call import TOLD_ONCE
 from qflare.model.device import Device, KeyState, NewDevice
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
+from qflare.model.reason import require_reason
 from qflare.primitives import kem
 from qflare.primitives.sig import SIG44
 from qflare.protocol.entry import EntryVault
@@ -166,8 +167,7 @@ class Devices:
         call_id: CallId | None = None,
     ) -> Device:
         """Change a device's state; unless it becomes active, its sessions end in the same transaction."""
-        if not 1 <= len(reason.encode()) <= REASON_BYTES_MAX:
-            raise UsageError("reason must be text of 1 to 1000 bytes: say why the state changes")
+        require_reason(reason, bytes_max=REASON_BYTES_MAX, remedy="say why the state changes")
         ref = device_ref(tenant_id, device_id)
         event = self.event(
             tenant_id,
@@ -200,8 +200,7 @@ class Devices:
             ConflictError: *call_id* set another psk of this device before.
         """
         sealed: bytes | None = None
-        if len(reason.encode()) > REASON_BYTES_MAX:
-            raise UsageError(f"reason must be text of at most {REASON_BYTES_MAX} bytes: say why the psk changes")
+        require_reason(reason, bytes_min=0, bytes_max=REASON_BYTES_MAX, remedy="say why the psk changes")
         if psk is not None:
             require_new_psk(psk)
         device = await self.get(tenant_id, device_id)

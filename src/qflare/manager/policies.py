@@ -11,13 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import AlreadyExistsError, ConflictError, KeyNotFoundError, KeyRevokedError, UsageError
+from qflare.errors import AlreadyExistsError, ConflictError, KeyNotFoundError, KeyRevokedError
 from qflare.manager.deadline import Deadline
 from qflare.manager.devices import REASON_BYTES_MAX
 from qflare.manager.due import age_due_s, find_due
 from qflare.model.call import call_about
 from qflare.model.device import KeyState
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
+from qflare.model.reason import require_reason
 from qflare.model.rotation import PPM, DueKey, RotationMark, RotationPolicy, RotationProgress, RotationReason
 from qflare.protocol.entry import EntryVault
 from qflare.protocol.leaf import JsonValue
@@ -124,8 +125,7 @@ class Policies:
             KeyRevokedError: the device is not active.
             UsageError: *reason* is not 1 to 1000 bytes.
         """
-        if not 1 <= len(reason.encode()) <= REASON_BYTES_MAX:
-            raise UsageError("reason must be text of 1 to 1000 bytes: say why the keys are to be rotated")
+        require_reason(reason, bytes_max=REASON_BYTES_MAX, remedy="say why the keys are to be rotated")
         if call_id is not None:
             await self._require_not_rotated(tenant_id, device, call_about(call_id, b"rotation-request", device.ref))
         if device.state is not KeyState.ACTIVE:

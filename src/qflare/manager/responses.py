@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundError, KeyStateError, UsageError
 from qflare.manager.deadline import Deadline
+from qflare.model import reason as reasons
 from qflare.model.call import call_about
 from qflare.model.device import KeyState
 from qflare.model.event import EventSeverity, SecurityEventType
@@ -380,5 +381,4 @@ def require_target(tenant_id: TenantId, action: ResponseAction, target: Response
 
 def require_reason(reason: str) -> None:
     """Raise `UsageError` unless *reason* is 1 to 500 bytes."""
-    if not 1 <= len(reason.encode()) <= REASON_BYTES_MAX:
-        raise UsageError(f"reason must be text of 1 to {REASON_BYTES_MAX} bytes: say why, for the log")
+    reasons.require_reason(reason, bytes_max=REASON_BYTES_MAX, remedy="say why, for the log")

@@ -131,8 +131,12 @@ def encode_name(name: str) -> bytes:
     Raises:
         UsageError: not 1 to 255 bytes of UTF-8, or with a NUL, which PostgreSQL's text cannot hold.
     """
+    given: object = name
+    if not isinstance(given, str):
+        message = f"a name must be text, got {type(given).__name__}"
+        raise UsageError(message)
     try:
-        encoded = name.encode("utf-8")
+        encoded = given.encode("utf-8")
     except UnicodeEncodeError:
         encoded = b""
     if not 1 <= len(encoded) <= NAME_BYTES_MAX or 0 in encoded:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias, TypeVar
 
 from qflare.errors import LengthError, QflareError, UsageError
-from qflare.model.ids import ID_BYTES, CallId, DeviceId, SessionId
+from qflare.model.ids import ID_BYTES, CallId, DeviceId, SessionId, TenantId
 from qflare.primitives.rows import as_view
 from qflare.protocol.identity import encode_name
 from qflare.protocol.record import KIND_CONTROL, KIND_DATA
@@ -75,6 +76,57 @@ def as_identifier(identifier: bytes, *, name: str) -> bytes:
     if len(identifier) != ID_BYTES:
         raise LengthError(name, expected=ID_BYTES, actual=len(identifier))
     return bytes(identifier)
+
+
+def as_list(items: Iterable[T], *, name: str) -> list[T]:
+    """Return what a call is given many of as a list, or raise `UsageError` if it is one thing, or none."""
+    given: object = items
+    if isinstance(given, str | bytes | bytearray | memoryview | Mapping) or not isinstance(given, Iterable):
+        raise UsageError(f"{name} must be a list, got {type(given).__name__}: put a single one into a list")
+    return list(items)
+
+
+def as_rows(items: Iterable[T], *, name: str, columns: tuple[str, ...]) -> list[T]:
+    """Return rows of so many *columns* as a list, or raise `UsageError` if one is no such row."""
+    rows = as_list(items, name=name)
+    for row in rows:
+        given: object = row
+        if not isinstance(given, tuple | list) or len(given) != len(columns):
+            raise UsageError(f"each of {name} must be ({', '.join(columns)}), got {type(given).__name__}")
+    return rows
+
+
+def as_tenant(tenant: TenantId | bytes, *, name: str = "tenant") -> TenantId:
+    """Return a tenant's id, 16 bytes; `UsageError` or `LengthError` if it is none."""
+    return TenantId(as_identifier(tenant, name=name))
+
+
+def require_kind(value: object, kind: type | tuple[type, ...], *, name: str, remedy: str) -> None:
+    """Raise `UsageError` with *remedy* unless *value* is of *kind*."""
+    if not isinstance(value, kind):
+        raise UsageError(f"{name} cannot be of the kind {type(value).__name__}: {remedy}")
+
+
+def require_text(text: object, *, name: str) -> None:
+    """Raise `UsageError` unless *text* is text that UTF-8 can hold."""
+    if not isinstance(text, str):
+        raise UsageError(f"{name} must be text, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{name} must be text that UTF-8 can hold: it has a half of a surrogate pair") from None
+
+
+def require_whole(number: object, *, name: str, is_needed: bool = False) -> None:
+    """Raise `UsageError` unless *number* is a whole number, or None where none is needed."""
+    if type(number) is not int and (is_needed or number is not None):
+        raise UsageError(f"{name} must be a whole number, got {type(number).__name__}")
+
+
+def require_seconds(seconds: object, *, name: str) -> None:
+    """Raise `UsageError` unless *seconds* is a number."""
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        raise UsageError(f"{name} must be a number of seconds, got {type(seconds).__name__}")
 
 
 def as_kind(kind: int) -> int:

@@ -11,12 +11,12 @@ from qflare.manager.handshakes import Confirmed, Finish
 from qflare.manager.offers import MadeOffer, OfferRequest
 from qflare.manager.record import OpenedRecord, SealedRecord
 from qflare.model.device import KeyState
-from qflare.model.ids import ID_BYTES, REF_BYTES, DeviceId, DeviceRef, SessionId, TenantId
+from qflare.model.ids import REF_BYTES, DeviceId, DeviceRef, SessionId, TenantId
 from qflare.model.refusal import Refusal
 from qflare.primitives import kem
 from qflare.protocol.identity import device_refs_many
 from qflare.protocol.record import RecordHeader, read_header
-from qflare.service.arguments import Message, as_bytes, as_sid, raised, require_name
+from qflare.service.arguments import Message, as_bytes, as_list, as_rows, as_sid, as_tenant, raised, require_name
 from qflare.service.exchange import CompletedExchange, KeyExchange
 from qflare.service.tenant_view import TenantView
 
@@ -42,8 +42,8 @@ class Exchanges(TenantView):
 
     async def answer_enrolments_many(self, messages: Sequence[Message]) -> tuple[bytes | QflareError, ...]:
         """Answer many ENROLs; one answer or error each."""
+        wanted = [as_bytes(message) for message in as_list(messages, name="messages")]
         engine = await self._engine()
-        wanted = [as_bytes(message) for message in messages]
         return tuple(await engine.enrolments.queue.submit_many(wanted, tenant_id=self.tenant))
 
     # --- handshakes -------------------------------------------------------------------------------
@@ -55,8 +55,8 @@ class Exchanges(TenantView):
 
     async def answer_hellos_many(self, hellos: Sequence[Message]) -> tuple[bytes | QflareError, ...]:
         """Answer many M1s; one M2 or error each."""
+        messages = [as_bytes(hello) for hello in as_list(hellos, name="hellos")]
         engine = await self._engine()
-        messages = [as_bytes(hello) for hello in hellos]
         return tuple(await engine.hellos.queue.submit_many(messages, tenant_id=self.tenant))
 
     async def initiate_temporal_key_exchange(self, device_id: str, client_public_key: bytes) -> KeyExchange:
@@ -79,7 +79,7 @@ class Exchanges(TenantView):
         """Begin a session with each (device_id, client_public_key), such as the devices of a round; one result each."""
         names: list[DeviceId] = []
         keys: list[bytes] = []
-        for device_id, key in devices:
+        for device_id, key in as_rows(devices, name="devices", columns=("device_id", "client_public_key")):
             public = as_bytes(key, name="client_public_key")
             if len(public) != kem.EK_BYTES:
                 raise LengthError("client_public_key", expected=kem.EK_BYTES, actual=len(public))
@@ -112,9 +112,7 @@ class Exchanges(TenantView):
         Raises:
             KeyNotFoundError: names the first that is not registered.
         """
-        if isinstance(device_ids, str | bytes):
-            raise UsageError("pass a list of device ids, not one of them")
-        names = [require_name(device_id) for device_id in device_ids]
+        names = [require_name(device_id) for device_id in as_list(device_ids, name="device_ids")]
         engine = await self._engine()
         devices = [
             device
@@ -128,22 +126,18 @@ class Exchanges(TenantView):
 
     async def offer_for(self, ref: DeviceRef | bytes, *, tenant_id: TenantId | None = None) -> bytes:
         """Return an OFFER for whoever says to be *ref* (32 bytes); one that nobody can answer if there is none."""
-        return raised((await self.offers_for_many([(tenant_id or self.tenant, ref)]))[0])
+        return raised((await self.offers_for_many([(self.tenant if tenant_id is None else tenant_id, ref)]))[0])
 
     async def offers_for_many(
         self, refs: Sequence[tuple[TenantId, DeviceRef | bytes]]
     ) -> tuple[bytes | QflareError, ...]:
         """Return an OFFER for each (tenant_id, ref)."""
-        for tenant_id, ref in refs:
-            if len(tenant_id) != ID_BYTES or len(ref) != REF_BYTES:
-                raise LengthError(
-                    "tenant_id and ref", expected=f"{ID_BYTES} and {REF_BYTES}", actual=len(tenant_id) + len(ref)
-                )
+        wanted = [
+            OfferRequest(as_tenant(tenant_id, name="tenant_id"), _as_ref(ref))
+            for tenant_id, ref in as_rows(refs, name="refs", columns=("tenant_id", "ref"))
+        ]
         engine = await self._engine()
-        made = await engine.offers.queue.submit_many(
-            [OfferRequest(tenant_id, DeviceRef(bytes(ref))) for tenant_id, ref in refs],
-            tenant_id=refs[0][0] if refs else None,
-        )
+        made = await engine.offers.queue.submit_many(wanted, tenant_id=wanted[0].tenant_id if wanted else None)
         return tuple(offer.message if isinstance(offer, MadeOffer) else offer for offer in made)
 
     async def confirm(self, message: Message) -> CompletedExchange:
@@ -162,11 +156,12 @@ class Exchanges(TenantView):
 
     async def confirm_many(self, messages: Sequence[Message]) -> tuple[CompletedExchange | QflareError, ...]:
         """Finish many handshakes; one result or error each."""
+        given = [as_bytes(message) for message in as_list(messages, name="messages")]
         engine = await self._engine()
         finishes: list[Finish | QflareError] = []
-        for message in messages:
+        for message in given:
             try:
-                finishes.append(engine.handshakes.finish(as_bytes(message)))
+                finishes.append(engine.handshakes.finish(message))
             except RefusedError as refusal:
                 finishes.append(refusal)
         wanted = [finish for finish in finishes if isinstance(finish, Finish)]
@@ -271,3 +266,10 @@ def _exchange(offer: MadeOffer, device_id: DeviceId) -> KeyExchange:
 
 def _error(result: object) -> QflareError:
     return result if isinstance(result, QflareError) else UsageError("the offer names no device")
+
+
+def _as_ref(ref: DeviceRef | bytes) -> DeviceRef:
+    reference = as_bytes(ref, name="ref")
+    if len(reference) != REF_BYTES:
+        raise LengthError("ref", expected=REF_BYTES, actual=len(reference))
+    return DeviceRef(reference)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qflare.service.arguments import as_call_id
+from qflare.service.arguments import as_bytes, as_call_id
 from qflare.service.tenant_view import TenantView
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class IdentityCalls(TenantView):
             KeyStateError: its serial is not above the one in force.
             UsageError: it is for other keys, buckets or another log than this server's.
         """
-        return await (await self._engine()).certificates.install(certificate)
+        encoded = as_bytes(certificate, name="certificate")
+        return await (await self._engine()).certificates.install(encoded)
 
     async def export_root(self) -> RootKey:
         """

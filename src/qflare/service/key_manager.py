@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Self
 
-from qflare.errors import LengthError
 from qflare.manager.settings import ManagerSettings
-from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, TenantId
+from qflare.model.ids import DEFAULT_TENANT, TenantId
 from qflare.model.observation import ANNOUNCEMENT, Observation
+from qflare.service.arguments import as_tenant, require_seconds, require_whole
 from qflare.service.assembly import Engine, Place, open_engine, open_foundation
 from qflare.service.control_calls import ControlCalls
 from qflare.service.exchanges import Exchanges
@@ -95,8 +95,7 @@ class QuantumKeyManager(
         return manager
 
     def _begin(self, place: Place, *, tenant: TenantId, config: ManagerSettings | None, clock: Clock | None) -> None:
-        if len(tenant) != ID_BYTES:
-            raise LengthError("tenant", expected=ID_BYTES, actual=len(tenant))
+        chosen = as_tenant(tenant)
         settings = config or ManagerSettings()
 
         @asynccontextmanager
@@ -108,7 +107,7 @@ class QuantumKeyManager(
                 yield engine
 
         self._settings = settings
-        self._tenant = tenant
+        self._tenant = chosen
         self._opening: Opening[Engine] = Opening("QuantumKeyManager", opener)
         self._is_owner = True
 
@@ -159,11 +158,10 @@ class QuantumKeyManager(
 
     def for_tenant(self, tenant: TenantId) -> QuantumKeyManager:
         """Return a view that works inside another tenant and shares all else; closing it does nothing."""
-        if len(tenant) != ID_BYTES:
-            raise LengthError("tenant", expected=ID_BYTES, actual=len(tenant))
+        chosen = as_tenant(tenant)
         view = object.__new__(type(self))
         view._settings = self._settings
-        view._tenant = tenant
+        view._tenant = chosen
         view._opening = self._opening
         view._is_owner = False
         return view
@@ -223,6 +221,7 @@ class QuantumKeyManager(
         """Return this worker's metrics, as `qflare.service.metrics.exposition.render` writes them for Prometheus."""
         from qflare.service.metrics.gathering import gather
 
+        require_seconds(timeout_s, name="timeout_s")
         return await gather(await self._engine(), timeout_s=timeout_s)
 
     async def turn(self) -> int:
@@ -231,12 +230,14 @@ class QuantumKeyManager(
 
     async def accept_clock_jump(self, bucket: int) -> None:
         """Take the wall clock's word up to *bucket*: an operator has looked at the alarm about its jump (A2)."""
+        require_whole(bucket, name="bucket", is_needed=True)
         engine = await self._engine()
         engine.buckets.accept_jump(bucket)
         await engine.maintenance.step()
 
     async def readiness(self, *, timeout_s: float = 2.0) -> Readiness:
         """Look whether database, bucket keys and keeper can be used; never raises for one that cannot."""
+        require_seconds(timeout_s, name="timeout_s")
         return await look_ready(await self._opening.get(), timeout_s=timeout_s)
 
     async def until_restored(self) -> NoReturn:

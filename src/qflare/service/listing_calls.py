@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import IllegalTransitionError, KeyNotFoundError, LengthError, UsageError
+from qflare.errors import IllegalTransitionError, KeyNotFoundError, UsageError
 from qflare.model.event import EventSeverity, SecurityEventType
-from qflare.model.ids import ID_BYTES, SessionId, TokenId
+from qflare.model.ids import SessionId, TokenId
+from qflare.model.reason import require_reason
 from qflare.model.session import SessionState
 from qflare.protocol.identity import device_ref
-from qflare.service.arguments import as_call_id, as_sid, require_name
+from qflare.service.arguments import as_call_id, as_identifier, as_sid, require_name, require_whole
 from qflare.service.tenant_view import TenantView
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class Listings(TenantView):
     ) -> tuple[KeyRecord, ...]:
         """Return the lives of a device's keys and psks, newest first, of versions below *before*."""
         _require_limit(limit)
+        require_whole(before, name="before")
         ref = device_ref(self.tenant, require_name(device_id))
         foundation = (await self._engine()).foundation
         keys = await foundation.deadline.of(
@@ -133,6 +135,7 @@ class Listings(TenantView):
     async def list_bucket_keys(self, *, limit: int = 100, before: int | None = None) -> tuple[KeyRecord, ...]:
         """Return the lives of buckets' keys, newest first, of buckets below *before*; destroyed ones too."""
         _require_limit(limit)
+        require_whole(before, name="before")
         foundation = (await self._engine()).foundation
         return await foundation.deadline.of(foundation.store.list_bucket_records(limit=limit, before=before))
 
@@ -149,11 +152,8 @@ def _require_limit(limit: int) -> None:
 
 
 def _require_reason(reason: str) -> None:
-    if not 1 <= len(reason.encode()) <= REASON_BYTES_MAX:
-        raise UsageError(f"reason must be text of 1 to {REASON_BYTES_MAX} bytes: say why the state changes")
+    require_reason(reason, bytes_max=REASON_BYTES_MAX, remedy="say why the state changes")
 
 
 def _as_token_id(token_id: TokenId | bytes) -> TokenId:
-    if len(token_id) != ID_BYTES:
-        raise LengthError("token_id", expected=ID_BYTES, actual=len(token_id))
-    return TokenId(bytes(token_id))
+    return TokenId(as_identifier(token_id, name="token_id"))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qflare.errors import KeyNotFoundError
 from qflare.protocol.log_key import LogKey
+from qflare.service.arguments import as_rows, require_whole
 from qflare.service.tenant_view import TenantView
 
 if TYPE_CHECKING:
@@ -37,8 +38,12 @@ class LogCalls(TenantView):
         Raises:
             KeyNotFoundError: the tree has not all of them.
         """
+        wanted = [(level, index) for level, index in as_rows(nodes, name="nodes", columns=("level", "index"))]
+        for level, index in wanted:
+            require_whole(level, name="level", is_needed=True)
+            require_whole(index, name="index", is_needed=True)
         foundation = (await self._engine()).foundation
-        found = await foundation.deadline.of(foundation.store.find_nodes(nodes))
-        if len(found) != len(set(nodes)):
+        found = await foundation.deadline.of(foundation.store.find_nodes(wanted))
+        if len(found) != len(set(wanted)):
             raise KeyNotFoundError("the log has not all of these nodes")
-        return b"".join(found[node] for node in nodes)
+        return b"".join(found[node] for node in wanted)

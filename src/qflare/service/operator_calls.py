@@ -9,6 +9,9 @@ from qflare.errors import KeyNotFoundError, UsageError
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import NAME_BYTES_MAX
 from qflare.model.operator import NewOperator, Operator
+from qflare.model.reason import require_reason
+from qflare.secret import SecretBytes
+from qflare.service.arguments import require_kind, require_text
 from qflare.service.operator_secret import is_secret_of, make_verifier, new_secret
 from qflare.service.tenant_view import TenantView
 
@@ -16,7 +19,6 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from qflare.model.event import NewEvent
-    from qflare.secret import SecretBytes
 
     class _Keep(Protocol):
         """Keeps an operator's verifier, with its event."""
@@ -88,6 +90,8 @@ class OperatorCalls(TenantView):
         """Return up to *limit* operators in order of name, from the one after *after* on, revoked ones too."""
         if type(limit) is not int or not 1 <= limit <= PAGE_MAX:
             raise UsageError(f"limit must be 1 to {PAGE_MAX}, got {limit!r}; read on page by page")
+        if after is not None:
+            require_text(after, name="after")
         foundation = (await self._engine()).foundation
         return await foundation.deadline.of(foundation.store.list_operators(self.tenant, limit=limit, after=after))
 
@@ -124,6 +128,7 @@ class OperatorCalls(TenantView):
 
     async def find_secret_id(self, name: str) -> bytes | None:
         """Return 16 bytes that name an active operator's present secret, others after each renewal; None if none is."""
+        require_text(name, name="name")
         foundation = (await self._engine()).foundation
         verifier = await foundation.deadline.of(foundation.store.find_verifier(self.tenant, name))
         return None if verifier is None else verifier.salt
@@ -134,14 +139,15 @@ class OperatorCalls(TenantView):
 
         Nothing is logged and nothing limited here: that is the page's, which knows who asks.
         """
+        require_text(name, name="name")
+        require_kind(secret, SecretBytes, name="secret", remedy="SecretBytes.copy_of() holds what was typed")
         foundation = (await self._engine()).foundation
         verifier = await foundation.deadline.of(foundation.store.find_verifier(self.tenant, name))
         return await asyncio.to_thread(is_secret_of, secret, verifier)
 
 
 def _require_reason(reason: str, remedy: str) -> None:
-    if not 1 <= len(reason.encode()) <= REASON_BYTES_MAX:
-        raise UsageError(f"reason must be text of 1 to {REASON_BYTES_MAX} bytes: {remedy}")
+    require_reason(reason, bytes_max=REASON_BYTES_MAX, remedy=remedy)
 
 
 def require_operator_name(name: str) -> str:

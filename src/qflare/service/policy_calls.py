@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qflare.service.arguments import as_call_id, require_name
+from qflare.model.rotation import RotationPolicy
+from qflare.service.arguments import as_call_id, require_kind, require_name
 from qflare.service.tenant_view import TenantView
 
 if TYPE_CHECKING:
     from qflare.manager.policies import RotationPlan
-    from qflare.model.rotation import RotationMark, RotationPolicy, RotationProgress
+    from qflare.model.rotation import RotationMark, RotationProgress
 
 
 class PolicyCalls(TenantView):
@@ -34,6 +35,7 @@ class PolicyCalls(TenantView):
             KeyNotFoundError: there is none to remove.
         """
         change = as_call_id(call_id)
+        _require_policy(policy)
         engine = await self._engine()
         if policy is None:
             await engine.policies.drop(self.tenant, call_id=change)
@@ -47,6 +49,7 @@ class PolicyCalls(TenantView):
         Raises:
             KeyNotFoundError: none is given and the tenant has none.
         """
+        _require_policy(policy)
         engine = await self._engine()
         return await engine.policies.plan(self.tenant, policy)
 
@@ -79,3 +82,8 @@ class PolicyCalls(TenantView):
         """Return how many devices wait for their rotation, and how many have rotated since they were marked."""
         engine = await self._engine()
         return await engine.policies.progress(self.tenant)
+
+
+def _require_policy(policy: RotationPolicy | None) -> None:
+    if policy is not None:
+        require_kind(policy, RotationPolicy, name="policy", remedy="pass a RotationPolicy, or None for none")

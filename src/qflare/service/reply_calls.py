@@ -10,7 +10,7 @@ from qflare.manager.replies import PlainReply
 from qflare.model.ids import ID_BYTES, RequestId, SessionId
 from qflare.protocol.record import KIND_REQUEST, decode_header
 from qflare.protocol.wire import LIFETIME_MAX
-from qflare.service.arguments import Message, as_bytes, as_plaintext, as_sid, raised
+from qflare.service.arguments import Message, as_bytes, as_plaintext, as_rows, as_sid, raised
 from qflare.service.exchange import SealedRequest
 from qflare.service.tenant_view import TenantView
 
@@ -65,7 +65,7 @@ class ReplyCalls(TenantView):
         engine = await self._engine()
         records = [
             PlainRecord(self.tenant, as_sid(sid), as_plaintext(plaintext), associated, KIND_REQUEST, reply_lifetime)
-            for sid, plaintext in messages
+            for sid, plaintext in as_rows(messages, name="messages", columns=("session_id", "plaintext"))
         ]
         results = await engine.records.seals.submit_many(records, tenant_id=self.tenant)
         return tuple(result if isinstance(result, QflareError) else _sealed(result) for result in results)
@@ -99,7 +99,9 @@ class ReplyCalls(TenantView):
         engine = await self._engine()
         wanted = [
             PlainReply(self.tenant, as_sid(sid), as_request_id(request_id), as_plaintext(plaintext), associated)
-            for sid, request_id, plaintext in replies
+            for sid, request_id, plaintext in as_rows(
+                replies, name="replies", columns=("session_id", "request_id", "plaintext")
+            )
         ]
         return tuple(await engine.replies.seals.submit_many(wanted, tenant_id=self.tenant))
 

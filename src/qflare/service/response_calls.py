@@ -10,7 +10,7 @@ from qflare.model.call import fresh_call
 from qflare.model.ids import IncidentId, ResponseId
 from qflare.model.response import NewResponse, ResponseAction, ResponseState, ResponseTarget
 from qflare.protocol.identity import device_ref
-from qflare.service.arguments import as_call_id, as_identifier, require_name
+from qflare.service.arguments import as_call_id, as_identifier, as_list, require_kind, require_name
 from qflare.service.operator_calls import require_operator_name
 from qflare.service.tenant_view import TenantView
 
@@ -156,6 +156,8 @@ class ResponseCalls(TenantView):
         """Return up to *limit* responses, the last asked for first, from the one after *after* on."""
         if type(limit) is not int or not 1 <= limit <= PAGE_MAX:
             raise UsageError(f"limit must be 1 to {PAGE_MAX}, got {limit!r}; read on page by page")
+        for state in () if states is None else as_list(states, name="states"):
+            require_kind(state, ResponseState, name="a state", remedy="pass a list of ResponseState")
         engine = await self._engine()
         return await engine.responses.page(
             self.tenant,

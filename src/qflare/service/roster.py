@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import AlreadyExistsError, IllegalTransitionError, LengthError, QflareError, UsageError
+from qflare.errors import AlreadyExistsError, IllegalTransitionError, QflareError, UsageError
 from qflare.manager.algorithm import require_kem
 from qflare.manager.device_keypair import DeviceKeypair, keypairs_of
 from qflare.manager.devices import new_device
@@ -18,7 +18,16 @@ from qflare.primitives.random import random_bytes
 from qflare.protocol.device_keys import DeviceKeys
 from qflare.protocol.identity import device_ref, encode_name
 from qflare.secret import SecretBytes
-from qflare.service.arguments import as_call_id, raised, require_name
+from qflare.service.arguments import (
+    as_call_id,
+    as_list,
+    as_rows,
+    as_tenant,
+    raised,
+    require_kind,
+    require_name,
+    require_text,
+)
 from qflare.service.exchange import DevicePublicKey
 from qflare.service.tenant_view import TenantView
 
@@ -124,12 +133,13 @@ class Roster(TenantView):
         self, devices: Sequence[tuple[str, bytes, bytes]], *, call_id: bytes | None = None
     ) -> tuple[Device | QflareError, ...]:
         """Register many (device_id, verification_key, encapsulation_key); one row or error each."""
-        names = _names([device[0] for device in devices])
+        rows = as_rows(devices, name="devices", columns=("device_id", "verification_key", "encapsulation_key"))
+        names = _names([device[0] for device in rows])
         change = as_call_id(call_id)
         engine = await self._engine()
         fresh = [
             new_device(self.tenant, name, verification_key=device[1], encapsulation_key=device[2])
-            for name, device in zip(names, devices, strict=True)
+            for name, device in zip(names, rows, strict=True)
         ]
         wanted = [
             Registration(
@@ -232,9 +242,10 @@ class Roster(TenantView):
 
     async def list_devices(self, *, limit: int = 100, after: str | None = None, prefix: str = "") -> tuple[Device, ...]:
         """Return up to *limit* devices whose names begin with *prefix*, by name, from the one after *after* on."""
-        if not 1 <= limit <= LIST_MAX:
-            raise UsageError(f"limit must be 1 to {LIST_MAX}, got {limit}; page on with after=")
+        if type(limit) is not int or not 1 <= limit <= LIST_MAX:
+            raise UsageError(f"limit must be 1 to {LIST_MAX}, got {limit!r}; page on with after=")
         last = None if after is None else require_name(after)
+        require_text(prefix, name="prefix")
         begins = require_name(prefix) if prefix else ""
         engine = await self._engine()
         return await engine.devices.page(self.tenant, limit=limit, after=last, prefix=begins)
@@ -306,6 +317,9 @@ class Roster(TenantView):
         """
         name = require_name(device_id)
         change = as_call_id(call_id)
+        if psk is not None:
+            kinds = (SecretBytes, bytes, bytearray, memoryview)
+            require_kind(psk, kinds, name="psk", remedy="pass its 64 bytes or a SecretBytes, or None to remove it")
         engine = await self._engine()
         if psk is None:
             await engine.devices.set_psk(self.tenant, name, None, reason=reason, call_id=change)
@@ -372,11 +386,9 @@ class Roster(TenantView):
         encode_name(name)
         change = as_call_id(call_id)
         if tenant_id is not None:
-            chosen = tenant_id
+            chosen = as_tenant(tenant_id, name="tenant_id")
         else:
             chosen = TenantId(random_bytes(ID_BYTES) if change is None else call_about(change, b"tenant"))
-        if len(chosen) != ID_BYTES:
-            raise LengthError("tenant_id", expected=ID_BYTES, actual=len(chosen))
         engine = await self._engine()
         event = engine.devices.event(
             chosen, SecurityEventType.TENANT_CREATED, {"tenant_id": chosen.hex(), "name": name}, device_id=None
@@ -397,11 +409,10 @@ class Roster(TenantView):
 
 
 def _names(device_ids: Sequence[str]) -> list[DeviceId]:
-    if isinstance(device_ids, str | bytes):
-        raise UsageError("pass a list of device ids, not one of them")
-    if len(device_ids) > MANY_MAX:
-        raise UsageError(f"at most {MANY_MAX} devices a call, got {len(device_ids)}")
-    return [require_name(device_id) for device_id in device_ids]
+    wanted = as_list(device_ids, name="device_ids")
+    if len(wanted) > MANY_MAX:
+        raise UsageError(f"at most {MANY_MAX} devices a call, got {len(wanted)}")
+    return [require_name(device_id) for device_id in wanted]
 
 
 def _wipe_keys(made: Sequence[DeviceKeys]) -> None:

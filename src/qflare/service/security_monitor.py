@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from qflare.clock import Clock, utc
-from qflare.errors import LengthError, QflareError, UsageError
+from qflare.errors import QflareError, UsageError
 from qflare.manager.settings import ManagerSettings
 from qflare.model.event import AuditEntry, EventSeverity, LoggedEvent, SecurityEventType, SignedCheckpoint
-from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, DeviceId, IncidentId, TenantId
+from qflare.model.ids import DEFAULT_TENANT, DeviceId, IncidentId, TenantId
 from qflare.model.incident import NOTE_BYTES_MAX, Incident, IncidentState
 from qflare.model.observation import UPDATE, Observation
 from qflare.monitor.audit import LogReport, verify_log
+from qflare.monitor.audit_state import AuditState
 from qflare.monitor.dashboard import DetectorFigures, SecurityDashboard
 from qflare.monitor.disclosing import disclose
 from qflare.monitor.erasure import ErasurePlan, erase_device, plan_erasure
@@ -27,18 +28,26 @@ from qflare.protocol.entry import open_entry
 from qflare.protocol.identity import device_ref
 from qflare.protocol.log_key import LogKey
 from qflare.protocol.new_event import Draft
-from qflare.service.arguments import as_call_id
+from qflare.service.arguments import (
+    as_call_id,
+    as_identifier,
+    as_list,
+    as_tenant,
+    require_kind,
+    require_name,
+    require_text,
+    require_whole,
+)
 from qflare.service.assembly import Engine, Foundation, Place, open_foundation
 from qflare.service.opening import Opening
 from qflare.service.operator_calls import require_operator_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
     import asyncpg
 
     from qflare.model.keeper_ports import Keeper
-    from qflare.monitor.audit_state import AuditState
     from qflare.protocol.disclosure import Disclosure
     from qflare.protocol.leaf import JsonValue
 
@@ -74,8 +83,7 @@ class SecurityMonitor:
         clock: Clock | None = None,
         keeper: Keeper | None = None,
     ) -> None:
-        if len(tenant) != ID_BYTES:
-            raise LengthError("tenant", expected=ID_BYTES, actual=len(tenant))
+        chosen = as_tenant(tenant)
         settings = config or ManagerSettings()
         place = Place(database=dsn_or_pool, data_dir=None if data_dir is None else Path(data_dir), keeper=keeper)
 
@@ -84,7 +92,7 @@ class SecurityMonitor:
             async with open_foundation(place, settings=settings, clock=clock) as foundation:
                 yield foundation
 
-        self._tenant = tenant
+        self._tenant = chosen
         self._opening: Opening[Foundation] | None = Opening("SecurityMonitor", opener)
         self._engine: Callable[[], Awaitable[Engine]] | None = None
 
@@ -154,8 +162,9 @@ class SecurityMonitor:
             UsageError: *data* cannot stand in the log; the message names the key.
         """
         change = as_call_id(call_id)
+        name = None if device_id is None else require_name(device_id)
         foundation = await self._foundation()
-        draft = Draft(event_type, severity, data, None if device_id is None else DeviceId(device_id))
+        draft = Draft(event_type, severity, data, name)
         (event,) = prepare_security_events([draft], clock=foundation.clock)
         return await foundation.log.log_event(self._tenant, event, call_id=change)
 
@@ -186,6 +195,8 @@ class SecurityMonitor:
 
     async def list_events(self, *, first: int = 0, limit: int = 100) -> tuple[AuditEntry, ...]:
         """Return the tenant's entries from index *first* on, sessions among them."""
+        require_whole(first, name="first", is_needed=True)
+        require_whole(limit, name="limit", is_needed=True)
         if not 1 <= limit <= LIST_MAX or first < 0:
             raise UsageError(f"first must be 0 or more and limit 1 to {LIST_MAX}, got {first} and {limit}")
         foundation = await self._foundation()
@@ -269,9 +280,10 @@ class SecurityMonitor:
 
     async def plan_device_erasure(self, device_id: str) -> ErasurePlan:
         """Say how many of the log's entries about a device erasing it would erase, and change nothing."""
+        name = require_name(device_id)
         foundation = await self._foundation()
         return await foundation.deadline.of(
-            plan_erasure(self._tenant, DeviceId(device_id), store=foundation.store, vault=foundation.entry_keys)
+            plan_erasure(self._tenant, name, store=foundation.store, vault=foundation.entry_keys)
         )
 
     async def erase_device_entries(self, device_id: str) -> ErasurePlan:
@@ -285,10 +297,11 @@ class SecurityMonitor:
             ConflictError: somebody else erases the same entries just now.
             StoreUnavailableError: the database did not answer; call again.
         """
+        name = require_name(device_id)
         foundation = await self._foundation()
         return await erase_device(
             self._tenant,
-            DeviceId(device_id),
+            name,
             store=foundation.store,
             vault=foundation.entry_keys,
             clock=foundation.clock,
@@ -327,14 +340,28 @@ class SecurityMonitor:
             EvidenceError: the log does not hold; `index` is the first bad entry where one is known.
             LogForkError: the log does not go on from *since*.
         """
+        held = as_list(receipts, name="receipts")
+        for receipt in held:
+            require_kind(receipt, HeldReceipt, name="a receipt", remedy="pass a list of HeldReceipt")
+        kept = as_list(references, name="references")
+        for reference in kept:
+            require_kind(reference, Reference, name="a reference", remedy="pass a list of Reference")
+        if since is not None:
+            require_kind(since, SignedCheckpoint, name="since", remedy="pass what checkpoint() returned")
+        if resume is not None:
+            require_kind(resume, AuditState, name="resume", remedy="pass what note_state was told")
+        for name, told in (("note_state", note_state), ("progress", progress)):
+            if told is not None and not callable(told):
+                raise UsageError(f"{name} must be a function, got {type(told).__name__}")
+        require_whole(now_s, name="now_s", is_needed=True)
         foundation = await self._foundation()
         return await verify_log(
             store=foundation.store,
             keys=[LogKey.of(each) for each in foundation.identity.certificates],
             vault=foundation.entry_keys,
             runner=foundation.offload,
-            receipts=receipts,
-            references=references,
+            receipts=held,
+            references=kept,
             is_deep=deep,
             since=since,
             resume=resume,
@@ -356,19 +383,21 @@ class SecurityMonitor:
             limit: Most of them, 1 to 10,000.
             after: Go on after the incident with this id.
         """
-        if not 1 <= limit <= LIST_MAX:
-            raise UsageError(f"limit must be 1 to {LIST_MAX}, got {limit}")
+        if type(limit) is not int or not 1 <= limit <= LIST_MAX:
+            raise UsageError(f"limit must be 1 to {LIST_MAX}, got {limit!r}")
+        for state in () if states is None else as_list(states, name="states"):
+            require_kind(state, IncidentState, name="a state", remedy="pass a list of IncidentState")
+        last = None if after is None else IncidentId(as_identifier(after, name="after"))
         foundation = await self._foundation()
         return await foundation.deadline.of(
-            foundation.store.list_incidents(
-                self._tenant, states=states, limit=limit, after=None if after is None else IncidentId(after)
-            )
+            foundation.store.list_incidents(self._tenant, states=states, limit=limit, after=last)
         )
 
     async def find_incident(self, incident_id: bytes) -> Incident | None:
         """Return one incident of the tenant by its 16 bytes, or None."""
+        wanted = IncidentId(as_identifier(incident_id, name="incident_id"))
         foundation = await self._foundation()
-        return await foundation.deadline.of(foundation.store.find_incident(self._tenant, IncidentId(incident_id)))
+        return await foundation.deadline.of(foundation.store.find_incident(self._tenant, wanted))
 
     async def move_incident(self, incident_id: bytes, state: IncidentState, *, by: str, note: str = "") -> Incident:
         """
@@ -387,21 +416,23 @@ class SecurityMonitor:
         """
         if not isinstance(state, IncidentState):
             raise UsageError("state is an IncidentState")
+        wanted = IncidentId(as_identifier(incident_id, name="incident_id"))
         require_operator_name(by)
+        require_text(note, name="note")
         if len(note.encode()) > NOTE_BYTES_MAX:
             raise UsageError(f"the note has {len(note.encode())} bytes, at most {NOTE_BYTES_MAX}: log an event instead")
         foundation = await self._foundation()
         event = security_event(
             SecurityEventType.OPERATOR_ACTION,
             EventSeverity.INFO,
-            {"what": f"incident {state.value}", "incident_id": incident_id.hex(), "by": by, "note": note},
+            {"what": f"incident {state.value}", "incident_id": wanted.hex(), "by": by, "note": note},
             tenant_id=self._tenant,
             device_id=None,
             clock=foundation.clock,
             vault=foundation.entry_keys,
         )
         return await foundation.deadline.of(
-            foundation.store.move_incident(self._tenant, IncidentId(incident_id), state, by=by, note=note, event=event)
+            foundation.store.move_incident(self._tenant, wanted, state, by=by, note=note, event=event)
         )
 
     async def note_update_norms(self, norms: Mapping[str, float]) -> None:
@@ -416,7 +447,9 @@ class SecurityMonitor:
         Raises:
             UsageError: a norm is no such number; the message names the device. Nothing was noted.
         """
+        require_kind(norms, Mapping, name="norms", remedy="pass a dict of norms by device_id")
         for device_id, norm in norms.items():
+            require_name(device_id)
             if not is_norm(norm):
                 raise UsageError(f"the norm of {device_id!r} must be a finite number above 0, got {norm!r}")
         foundation = await self._foundation()
@@ -431,8 +464,8 @@ class SecurityMonitor:
 
     async def get_security_dashboard_data(self, *, window_s: int = 86_400) -> SecurityDashboard:
         """Return the tenant's figures; events of the last *window_s* seconds."""
-        if not 1 <= window_s <= WINDOW_S_MAX:
-            raise UsageError(f"window_s must be 1 to {WINDOW_S_MAX} seconds, got {window_s}")
+        if type(window_s) is not int or not 1 <= window_s <= WINDOW_S_MAX:
+            raise UsageError(f"window_s must be 1 to {WINDOW_S_MAX} seconds, got {window_s!r}")
         foundation = await self._foundation()
         store, now_s = foundation.store, foundation.clock.now_s()
         wait = foundation.deadline.of

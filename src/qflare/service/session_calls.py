@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qflare.errors import AuthenticationError, QflareError
+from qflare.errors import AuthenticationError, QflareError, UsageError
 from qflare.manager.lookups import Wanted
 from qflare.manager.record import KeyRequest, OpenedRecord, PlainRecord, SealedRecord
 from qflare.model.event import EventSeverity, SecurityEventType
@@ -13,6 +13,7 @@ from qflare.model.session import Session, SessionState
 from qflare.protocol.purpose import encode_purpose
 from qflare.protocol.record import KIND_DATA, claimed_sid
 from qflare.protocol.wire import DIRECTION_TO_SERVER
+from qflare.secret import SecretBytes
 from qflare.service.arguments import (
     Message,
     as_bucket,
@@ -21,9 +22,12 @@ from qflare.service.arguments import (
     as_call_id,
     as_direction,
     as_kind,
+    as_list,
     as_plaintext,
+    as_rows,
     as_sid,
     raised,
+    require_kind,
 )
 from qflare.service.exchange import SessionKeyRequest
 from qflare.service.tenant_view import TenantView
@@ -32,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qflare.model.ids import TenantId
-    from qflare.secret import SecretBytes
     from qflare.service.assembly import Engine
 
 
@@ -76,7 +79,7 @@ class SessionCalls(TenantView):
                 as_bucket(request.bucket),
                 as_direction(request.direction),
             )
-            for request in requests
+            for request in _key_requests(requests)
         ]
         engine = await self._engine()
         return tuple(await engine.records.keys.submit_many(wanted, tenant_id=self.tenant))
@@ -97,6 +100,9 @@ class SessionCalls(TenantView):
             AuthenticationError: it is another key.
             KeyNotFoundError: no such session; and the other errors of `derive_session_key`.
         """
+        require_kind(
+            key, (SecretBytes, bytes, bytearray, memoryview), name="key", remedy="pass its 64 bytes or a SecretBytes"
+        )
         with await self.derive_session_key(session_id, purpose, bucket=bucket, direction=direction) as own:
             if not own.equals(key):
                 raise AuthenticationError
@@ -162,12 +168,15 @@ class SessionCalls(TenantView):
         self, messages: Sequence[Message], aads: Sequence[bytes] | None = None
     ) -> tuple[OpenedRecord | QflareError, ...]:
         """Open many records; one record or error each."""
-        engine = await self._engine()
-        associated = [b""] * len(messages) if aads is None else list(aads)
+        given = as_list(messages, name="messages")
+        associated = [b""] * len(given) if aads is None else as_list(aads, name="aads")
+        if len(associated) != len(given):
+            raise UsageError(f"pass one of aads for each message: {len(associated)} for {len(given)}")
         records = [
             SealedRecord(as_buffer(message), as_bytes(aad, name="aad"))
-            for message, aad in zip(messages, associated, strict=True)
+            for message, aad in zip(given, associated, strict=True)
         ]
+        engine = await self._engine()
         tenant_id = _tenant_in(engine, records[0]) if records else None
         return tuple(await engine.records.opens.submit_many(records, tenant_id=tenant_id))
 
@@ -197,7 +206,7 @@ class SessionCalls(TenantView):
         associated = as_bytes(aad, name="aad")
         records = [
             PlainRecord(self.tenant, as_sid(sid), as_plaintext(plaintext), associated, as_kind(kind))
-            for sid, plaintext in messages
+            for sid, plaintext in as_rows(messages, name="messages", columns=("session_id", "plaintext"))
         ]
         return tuple(await engine.records.seals.submit_many(records, tenant_id=self.tenant))
 
@@ -208,8 +217,16 @@ class SessionCalls(TenantView):
         Raises:
             RefusedError: it asks for nothing that exists, or what it asks does not hold; the session stands.
         """
+        require_kind(record, OpenedRecord, name="record", remedy="pass what open_record() returned")
         engine = await self._engine()
         return await engine.controls.answer(record)
+
+
+def _key_requests(requests: Sequence[SessionKeyRequest]) -> list[SessionKeyRequest]:
+    wanted = as_list(requests, name="requests")
+    for request in wanted:
+        require_kind(request, SessionKeyRequest, name="a request", remedy="pass a list of SessionKeyRequest")
+    return wanted
 
 
 def _tenant_in(engine: Engine, record: SealedRecord) -> TenantId | None:
