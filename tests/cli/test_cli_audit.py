@@ -163,6 +163,25 @@ async def test_what_no_signed_head_covers_is_not_said_to_hold(filled, admin):
     assert (0, 0) == (kept.code, kept.json["unsigned"]), kept.err
 
 
+async def test_a_head_that_is_none_is_an_alarm(filled, admin):
+    """Moved back without its hashes, with one too many, or gone: the log does not hold, in one line, with any check."""
+    await unlock(admin)
+    size, frontier = await admin.fetchrow("SELECT size, frontier FROM qflare.log_head")
+    for change in (
+        "UPDATE qflare.log_head SET size = size - 1",
+        "UPDATE qflare.log_head SET frontier = frontier || sha256('x')",
+        "DELETE FROM qflare.log_head",
+    ):
+        await admin.execute(change)
+        for depth in ((), ("--deep",)):
+            found = await filled.audit("verify", *filled.pin, *depth)
+            assert 1 == found.code, (change, found.err)
+            assert "the log does not hold" in found.line
+        await admin.execute("DELETE FROM qflare.log_head")
+        await admin.execute("INSERT INTO qflare.log_head (size, frontier) VALUES ($1, $2)", size, frontier)
+    assert 0 == (await filled.audit("verify", *filled.pin)).code
+
+
 async def test_a_login_that_may_not_audit_is_told_so(filled, admin):
     """Membership without inheritance suffices; a login without it is refused in one line, before anything is read."""
     parts = urlsplit(filled.dsn)

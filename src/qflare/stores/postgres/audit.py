@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import UsageError
 from qflare.model.event import LogHead
-from qflare.stores.postgres.columns import as_uuid, split_frontier
+from qflare.stores.postgres.columns import as_uuid
 from qflare.stores.postgres.definition import queries
 from qflare.stores.postgres.failures import translated
-from qflare.stores.postgres.log import checkpoint_of, entry_of
+from qflare.stores.postgres.log import checkpoint_of, entry_of, head_of
 from qflare.stores.postgres.schema import check_schema
 
 if TYPE_CHECKING:
@@ -50,9 +50,13 @@ class AuditLog:
                 await check_schema(self._connection, timeout_s=self._timeout_s)
 
     async def log_head(self) -> LogHead:
-        """Return size and frontier as committed."""
-        (row,) = await self._fetch("log_head")
-        return LogHead(size=row["size"], frontier=split_frontier(row["frontier"]))
+        """
+        Return size and frontier as committed.
+
+        Raises:
+            EvidenceError: there is no head.
+        """
+        return head_of(await self._fetch("log_head"))
 
     async def list_entries(self, tenant_id: TenantId | None, *, first: int, limit: int) -> tuple[AuditEntry, ...]:
         """Return entries from index *first* on; None reads all tenants."""

@@ -52,9 +52,13 @@ class Log(Connected):
         return await self._connections.repeat(entries.attempt)
 
     async def log_head(self) -> LogHead:
-        """Return size and frontier as committed."""
-        row = await self._connections.get_row("log_head")
-        return LogHead(size=row["size"], frontier=split_frontier(row["frontier"]))
+        """
+        Return size and frontier as committed.
+
+        Raises:
+            EvidenceError: there is no head.
+        """
+        return head_of(await self._connections.fetch("log_head"))
 
     async def list_entries(self, tenant_id: TenantId | None, *, first: int, limit: int) -> tuple[AuditEntry, ...]:
         """Return entries from index *first* on; None reads all tenants and needs the auditor's role."""
@@ -255,6 +259,13 @@ class _Entries:
 def checkpoint_of(row: asyncpg.Record) -> Checkpoint:
     """Return a signed head as the database holds it."""
     return Checkpoint(size=row["size"], root=row["root"], time_s=row["time_s"], signature=row["signature"])
+
+
+def head_of(rows: Sequence[asyncpg.Record]) -> LogHead:
+    """Return the head that was read, and raise `EvidenceError` where its row is gone."""
+    if not rows:
+        raise EvidenceError("the log's head was deleted: every append moves it, and nothing takes it away", index=0)
+    return LogHead(size=rows[0]["size"], frontier=split_frontier(rows[0]["frontier"]))
 
 
 def entry_of(row: asyncpg.Record) -> AuditEntry:
