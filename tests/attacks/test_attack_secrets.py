@@ -17,10 +17,12 @@ import qflare
 from manager_world import Edge, engine_of, make_manager
 from qflare.device import Device, Step
 from qflare.errors import QflareError
+from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.protocol.record import KIND_CONTROL, read_header
 from qflare.protocol.token import decode_token
 from qflare.secret import SecretBytes
 from qflare.service.logs import JsonFormatter
+from qflare.service.operator_secret import decode_secret
 from qflare.stores.embedded.folder import Folder
 
 OURS = str(Path(qflare.__file__).parent)
@@ -136,6 +138,25 @@ async def use(manager, edge, canaries, sid):
     ]
 
 
+async def operate(manager, canaries):
+    """Add an operator and renew their secret, planting both; return what went wrong on purpose."""
+    texts = [await manager.add_operator("ann"), await manager.renew_operator("ann", reason="lost")]
+    for number, text in enumerate(texts):
+        # Behind the tenant's id, which is no secret.
+        canaries.plant(f"operator's text {number}", text[27:75].encode())
+        operator = decode_secret(text)
+        canaries.plant(f"operator's secret {number}", operator.secret)
+        with operator.secret as secret:
+            assert bool(number) == await manager.check_operator("ann", secret)
+    told = SecurityEventType.OPERATOR_ACTION, EventSeverity.INFO
+    return [
+        await failing(as_coroutine(decode_secret, texts[0][:-1])),
+        await failing(manager.add_operator("ann")),
+        await failing(manager.monitor.log_security_event(*told, {"note": f"mine is {texts[1]}"})),
+        await failing(manager.monitor.log_security_event(*told, {"secret": texts[1]})),
+    ]
+
+
 async def enrol(manager, canaries, folder):
     """Enrol a device, planting its token and key; return what went wrong on purpose."""
     token = await manager.issue_enrolment_token("enrolled")
@@ -216,6 +237,7 @@ async def test_known_secrets_are_found_nowhere(tmp_path, caplog, json_log):
         for sid in (session.sid, offered.sid):
             failures += await use(manager, edge, canaries, sid)
         failures += await enrol(manager, canaries, tmp_path)
+        failures += await operate(manager, canaries)
         failures += [await failing(manager.set_device_psk(edge.name, bad)) for bad in (bytes_of(psk)[:63], bytes(64))]
         failures.append(await failing(manager.initiate_temporal_key_exchange(edge.name, edge.pair.public_key[::-1])))
         plant_servers(canaries, engine_of(manager))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import UsageError
@@ -54,8 +55,11 @@ def security_event(
     Raises:
         UsageError: a type, key or value cannot stand in a log that is kept for ever; the message names the key.
     """
-    prepared = prepare_security_events([Draft(event_type, severity, data, device_id)], clock=clock)
-    (event,) = make_events(prepared, tenant_id, vault)
+    (prepared,) = each_event([Draft(event_type, severity, data, device_id)], clock=clock)
+    del data
+    if isinstance(prepared, UsageError):
+        raise prepared
+    (event,) = make_events([prepared], tenant_id, vault)
     return event
 
 
@@ -82,11 +86,10 @@ def prepare_security_events(drafts: Sequence[Draft], *, clock: Clock) -> list[Pr
 def each_event(drafts: Sequence[Draft | UsageError], *, clock: Clock) -> list[PreparedEvent | UsageError]:
     """Check and encode each event by itself: what cannot stand in the log is an error in its place."""
     good = [draft for draft in drafts if not isinstance(draft, UsageError)]
-    try:
+    with suppress(UsageError):
         made = iter(prepare_security_events(good, clock=clock))
-    except UsageError:
-        return [_one(draft, clock) for draft in drafts]
-    return [draft if isinstance(draft, UsageError) else next(made) for draft in drafts]
+        return [draft if isinstance(draft, UsageError) else next(made) for draft in drafts]
+    return [_one(draft, clock) for draft in drafts]
 
 
 def _one(draft: Draft | UsageError, clock: Clock) -> PreparedEvent | UsageError:
@@ -95,7 +98,8 @@ def _one(draft: Draft | UsageError, clock: Clock) -> PreparedEvent | UsageError:
     try:
         return prepare_security_events([draft], clock=clock)[0]
     except UsageError as failure:
-        return failure
+        # Its frames hold what may be a secret, and error reporters show a frame's locals.
+        return failure.with_traceback(None)
 
 
 def draft_of(item: object) -> Draft | UsageError:

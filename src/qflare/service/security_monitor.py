@@ -19,7 +19,7 @@ from qflare.monitor.audit_state import AuditState
 from qflare.monitor.dashboard import DetectorFigures, SecurityDashboard
 from qflare.monitor.disclosing import disclose
 from qflare.monitor.erasure import ErasurePlan, erase_device, plan_erasure
-from qflare.monitor.events import draft_of, each_event, prepare_security_events, security_event
+from qflare.monitor.events import draft_of, each_event, security_event
 from qflare.monitor.held import HeldReceipt
 from qflare.monitor.known import Reference
 from qflare.monitor.norms import is_norm
@@ -165,7 +165,11 @@ class SecurityMonitor:
         name = None if device_id is None else require_name(device_id)
         foundation = await self._foundation()
         draft = Draft(event_type, severity, data, name)
-        (event,) = prepare_security_events([draft], clock=foundation.clock)
+        (event,) = each_event([draft], clock=foundation.clock)
+        # WHY: what is refused may be a secret, and error reporters show a frame's locals.
+        del data, draft
+        if isinstance(event, UsageError):
+            raise event
         return await foundation.log.log_event(self._tenant, event, call_id=change)
 
     async def log_security_events_many(
@@ -189,6 +193,7 @@ class SecurityMonitor:
             raise UsageError("events must be a sequence of (event type, severity, data, device_id or None)")
         foundation = await self._foundation()
         made = each_event([draft_of(item) for item in events], clock=foundation.clock)
+        del events, given  # as above
         good = [event for event in made if not isinstance(event, UsageError)]
         logged = iter(await foundation.log.log_events(self._tenant, good, call_id=change))
         return tuple(event if isinstance(event, UsageError) else next(logged) for event in made)
