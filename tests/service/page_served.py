@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import re
 import socket
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 import httpx
 import uvicorn
 
+from qflare.model.event import SecurityEventType
 from qflare.service.page import Page, PageSettings
 from service.served import QuietServer
 
@@ -80,3 +82,13 @@ async def streaming(client, **headers):
                 return None, "closed", None
 
         yield following
+
+
+async def sighted(manager, *sightings):
+    """Open incidents as the detector does."""
+    engine = await manager._engine()
+    event = engine.devices.event(manager.tenant, SecurityEventType.SYSTEM, {"what": "incident"}, device_id=None)
+    events = [event] * len(sightings)
+    await engine.foundation.store.report_incidents(
+        manager.tenant, sightings, opened=events, raised=events, call_id=os.urandom(16)
+    )

@@ -1,7 +1,6 @@
 """The live page in Chromium: by keyboard alone, on a phone, in the dark, to a screen reader, and its proofs."""
 
 import json
-import os
 import random
 from base64 import b64encode
 from contextlib import asynccontextmanager
@@ -21,7 +20,7 @@ from qflare.protocol.log import (
     nodes_for_path,
     root_from_nodes,
 )
-from service.page_served import paging
+from service.page_served import paging, sighted
 from store_records import new_sighting
 
 pytestmark = pytest.mark.skipif(program() is None, reason=WHY_NOT)
@@ -105,15 +104,6 @@ async def forth_to(tab, wanted):
         if await tab.evaluate(FOCUSED) == wanted:
             return
     raise AssertionError(f"{wanted} is not reached by keyboard")
-
-
-async def sighted(manager, sighting):
-    """Report what the detector saw."""
-    engine = await manager._engine()
-    event = engine.devices.event(manager.tenant, SecurityEventType.SYSTEM, {"what": "incident"}, device_id=None)
-    await engine.foundation.store.report_incidents(
-        manager.tenant, [sighting], opened=[event], raised=[event], call_id=os.urandom(16)
-    )
 
 
 async def test_an_incident_is_acknowledged_by_keyboard(database_dsn, tmp_path):
@@ -209,17 +199,7 @@ async def test_the_page_is_used_by_keyboard_and_told_to_a_screen_reader(database
         assert "Its signature was not checked here" in said
         await focus(tab, "verify")
         # What came meanwhile is there without a reload, and does not take the focus.
-        store = (await manager._engine()).foundation.store
-        event = (await manager._engine()).devices.event(
-            manager.tenant, SecurityEventType.SYSTEM, {"what": "incident"}, device_id=None
-        )
-        await store.report_incidents(
-            manager.tenant,
-            [new_sighting(severity=EventSeverity.CRITICAL)],
-            opened=[event],
-            raised=[event],
-            call_id=bytes(16),
-        )
+        await sighted(manager, new_sighting(severity=EventSeverity.CRITICAL))
         await tab.until("document.getElementById('part-incidents').textContent.includes('replays')")
         assert "One incident is not closed." == await tab.until("document.getElementById('said').textContent")
         await focus(tab, "verify")

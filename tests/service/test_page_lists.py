@@ -9,11 +9,10 @@ from os import urandom
 import pytest
 
 from manager_world import managers
-from qflare.model.event import SecurityEventType
 from qflare.model.incident import IncidentState
 from qflare.service.page import lists
 from qflare.testing import TurnableClock
-from service.page_served import TOKEN, browsing, log_in, paging
+from service.page_served import TOKEN, browsing, log_in, paging, sighted
 from store_records import NOW_S, new_sighting
 
 ROW = re.compile(r'<th scope="row"><span class="name">([^<]*)</span>')
@@ -34,15 +33,6 @@ async def walked(client, path, pattern):
         found = NEXT.search(answer.text)
         path = None if found is None else unescape(found.group(1))
     return pages
-
-
-async def sighted(manager, *sightings):
-    """Open incidents as the detector does."""
-    engine = await manager._engine()
-    event = engine.devices.event(manager.tenant, SecurityEventType.SYSTEM, {"what": "incident"}, device_id=None)
-    await engine.foundation.store.report_incidents(
-        manager.tenant, sightings, opened=[event] * len(sightings), raised=[event] * len(sightings), call_id=urandom(16)
-    )
 
 
 async def test_the_roster_is_walked_by_links_and_searched_by_name(database_dsn, tmp_path, monkeypatch):

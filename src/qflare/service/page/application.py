@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import hmac
 import json
 import logging
 from functools import partial
@@ -29,6 +28,7 @@ from qflare.service.page.exchange import (
     query_of,
     read_form,
     redirect,
+    require_form,
     require_own,
     set_cookie,
 )
@@ -237,7 +237,7 @@ class Page:
         fields = await read_form(request.headers, request.receive)
         visit = await self._visit(request)
         if visit is not None:
-            _require_form(visit, fields)
+            require_form(fields.get(views.TOKEN_FIELD, ""), visit.form_token)
             try:
                 await self._logins.log_out(visit)
             except QflareError as failure:
@@ -268,7 +268,7 @@ class Page:
         visit = await self._visit(request)
         if visit is None:
             return redirect("/login")
-        _require_form(visit, fields)
+        require_form(fields.get(views.TOKEN_FIELD, ""), visit.form_token)
         look = self._watch(visit).look
         try:
             return redirect(await change(visit, look, fields))
@@ -389,14 +389,6 @@ class _Request:
         self.headers = headers
         self.origin = ""
         """Under which of the page's own names it was asked for."""
-
-
-def _require_form(visit: Visit, fields: Mapping[str, str]) -> None:
-    """Refuse a form that is not of this visit's own documents."""
-    # CT: who can measure it must not build the token byte by byte.
-    given = fields.get(views.TOKEN_FIELD, "").encode(errors="replace")
-    if not hmac.compare_digest(visit.form_token.encode(), given):
-        raise RequestError(403, "this form is of another login: reload the page and try again")
 
 
 def _as_json(facts: Mapping[str, object]) -> Answer:

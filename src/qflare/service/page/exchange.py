@@ -9,6 +9,7 @@ made to lead to 127.0.0.1 is none), and what changes anything must come from its
 from __future__ import annotations
 
 import asyncio
+import hmac
 from dataclasses import replace
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Final
@@ -99,6 +100,19 @@ def require_own(headers: Mapping[str, str], origin: str) -> None:
     """
     if headers.get("origin") != origin or headers.get("sec-fetch-site", "same-origin") != "same-origin":
         raise RequestError(403, "this did not come from the page itself: reload it and try again")
+
+
+def require_form(given: str, token: str) -> None:
+    """
+    Refuse a form that is not of the visit's own documents.
+
+    CT: who can measure it must not build the token byte by byte.
+
+    Raises:
+        RequestError: the token that was *given* is another.
+    """
+    if not hmac.compare_digest(token.encode(), given.encode(errors="replace")):
+        raise RequestError(403, "this form is of another login: reload the page and try again")
 
 
 def cookie_of(headers: Mapping[str, str], name: str) -> str:
