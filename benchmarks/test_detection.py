@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import subprocess
 import sys
 
+import pytest
+from handshaking import handshakes as handshakes_of
 from interleave import Work
 
 from qflare.clock import SystemClock
@@ -103,3 +106,50 @@ def test_memory(bench):
         )
     )
     bench.at_most("memory of a worker's detector, a million devices", used, "MiB", 64, note="bounded, whatever comes")
+
+
+@pytest.mark.parametrize("form", ["hello", "offer"])
+def test_handshakes(bench, server, form):
+    """What a handshake costs worker and PostgreSQL with detection on, beside the same with it off."""
+    engine = server.run(server.manager._engine())  # noqa: SLF001 - nothing public turns detection on and off
+    detection, observations = engine.detection, engine.foundation.refusals.observations
+
+    async def work_off() -> None:
+        while detection.detector.work(BATCH):
+            pass
+
+    def cost_s(observer: Detector | None) -> float:
+        observations.observer = observer
+        first, second = handshakes_of(server, form, BATCH)
+        # What the detector does later, in a task of its own.
+        after, _ = server.cost_of(work_off())
+        return sum(cost.worker_s + cost.postgres_s for cost in (first, second, after)) / BATCH
+
+    turns = itertools.count()
+    shares: list[float] = []
+
+    def one_round() -> tuple[float, float]:
+        # Either first in turn: what comes second finds caches warm.
+        if next(turns) % 2:
+            on, off = cost_s(detection.detector), cost_s(None)
+        else:
+            off, on = cost_s(None), cost_s(detection.detector)
+        share, _ = server.cost_of(detection.share())
+        shares.append((share.worker_s + share.postgres_s) * 1000)
+        return on, off
+
+    taken = detection.detector.taken
+    bench.warm_up(one_round)
+    try:
+        rounds = bench.rounds_of(one_round)
+    finally:
+        observations.observer = detection.detector
+    assert detection.detector.taken > taken
+    bench.times_the_reference(
+        f"{form} form, batches of {BATCH}, CPU with detection on",
+        rounds,
+        "the same with detection off",
+        1.15,
+        note="worker and PostgreSQL, with the detector's own work",
+    )
+    bench.figure("telling the other workers", shares, "ms of CPU", note=f"every 2 s, here of {BATCH} handshakes")
