@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 30;
+SET LOCAL qflare.installs_version = 31;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -1022,6 +1022,11 @@ CREATE POLICY change_for_maintenance ON qflare.change TO qflare_maintenance USIN
 DROP POLICY IF EXISTS audit_entry_archived ON qflare.audit_entry;
 CREATE POLICY audit_entry_archived ON qflare.audit_entry FOR DELETE TO qflare_maintenance USING (true);
 
+DROP POLICY IF EXISTS incident_erased ON qflare.incident;
+CREATE POLICY incident_erased ON qflare.incident FOR UPDATE TO qflare_maintenance USING (true) WITH CHECK (true);
+DROP POLICY IF EXISTS response_erased ON qflare.response;
+CREATE POLICY response_erased ON qflare.response FOR UPDATE TO qflare_maintenance USING (true) WITH CHECK (true);
+
 -- Privileges -----------------------------------------------------------------------------------------------------------
 REVOKE ALL ON ALL TABLES IN SCHEMA qflare FROM PUBLIC, qflare_app, qflare_auditor, qflare_maintenance;
 GRANT SELECT ON ALL TABLES IN SCHEMA qflare TO qflare_auditor;
@@ -1058,10 +1063,12 @@ GRANT SELECT, INSERT, UPDATE ON qflare.incident, qflare.detector_state, qflare.o
       TO qflare_app;
 -- UPDATE of shares to lock those that are deleted; none is ever changed.
 GRANT SELECT, INSERT, UPDATE, DELETE ON qflare.detector_share, qflare.detector_clock, qflare.worker_beat TO qflare_app;
--- What was asked for stays as it was asked; what became of it is added.
+-- What was asked for stays as it was asked, until its device is erased; what became of it is added.
 GRANT SELECT, INSERT ON qflare.response TO qflare_app;
 GRANT UPDATE (needs_two, first_by, second_by, state, before, changed, until_at, changed_at, applied_at, ended_by,
               ended_because) ON qflare.response TO qflare_app;
+GRANT UPDATE (device_id, note, evidence) ON qflare.incident TO qflare_maintenance;
+GRANT UPDATE (device_id, reason, ended_because) ON qflare.response TO qflare_maintenance;
 
 -- Rows that always exist -----------------------------------------------------------------------------------------------
 INSERT INTO qflare.bucket_mark DEFAULT VALUES ON CONFLICT DO NOTHING;
@@ -3241,6 +3248,49 @@ BEGIN
      WHERE r.state = 'proposed' AND r.expires_at > clock_timestamp()
        AND (r.first_by IS NULL OR (r.needs_two AND r.second_by IS NULL))
      GROUP BY r.first_by IS NULL;
+END
+$$;
+
+-- erase_mentions: in the tenant's incidents and responses put an alias where a device's name stands, and take out what was
+-- said about it there; p_escaped is the name as JSON in ASCII has it.  Without p_alias count what would be changed.
+CREATE OR REPLACE FUNCTION qflare.erase_mentions(p_tenant uuid, p_name text, p_escaped text, p_alias text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    v_word  CONSTANT text := '(?<![[:alnum:]_]|[^\u0001-\u007f])(?:' || regexp_replace(p_name, '([^[:alnum:]])', '\\\1', 'g') || '|'
+                             || regexp_replace(p_escaped, '([^[:alnum:]])', '\\\1', 'g') || ')(?![[:alnum:]_]|\\u|[^\u0001-\u007f])';
+    v_found bigint;
+    v_more  bigint;
+BEGIN
+    IF p_tenant IS DISTINCT FROM NULLIF(current_setting('qflare.tenant', true), '')::uuid THEN
+        RAISE EXCEPTION 'another tenant' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF p_alias IS NULL THEN
+        SELECT count(*) INTO v_found FROM qflare.incident AS i
+         WHERE i.tenant_id = p_tenant
+           AND (i.device_id = p_name OR i.note ~ v_word OR convert_from(i.evidence, 'UTF8') ~ v_word);
+        SELECT count(*) INTO v_more FROM qflare.response AS r
+         WHERE r.tenant_id = p_tenant
+           AND (r.device_id = p_name OR r.reason ~ v_word OR r.ended_because ~ v_word);
+        RETURN v_found + v_more;
+    END IF;
+    UPDATE qflare.response AS r
+       SET reason        = CASE WHEN r.device_id = p_name OR r.reason ~ v_word THEN 'erased' ELSE r.reason END,
+           ended_because = CASE WHEN r.ended_because <> '' AND (r.device_id = p_name OR r.ended_because ~ v_word)
+                                THEN 'erased' ELSE r.ended_because END,
+           device_id     = CASE WHEN r.device_id = p_name THEN p_alias ELSE r.device_id END
+     WHERE r.tenant_id = p_tenant
+       AND (r.device_id = p_name OR r.reason ~ v_word OR r.ended_because ~ v_word);
+    GET DIAGNOSTICS v_found = ROW_COUNT;
+    UPDATE qflare.incident AS i
+       SET note      = CASE WHEN i.note <> '' AND (i.device_id = p_name OR i.note ~ v_word) THEN 'erased' ELSE i.note END,
+           evidence  = CASE WHEN i.device_id = p_name OR convert_from(i.evidence, 'UTF8') ~ v_word
+                            THEN convert_to('{"erased":true}', 'UTF8') ELSE i.evidence END,
+           device_id = CASE WHEN i.device_id = p_name THEN p_alias ELSE i.device_id END
+     WHERE i.tenant_id = p_tenant
+       AND (i.device_id = p_name OR i.note ~ v_word OR convert_from(i.evidence, 'UTF8') ~ v_word);
+    GET DIAGNOSTICS v_more = ROW_COUNT;
+    RETURN v_found + v_more;
 END
 $$;
 

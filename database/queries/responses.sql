@@ -161,3 +161,23 @@ SELECT l.tenant_id, l.response_id, l.action, l.ref, l.source, l.per_minute
 -- Figures of every tenant's incidents and responses.
 SELECT c.what, c.name, c.state, c.found, c.oldest_at
   FROM qflare.count_responses() AS c;
+
+-- name: erase_mentions :one
+-- Take a device's name out of incidents and responses, or count those that have it; inside a transaction that entered the
+-- tenant.
+-- $1 tenant_id uuid, $2 name text, $3 name in JSON of ASCII text, $4 alias text, or null to count
+SELECT qflare.erase_mentions($1, $2, $3, $4) AS mentions;
+
+-- name: erase_device_reason :exec
+-- The same for why a device is in its state, where a response that was erased put it there; by it the undoing still knows
+-- its own.  Inside a transaction that entered the tenant.
+-- $1 tenant_id uuid, $2 alias text
+UPDATE qflare.device AS d
+   SET state_reason = 'response ' || replace(r.response_id::text, '-', '') || ': erased'
+  FROM qflare.response AS r
+ WHERE r.tenant_id = $1
+   AND r.device_id = $2
+   AND r.state = 'applied'
+   AND d.tenant_id = r.tenant_id
+   AND d.ref = r.ref
+   AND starts_with(d.state_reason, 'response ' || replace(r.response_id::text, '-', '') || ': ');

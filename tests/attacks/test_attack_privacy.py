@@ -3,11 +3,12 @@
 import asyncio
 import base64
 import json
+from os import urandom
 
 import pytest
 
 from cli.test_cli import run
-from manager_world import Edge, managers
+from manager_world import Edge, engine_of, managers
 from qflare import QuantumKeyManager
 from qflare.errors import (
     AuthenticationError,
@@ -18,15 +19,21 @@ from qflare.errors import (
     OtherLogError,
     UsageError,
 )
+from qflare.model.device import KeyState
 from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.model.ids import DEFAULT_TENANT
+from qflare.model.incident import IncidentState
+from qflare.model.signal import Signal
 from qflare.monitor.erasure import WHAT, encode_indexes
 from qflare.monitor.held import HeldReceipt
 from qflare.protocol.disclosure import Disclosure
-from qflare.protocol.identity import decode_identity
+from qflare.protocol.identity import decode_identity, device_ref
 from qflare.protocol.log_key import LogKey
+from store_records import new_sighting
 
 SYSTEM, INFO = SecurityEventType.SYSTEM, EventSeverity.INFO
 ACTION = SecurityEventType.OPERATOR_ACTION
+T = DEFAULT_TENANT
 
 
 async def log(manager, data, device_id=None):
@@ -83,6 +90,64 @@ async def test_an_erased_device_leaves_the_log_whole(database_dsn, tmp_path):
         said = [json.loads(each.data) for each in entries.values() if each.event_type is ACTION]
         assert [(WHAT, plan.entries)] == [(each["what"], each["count"]) for each in said]
         assert edge.name not in str(said)
+
+
+NAMED = """
+    SELECT c.relname AS name FROM pg_class AS c
+     WHERE c.relnamespace = 'qflare'::regnamespace AND c.relkind IN ('r', 'p') ORDER BY c.relname
+"""
+
+
+async def tables_with(admin, word):
+    """Every table of the database in a row of which a word stands, as text or as bytes."""
+    found = set()
+    for table in [row["name"] for row in await admin.fetch(NAMED)]:
+        rows = await admin.fetch(f"SELECT t::text AS row FROM qflare.{table} AS t")  # noqa: S608 - catalogue
+        if any(word in each["row"] or word.encode().hex() in each["row"] for each in rows):
+            found.add(table)
+    return found
+
+
+async def test_an_erased_device_is_named_by_no_incident_and_no_response(database_dsn, tmp_path, admin):
+    """What is about it, what other rows say of it, and reasons and notes: an alias, and the log holds; undoing still works."""
+    name, other = "camera-of-room-7", "pump-of-room-8"
+    async with managers(database_dsn, tmp_path) as (manager,):
+        for each in (name, other):
+            await Edge.provision(manager, each)
+        await manager.add_operator("ann")
+        sightings = [
+            new_sighting(Signal.CLONE, ref=device_ref(T, name), device_id=name, evidence=b'{"seen":{"x":1}}'),
+            new_sighting(Signal.SCAN, evidence=json.dumps({"devices": [name, other]}).encode()),
+            new_sighting(Signal.CLONE, ref=device_ref(T, other), device_id=other),
+        ]
+        opened = engine_of(manager).devices.event(T, SYSTEM, {"what": "incident opened"}, device_id=None)
+        await engine_of(manager).foundation.store.report_incidents(
+            T,
+            sightings,
+            opened=[opened] * len(sightings),
+            raised=[opened] * len(sightings),
+            call_id=urandom(16),
+        )
+        move = manager.monitor.move_incident
+        await move(sightings[0].incident_id, IncidentState.ACKNOWLEDGED, by="ann", note="the one by the door")
+        await move(sightings[2].incident_id, IncidentState.ACKNOWLEDGED, by="ann", note=f"as with {name}, I think")
+        mine = await manager.respond("quarantine", by="ann", reason="two in one place", device_id=name)
+        slow = await manager.respond("limit-device", by="ann", reason=f"not {name}!", device_id=other, per_minute=9)
+        await manager.undo_response(slow.response_id, by="ann", reason=f"{name} it was")
+        assert {"incident", "response"} <= await tables_with(admin, name)
+        plan = await manager.monitor.plan_device_erasure(name)
+        assert (5, plan) == (plan.mentions, await manager.monitor.erase_device_entries(name))
+        assert 0 == (await manager.monitor.plan_device_erasure(name)).mentions
+        # The roster's own row stays; what was said of it is gone too.
+        assert {"device"} == await tables_with(admin, name)
+        for said in ("by the door", "two in one place", "it was", "I think"):
+            assert not {"incident", "response", "audit_entry"} & await tables_with(admin, said)
+        assert {"incident", "response"} <= await tables_with(admin, other)
+        assert (await manager.monitor.verify_log()).erased >= plan.entries
+        found = await manager.find_response(mine.response_id)
+        assert found.target.device_id.startswith("erased-")
+        await manager.undo_response(mine.response_id, by="ann", reason="our test")
+        assert KeyState.ACTIVE is (await manager.find_device(name)).state
 
 
 async def test_a_key_that_is_gone_or_altered_is_found_at_its_entry(database_dsn, tmp_path, admin):
@@ -225,12 +290,12 @@ async def test_the_commands_disclose_check_and_erase(database_dsn, tmp_path):
     file.write_text(file.read_text().replace('"two"', '"six"').replace("two", "six"))
     assert 1 == (await run(tmp_path, "audit", "verify-disclosure", str(file), "--key", key)).code
     planned = await run(tmp_path, "audit", "erase", "--device", "camera", "--json", *data, **given)
-    assert {"is_erased": False, "entries": 1, "named_for_good": 0} == json.loads(planned.out)
+    assert {"is_erased": False, "entries": 1, "mentions": 0, "named_for_good": 0} == json.loads(planned.out)
     assert 2 == (await run(tmp_path, "audit", "erase", "--device", "camera", "--confirm", "other", *data, **given)).code
     for count in (1, 0):
         done = await run(
             tmp_path, "audit", "erase", "--device", "camera", "--confirm", "camera", "--json", *data, **given
         )
-        assert {"is_erased": True, "entries": count, "named_for_good": 0} == json.loads(done.out)
+        assert {"is_erased": True, "entries": count, "mentions": 0, "named_for_good": 0} == json.loads(done.out)
     report = await run(tmp_path, "audit", "verify", "--json", *data, **given)
     assert (True, 1) == (json.loads(report.out)["holds"], json.loads(report.out)["erased"])

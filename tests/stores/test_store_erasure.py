@@ -1,11 +1,16 @@
 """Keys of sealed entries: with their entries, found by subject, destroyed together with the event that says so."""
 
+import json
+from os import urandom
+
 import pytest
 
 from qflare.errors import ConflictError
 from qflare.model.event import FIELDS_ENTRY
 from qflare.model.ids import DEFAULT_TENANT, TenantId
-from store_records import new_event, new_sealed_event
+from qflare.model.response import ResponseAction, ResponseTarget
+from qflare.model.signal import Signal
+from store_records import new_event, new_operator, new_response, new_sealed_event, new_sighting, register
 
 pytestmark = pytest.mark.contract
 
@@ -63,3 +68,33 @@ async def test_entries_that_name_a_device_are_counted(store):
     """Entries of type 2 name their device for good: how many there are is known."""
     await store.append_events(T, [new_event(device_id="d"), new_event(), new_event(device_id="e"), new_sealed_event()])
     assert [1, 0] == [await store.count_named_entries(T, each) for each in ("d", "f")]
+
+
+async def test_mentions_go_from_incidents_and_responses(store):
+    """A name in a row, in text and in JSON, of this tenant alone; counted first, erased once with its event."""
+    name = "caf\u00e9"
+    await store.save_tenant(OTHER, "other", event=new_event())
+    for tenant_id in (T, OTHER):
+        await store.add_operator(new_operator(tenant_id), event=new_event())
+        (device,) = await register(store, tenant_id=tenant_id)
+        for sighting in (
+            new_sighting(Signal.CLONE, ref=device.ref, device_id=name),
+            new_sighting(Signal.SCAN, evidence=json.dumps({"devices": [name]}).encode()),
+            new_sighting(Signal.REPLAYS, device_id="caf\u00e9s", evidence=b'{"n":1}'),
+        ):
+            await store.report_incidents(
+                tenant_id, [sighting], opened=[new_event()], raised=[new_event()], call_id=urandom(16)
+            )
+        target = ResponseTarget(ref=device.ref, device_id=name)
+        for response in (new_response(target=target), new_response(ResponseAction.TURN, reason=f"for {name}.")):
+            await store.ask_response(tenant_id, response, needs_two=True, event=new_event())
+    size = (await store.log_head()).size
+    assert [4, 0] == [await store.count_mentions(T, each) for each in (name, "caf")]
+    assert 4 == await store.erase_mentions(T, name, alias="erased-1", event=new_event())
+    assert 0 == await store.erase_mentions(T, name, alias="erased-2", event=new_event())
+    assert size + 1 == (await store.log_head()).size
+    assert [0, 4] == [await store.count_mentions(each, name) for each in (T, OTHER)]
+    incidents, responses = await store.list_incidents(T, limit=9), await store.list_responses(T, limit=9)
+    assert {"erased-1", None, "caf\u00e9s"} == {each.device_id for each in incidents}
+    assert {b'{"erased":true}', b'{"n":1}'} == {each.evidence for each in incidents}
+    assert {("erased-1", "erased"), (None, "erased")} == {(each.target.device_id, each.reason) for each in responses}

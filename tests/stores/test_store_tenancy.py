@@ -247,7 +247,14 @@ async def test_functions_that_cross_tenants_are_few_and_narrow(admin):
         "list_late_chains",
         "save_turn",
     }
-    crossing |= {"list_changes", "drop_changes", "list_limits", "count_responses", "drop_archived_entries"}
+    crossing |= {
+        "list_changes",
+        "drop_changes",
+        "list_limits",
+        "count_responses",
+        "erase_mentions",
+        "drop_archived_entries",
+    }
     keeping = {
         "begin_bucket_key",
         "turn_bucket_keys",

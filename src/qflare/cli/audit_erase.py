@@ -45,8 +45,15 @@ def erase(
 
     plan = asyncio.run(run())
     is_done = confirm is not None
-    facts: dict[str, object] = {"is_erased": is_done, "entries": plan.entries, "named_for_good": plan.named}
+    facts: dict[str, object] = {
+        "is_erased": is_done,
+        "entries": plan.entries,
+        "mentions": plan.mentions,
+        "named_for_good": plan.named,
+    }
     said = f"{plan.entries} entries {'were' if is_done else 'would be'} erased"
+    if plan.mentions:
+        said += f"; {plan.mentions} incidents and responses {'had' if is_done else 'have'} its name"
     if plan.named:
         said += f"; {plan.named} of type 2 name the device in their leaves for good"
     if not is_done:

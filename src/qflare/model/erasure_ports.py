@@ -20,6 +20,16 @@ class ErasureStore(Protocol):
     async def count_named_entries(self, tenant_id: TenantId, device_id: DeviceId) -> int:
         """Return how many entries of type 2 name a device in their leaves: these nothing erases."""
 
+    async def count_mentions(self, tenant_id: TenantId, device_id: DeviceId) -> int:
+        """Return how many incidents and responses name a device, as the one they are about or in their text."""
+
+    async def erase_mentions(self, tenant_id: TenantId, device_id: DeviceId, *, alias: str, event: NewEvent) -> int:
+        """
+        Put *alias* where incidents and responses name a device, and take out what was said about it there.
+
+        Returns how many it was; *event* is written if there were any, in the same transaction.
+        """
+
     async def erase_entries(
         self, tenant_id: TenantId, subject: bytes, indexes: Sequence[int], *, event: NewEvent
     ) -> None:

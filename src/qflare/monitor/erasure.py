@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import DecodeError
 from qflare.model.event import FIELDS_ENTRY, EventSeverity, SecurityEventType
+from qflare.primitives.random import random_bytes
 from qflare.protocol.entry import open_stored
 from qflare.protocol.new_event import new_event
 
@@ -43,6 +44,8 @@ class ErasurePlan:
 
     entries: int
     """Entries about it that can be opened, whose keys are destroyed."""
+    mentions: int
+    """Incidents and responses that name it, in which an alias takes its place."""
     named: int
     """Entries of type 2 that name it for good: nothing erases what the leaf itself says."""
 
@@ -53,7 +56,11 @@ async def plan_erasure(
     """Say what `erase_device` would do, and change nothing."""
     subject = vault.subject(tenant_id, device_id)
     found = await store.find_subject_entries(tenant_id, subject, limit=_COUNT_MAX)
-    return ErasurePlan(entries=len(found), named=await store.count_named_entries(tenant_id, device_id))
+    return ErasurePlan(
+        entries=len(found),
+        mentions=await store.count_mentions(tenant_id, device_id),
+        named=await store.count_named_entries(tenant_id, device_id),
+    )
 
 
 async def erase_device(
@@ -80,7 +87,19 @@ async def erase_device(
         )
         await store.erase_entries(tenant_id, subject, indexes, event=event)
         erased += len(indexes)
-    return ErasurePlan(entries=erased, named=await store.count_named_entries(tenant_id, device_id))
+    # Last: while an entry can be opened, somebody may still want to see what was done about it.
+    event = new_event(
+        SecurityEventType.OPERATOR_ACTION,
+        EventSeverity.WARNING,
+        {"what": "incidents and responses erased"},
+        tenant_id=tenant_id,
+        occurred_at_ms=clock.now_ms(),
+    )
+    # By chance, and another each time: nobody tells by it whose it was.
+    alias = f"erased-{random_bytes(8).hex()}"
+    mentions = await store.erase_mentions(tenant_id, device_id, alias=alias, event=event)
+    named = await store.count_named_entries(tenant_id, device_id)
+    return ErasurePlan(entries=erased, mentions=mentions, named=named)
 
 
 def encode_indexes(indexes: Sequence[int]) -> str:

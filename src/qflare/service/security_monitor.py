@@ -427,12 +427,14 @@ class SecurityMonitor:
         if len(note.encode()) > NOTE_BYTES_MAX:
             raise UsageError(f"the note has {len(note.encode())} bytes, at most {NOTE_BYTES_MAX}: log an event instead")
         foundation = await self._foundation()
+        found = await foundation.deadline.of(foundation.store.find_incident(self._tenant, wanted))
         event = security_event(
             SecurityEventType.OPERATOR_ACTION,
             EventSeverity.INFO,
             {"what": f"incident {state.value}", "incident_id": wanted.hex(), "by": by, "note": note},
             tenant_id=self._tenant,
-            device_id=None,
+            # What is said of a device goes with it when it is erased.
+            device_id=None if found is None else found.device_id,
             clock=foundation.clock,
             vault=foundation.entry_keys,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundError, UsageError
@@ -234,6 +235,24 @@ class Responses(Connected):
             row = await transaction.fetch_row("count_workers", as_uuid(worker_id), lately_s)
         return 0 if row is None else int(row["workers"])
 
+    async def count_mentions(self, tenant_id: TenantId, device_id: DeviceId) -> int:
+        """Return how many incidents and responses name a device, as the one they are about or in their text."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            return await _erase(transaction, device_id, None)
+
+    async def erase_mentions(self, tenant_id: TenantId, device_id: DeviceId, *, alias: str, event: NewEvent) -> int:
+        """Put *alias* where incidents and responses name a device, and take out what was said about it there."""
+
+        async def erase() -> int:
+            async with self._connections.transaction(tenant_id) as transaction:
+                mentions = await _erase(transaction, device_id, alias)
+                if mentions:
+                    await transaction.execute("erase_device_reason", transaction.tenant_id, alias)
+                    await transaction.write_events([event])
+            return mentions
+
+        return await self._connections.repeat(erase)
+
     async def list_limits(self) -> tuple[Limit, ...]:
         """Return the limits of every tenant that stand and have not ended."""
         return tuple(
@@ -250,6 +269,12 @@ class Responses(Connected):
 
 
 # --- steps of a transaction ---------------------------------------------------------------------------
+
+
+async def _erase(transaction: Transaction, device_id: DeviceId, alias: str | None) -> int:
+    escaped = json.dumps(device_id)[1:-1]
+    row = await transaction.fetch_row("erase_mentions", transaction.tenant_id, device_id, escaped, alias)
+    return 0 if row is None else int(row["mentions"])
 
 
 async def _lock(transaction: Transaction, response_id: ResponseId) -> asyncpg.Record:

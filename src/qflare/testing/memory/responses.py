@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -9,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundError, UsageError
 from qflare.model.device import KeyState
-from qflare.model.incident import IncidentState
+from qflare.model.ids import DeviceId
+from qflare.model.incident import Incident, IncidentState
 from qflare.model.operator import OperatorState
 from qflare.model.response import (
     ABOUT_DEVICE,
@@ -53,6 +56,7 @@ _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
 _LASTS: Final = range(60, 31_622_401)
 _LIMITS_MAX: Final = 10_000
+_ERASED: Final = "erased"
 
 
 class Responses(Rotations, Buckets, Devices):
@@ -269,6 +273,63 @@ class Responses(Rotations, Buckets, Devices):
         old = {worker_id for worker_id, at in beats.items() if at <= since}
         beats.drop_all(where=lambda other: other in old)
 
+    async def count_mentions(self, tenant_id: TenantId, device_id: DeviceId) -> int:
+        """Return how many incidents and responses name a device, as the one they are about or in their text."""
+        async with self._transaction(tenant_id):
+            incidents, responses = self._mentions(tenant_id, device_id)
+            return len(incidents) + len(responses)
+
+    async def erase_mentions(self, tenant_id: TenantId, device_id: DeviceId, *, alias: str, event: NewEvent) -> int:
+        """Put *alias* where incidents and responses name a device, and take out what was said about it there."""
+        async with self._transaction(tenant_id) as tables:
+            incidents, responses = self._mentions(tenant_id, device_id)
+            word = _word(device_id)
+            for row in responses:
+                its = row.response
+                is_about = its.target.device_id == device_id
+                target = replace(its.target, device_id=DeviceId(alias)) if is_about else its.target
+                ended = its.ended_because and (is_about or word.search(its.ended_because))
+                erased = replace(
+                    its,
+                    target=target,
+                    reason=_ERASED if is_about or word.search(its.reason) else its.reason,
+                    ended_because=_ERASED if ended else its.ended_because,
+                )
+                tables.responses.put((tenant_id, its.response_id), replace(row, response=erased))
+                device = tables.devices.get((tenant_id, its.target.ref)) if its.target.ref is not None else None
+                if device is not None and is_about and device.state_reason == its.device_reason:
+                    tables.devices.put((tenant_id, device.ref), replace(device, state_reason=erased.device_reason))
+            for found in incidents:
+                is_about = found.device_id == device_id
+                noted = found.note and (is_about or word.search(found.note))
+                in_evidence = is_about or word.search(found.evidence.decode())
+                made = replace(
+                    found,
+                    device_id=DeviceId(alias) if is_about else found.device_id,
+                    note=_ERASED if noted else found.note,
+                    evidence=b'{"erased":true}' if in_evidence else found.evidence,
+                )
+                tables.incidents.put((tenant_id, found.incident_id), made)
+            if incidents or responses:
+                self._write_events(tenant_id, [event])
+            return len(incidents) + len(responses)
+
+    def _mentions(self, tenant_id: TenantId, device_id: DeviceId) -> tuple[list[Incident], list[ResponseRow]]:
+        word = _word(device_id)
+        incidents = [
+            row
+            for row in self._tables.incidents.values()
+            if row.tenant_id == tenant_id
+            and (row.device_id == device_id or word.search(row.note) or word.search(row.evidence.decode()))
+        ]
+        responses = [
+            row
+            for row in self._tables.responses.values()
+            if (its := row.response).tenant_id == tenant_id
+            and (its.target.device_id == device_id or word.search(its.reason) or word.search(its.ended_because))
+        ]
+        return incidents, responses
+
     async def list_limits(self) -> tuple[Limit, ...]:
         """Return the limits of every tenant that stand and have not ended."""
         async with self._transaction() as tables:
@@ -428,3 +489,9 @@ class Responses(Rotations, Buckets, Devices):
 
 def _order(row: Response) -> tuple[datetime, bytes]:
     return row.asked_at, row.response_id
+
+
+def _word(device_id: DeviceId) -> re.Pattern[str]:
+    """Find a name where it stands by itself, as it is or as JSON of ASCII text has it."""
+    names = "|".join(re.escape(name) for name in (device_id, json.dumps(device_id)[1:-1]))
+    return re.compile(rf"(?<!\w)(?:{names})(?!\w|\\u)")
