@@ -9,7 +9,10 @@ import pytest
 
 from manager_world import TurnedClock, engine_of, make_manager
 from qflare.errors import ConflictError
+from qflare.manager import nodes
 from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.protocol.log import verify_inclusion
+from qflare.protocol.receipt import decode_receipt
 
 EVENT = (SecurityEventType.SYSTEM, EventSeverity.INFO)
 # Clocks stand still here: a bucket that begins meanwhile has entries of its own in the log.
@@ -101,3 +104,26 @@ async def test_one_id_in_batches_that_overlap_is_one_entry(database, tmp_path):
         assert [each.index for each in one] == [each.index for each in two]
         assert 30 == len({each.index for each in one})
         assert 30 == len(await manager.monitor.list_events(first=one[0].index))
+
+
+@pytest.mark.parametrize("held", [0, 3, 8192])
+async def test_receipts_of_older_entries_hold_whatever_nodes_are_held(database, tmp_path, monkeypatch, held):
+    """Nodes that proofs share are read once, and no more than so many are held; receipts are those of the head asked."""
+    monkeypatch.setattr(nodes, "_HELD_MAX", held)
+    async with make_manager(database, tmp_path, clock=TurnedClock()) as manager:
+        log = engine_of(manager).foundation.log
+        hashes, first = [], None
+        for _ in range(3):
+            logged = await manager.monitor.log_security_events_many([(*EVENT, {"n": n}, None) for n in range(37)])
+            first = logged[0].index if first is None else first
+            hashes += [each.leaf_hash for each in logged]
+            head = await manager.monitor.checkpoint()
+            for _ in range(2):
+                receipts = await log.receipts_at(range(first, first + len(hashes)))
+                for place, (leaf_hash, encoded) in enumerate(zip(hashes, receipts, strict=True)):
+                    receipt = decode_receipt(encoded)
+                    assert (first + place, head.size) == (receipt.index, receipt.size)
+                    verify_inclusion(leaf_hash, receipt.index, receipt.size, receipt.path, head.root)
+                (alone,) = await log.receipts_at([first + 5])
+                assert alone == receipts[5]
+            assert len(log._nodes._held) <= held

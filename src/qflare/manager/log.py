@@ -16,6 +16,7 @@ from qflare.manager.batcher import Batcher
 from qflare.manager.deadline import Deadline
 from qflare.manager.failures import Failures
 from qflare.manager.heads import Heads
+from qflare.manager.nodes import Nodes
 from qflare.model.call import call_about
 from qflare.model.event import AuditEntry, LogAppend, LoggedEvent, NewEvent, SignedCheckpoint
 from qflare.protocol.checkpoint import sign_checkpoint
@@ -95,6 +96,7 @@ class Log:
         self._offload = offload
         self._clock = clock
         self._deadline = Deadline(settings.store_timeout_s)
+        self._nodes = Nodes(store, self._deadline)
         self.failures = Failures()
         """Entries that were not appended, heads that were not signed or stored (steps append, sign and store)."""
         self._heads = None if signer is None else Heads(signer=signer, store=store, deadline=self._deadline)
@@ -168,8 +170,7 @@ class Log:
 
     async def _receipts_under(self, checkpoint: SignedCheckpoint, indices: Sequence[int]) -> list[bytes]:
         size = checkpoint.size
-        wanted = list({node for index in indices for node in nodes_for_path(index, size)})
-        nodes = await self._deadline.of(self._store.find_nodes(wanted)) if wanted else {}
+        nodes = await self._nodes.find({node for index in indices for node in nodes_for_path(index, size)})
         return [
             encode_receipt(index, size, checkpoint.time_s, inclusion_path(index, size, nodes), checkpoint.signature)
             for index in indices
