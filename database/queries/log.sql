@@ -84,6 +84,14 @@ SELECT k.log_index
  ORDER BY k.log_index
  LIMIT $3;
 
+-- name: find_entry_keys :many
+-- Keys of sealed entries, erased ones left out, by index; inside a tenant's transaction.
+-- $1 tenant_id uuid, $2 indexes bigint[]
+SELECT k.log_index, k.subject, k.sealed_key
+  FROM qflare.audit_key AS k
+ WHERE k.tenant_id = $1
+   AND k.log_index = ANY ($2::bigint[]);
+
 -- name: drop_entry_keys :many
 -- Destroy the keys of a subject's entries; inside a tenant's transaction.
 -- $1 tenant_id uuid, $2 subject bytea, $3 indexes bigint[]

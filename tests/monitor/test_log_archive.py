@@ -10,6 +10,7 @@ import pytest
 from cli.test_cli import run
 from manager_world import Edge
 from qflare import QuantumKeyManager
+from qflare.cli.audit_entry import entry_facts
 from qflare.errors import AuthenticationError, ConfigError, DecodeError, EvidenceError, KeyNotFoundError, UsageError
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.monitor.export_check import ExportCheck
@@ -328,6 +329,44 @@ async def test_what_is_left_after_a_drop_is_exported_and_checked(filled, tmp_pat
         (tmp_path / "words").write_bytes(WORDS)
         bad = await run(tmp_path, "audit", "verify", *pin, *known, **given)
         assert (1, 3, 3) == (bad.code, bad.json["index"], bad.json["last"]), bad.err
+
+
+async def test_an_archive_is_shown_with_its_passphrase_and_opened_with_the_keys(filled, tmp_path):
+    """The same entries as the database shows, those about devices sealed without its keys, and erased ones erased."""
+    (tmp_path / "words").write_bytes(WORDS)
+    (tmp_path / "others").write_bytes(b"some other six words")
+    path = tmp_path / "old"
+    size = (await filled.archive(path, 9)).size
+    given = {"QFLARE_DSN": filled.dsn}
+    show = ("audit", "show", "--archive", path, "--passphrase-file", tmp_path / "words", "--json")
+    opened = ("--open", "--data-dir", tmp_path / "data")
+    stored = [entry_facts(each) for each in await filled.manager.monitor.list_events(limit=size) if each.index < size]
+    alone = await run(tmp_path, *show, QFLARE_DSN="postgresql://127.0.0.1:9/x")
+    assert alone.code == 0, alone.err
+    for shown, wanted in zip(alone.json["entries"], stored, strict=True):
+        assert (shown["index"], shown["leaf_hash"]) == (wanted["index"], wanted["leaf_hash"].hex())
+        assert shown["recorded_at"] == wanted["recorded_at"]
+        assert (None if shown.get("is_sealed") else wanted["data"]) == shown["data"]
+        assert bool(shown.get("is_sealed")) == (wanted["device_id"] is not None)
+    assert {True, False} == {each.get("is_sealed", False) for each in alone.json["entries"]}
+    whole = await run(tmp_path, *show, *opened, **given)
+    assert whole.code == 0, whole.err
+    assert [(each["data"], each["device_id"]) for each in stored] == [
+        (each["data"], each["device_id"]) for each in whole.json["entries"]
+    ]
+    part = await run(tmp_path, *show, "--first", "3", "--limit", "2")
+    assert [3, 4] == [each["index"] for each in part.json["entries"]]
+    await filled.manager.monitor.erase_device_entries("camera")
+    erased = await run(tmp_path, *show, *opened, **given)
+    gone = [each for each in erased.json["entries"] if each["is_erased"]]
+    assert len(gone) == sum(each["device_id"] == "camera" for each in stored) > 0
+    assert "camera" not in erased.out
+    cut = tmp_path / "cut"
+    cut.write_bytes(path.read_bytes()[:-1])
+    for bad in (("--archive", cut), ("--archive", path, "--passphrase-file", tmp_path / "others"), ("--open",)):
+        ended = await run(tmp_path, "audit", "show", "--passphrase-file", tmp_path / "words", *bad, **given)
+        assert ended.code
+        assert (1, "") == (len(ended.err.splitlines()), ended.out), bad
 
 
 async def test_only_who_may_change_the_schema_drops_and_only_what_was_archived(filled, tmp_path, admin):

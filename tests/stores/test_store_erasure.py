@@ -39,8 +39,12 @@ async def test_a_subject_is_erased_with_its_event_and_nobody_else(store):
     before = await store.list_entries(T, first=first, limit=9)
     assert (first, first + 3) == await store.find_subject_entries(T, SUBJECT, limit=9)
     assert (first,) == await store.find_subject_entries(T, SUBJECT, limit=1)
+    every = [*range(first, first + 4), 999]
+    assert {each.index: each.sealed_key for each in before} == await store.find_entry_keys(T, every)
     event = new_event()
     await store.erase_entries(T, SUBJECT, [first, first + 3], event=event)
+    assert [first + 1] == list(await store.find_entry_keys(T, every))
+    assert [first + 2] == list(await store.find_entry_keys(OTHER, every))
     assert () == await store.find_subject_entries(T, SUBJECT, limit=9)
     assert (first + 2,) == await store.find_subject_entries(OTHER, SUBJECT, limit=9)
     after = await store.list_entries(T, first=first, limit=9)

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from qflare.model.event import AuditEntry
 
 
-def entry_facts(entry: AuditEntry) -> dict[str, object]:
-    """Return an entry for scripts."""
+def entry_facts(entry: AuditEntry, *, is_sealed: bool = False) -> dict[str, object]:
+    """Return an entry for scripts; of one that *is_sealed* nothing that its row stores."""
     return {
         "index": entry.index,
         "event_type": entry.event_type.value,
@@ -18,14 +18,15 @@ def entry_facts(entry: AuditEntry) -> dict[str, object]:
         "recorded_at": entry.recorded_at.isoformat(timespec="milliseconds"),
         "leaf_hash": entry.leaf_hash,
         "is_erased": entry.is_erased,
-        "data": entry.data.decode(),
+        "data": None if is_sealed else entry.data.decode(),
+        **({"is_sealed": True} if is_sealed else {}),
     }
 
 
-def entry_line(entry: AuditEntry) -> str:
+def entry_line(entry: AuditEntry, *, is_sealed: bool = False) -> str:
     """Return an entry as one line for people, in which nothing moves a terminal's cursor or turns the text around."""
-    facts = entry_facts(entry)
-    said = "(erased)" if entry.is_erased else facts["data"]
+    facts = entry_facts(entry, is_sealed=is_sealed)
+    said = "(sealed)" if is_sealed else "(erased)" if entry.is_erased else facts["data"]
     line = (
         f"{entry.index:>8}  {facts['recorded_at']}  {facts['severity']:8}  {facts['event_type']:22}"
         f"  {entry.device_id or ''}  {said}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qflare.model.event import NewEvent
+    from qflare.model.event import NewEvent, SealedKey
     from qflare.model.ids import DeviceId, TenantId
 
 
@@ -16,6 +16,9 @@ class ErasureStore(Protocol):
 
     async def find_subject_entries(self, tenant_id: TenantId, subject: bytes, *, limit: int) -> tuple[int, ...]:
         """Return the first *limit* indexes of a subject's entries that can still be opened."""
+
+    async def find_entry_keys(self, tenant_id: TenantId, indexes: Sequence[int]) -> dict[int, SealedKey]:
+        """Return the keys of sealed entries by index, of those alone that can still be opened."""
 
     async def count_named_entries(self, tenant_id: TenantId, device_id: DeviceId) -> int:
         """Return how many entries of type 2 name a device in their leaves: these nothing erases."""

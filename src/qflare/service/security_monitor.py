@@ -28,6 +28,7 @@ from qflare.protocol.entry import open_entry
 from qflare.protocol.identity import device_ref
 from qflare.protocol.log_key import LogKey
 from qflare.protocol.new_event import Draft
+from qflare.service.archived_entries import ArchivedEntry, open_archived
 from qflare.service.arguments import (
     as_call_id,
     as_identifier,
@@ -207,6 +208,22 @@ class SecurityMonitor:
         foundation = await self._foundation()
         entries = await foundation.deadline.of(foundation.store.list_entries(self._tenant, first=first, limit=limit))
         return tuple(open_entry(entry, foundation.entry_keys) for entry in entries)
+
+    async def open_archived(self, entries: Sequence[ArchivedEntry]) -> tuple[ArchivedEntry, ...]:
+        """
+        Open the tenant's entries in archives that are about devices, with the keys that the database still has.
+
+        Raises:
+            EvidenceError: a key does not open its entry.
+            UsageError: something else than such entries was passed.
+        """
+        archived = as_list(entries, name="entries")
+        for each in archived:
+            require_kind(each, ArchivedEntry, name="an entry", remedy="pass what read_archived() returned")
+        foundation = await self._foundation()
+        sealed = [each.entry.index for each in archived if each.is_sealed]
+        keys = await foundation.deadline.of(foundation.store.find_entry_keys(self._tenant, sealed))
+        return tuple(open_archived(archived, keys, foundation.entry_keys))
 
     async def log_size(self) -> int:
         """Return how many entries the log has, of all tenants."""

@@ -92,6 +92,12 @@ class Log(Connected):
             rows = await transaction.fetch("find_subject_entries", transaction.tenant_id, subject, limit)
         return tuple(row["log_index"] for row in rows)
 
+    async def find_entry_keys(self, tenant_id: TenantId, indexes: Sequence[int]) -> dict[int, SealedKey]:
+        """Return the keys of sealed entries by index, of those alone that can still be opened."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            rows = await transaction.fetch("find_entry_keys", transaction.tenant_id, list(indexes))
+        return {row["log_index"]: SealedKey(row["subject"], row["sealed_key"]) for row in rows}
+
     async def count_named_entries(self, tenant_id: TenantId, device_id: DeviceId) -> int:
         """Return how many entries of type 2 name a device in their leaves: these nothing erases."""
         async with self._connections.transaction(tenant_id) as transaction:

@@ -16,6 +16,7 @@ from qflare.model.event import (
     LogAppend,
     LogHead,
     NewEvent,
+    SealedKey,
     SecurityEventType,
     SignedCheckpoint,
 )
@@ -106,6 +107,16 @@ class Log(Logging):
                 if row.tenant_id == tenant_id and row.sealed_key is not None and row.sealed_key.subject == subject
             )
             return tuple(islice(found, limit))
+
+    async def find_entry_keys(self, tenant_id: TenantId, indexes: Sequence[int]) -> dict[int, SealedKey]:
+        """Return the keys of sealed entries by index, of those alone that can still be opened."""
+        async with self._transaction(tenant_id) as tables:
+            rows = {index: tables.entries.get(index) for index in indexes}
+            return {
+                index: row.sealed_key
+                for index, row in rows.items()
+                if row is not None and row.tenant_id == tenant_id and row.sealed_key is not None
+            }
 
     async def count_named_entries(self, tenant_id: TenantId, device_id: DeviceId) -> int:
         """Return how many entries of type 2 name a device in their leaves: these nothing erases."""
