@@ -41,12 +41,12 @@ SELECT d.ref
 
 -- name: list_named_device_refs :many
 -- A page of the roster's names that begin alike, in order of name; inside a transaction that entered the tenant.
--- $1 tenant_id uuid, $2 after text or null, $3 limit bigint, $4 first text: how they begin, $5 last text: none of them is above
+-- $1 tenant_id uuid, $2 after text or empty, $3 limit bigint, $4 first text: how they begin, $5 last text: none of them is above
 SELECT d.ref
   FROM qflare.device AS d
  WHERE d.tenant_id = $1
    AND d.device_id BETWEEN $4 AND $5
-   AND ($2::text IS NULL OR d.device_id > $2)
+   AND d.device_id > $2
  ORDER BY d.device_id
  LIMIT $3;
 

@@ -130,9 +130,13 @@ class Devices(Connected):
         self, tenant_id: TenantId, *, limit: int, after: DeviceId | None = None, prefix: str = ""
     ) -> tuple[Device, ...]:
         """Return up to *limit* devices whose names begin with *prefix*, in order of name."""
-        query, bounds = ("list_named_device_refs", (prefix, prefix + _ABOVE)) if prefix else ("list_device_refs", ())
         async with self._connections.transaction(tenant_id) as transaction:
-            page = await transaction.fetch(query, transaction.tenant_id, after, limit, *bounds)
+            if prefix:
+                # WHY: nothing is below the empty name, and a condition without OR is one that the index can begin at.
+                bounds = after or "", limit, prefix, prefix + _ABOVE
+                page = await transaction.fetch("list_named_device_refs", transaction.tenant_id, *bounds)
+            else:
+                page = await transaction.fetch("list_device_refs", transaction.tenant_id, after, limit)
             rows = await transaction.fetch("find_devices", transaction.tenant_id, [row["ref"] for row in page])
         return tuple(sorted((_device(row, tenant_id) for row in rows), key=lambda device: device.device_id.encode()))
 
