@@ -95,7 +95,7 @@ def test_memory(bench):
         f"for _ in range({MANY // 20 if bench.is_quick else MANY}):\n"
         "    key = device_key(choice.randbytes(32))\n"
         "    detector.devices.row_of(key, tenant=0, at_s=1)\n"
-        "    for marks in detector._marks.values():\n"
+        "    for marks in detector.marks.values():\n"
         "        marks.note(choice.randbytes(8), choice.randbytes(8), key)\n"
         "print((pages() - before) * 4096)\n"
     )

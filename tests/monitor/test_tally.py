@@ -7,7 +7,7 @@ import pytest
 from qflare.errors import DecodeError
 from qflare.model.event import EventSeverity
 from qflare.model.ids import DEFAULT_TENANT, TenantId
-from qflare.model.observation import ANNOUNCEMENT, CONFIRM, HELLO, OFFER, RECORD, Observation
+from qflare.model.observation import ANNOUNCEMENT, CONFIRM, ENROL, HELLO, OFFER, RECORD, Observation
 from qflare.model.refusal import Refusal
 from qflare.model.share import SHARE_BYTES_MAX
 from qflare.model.signal import Signal
@@ -15,7 +15,7 @@ from qflare.monitor import parameters
 from qflare.monitor.detector import Detector
 from qflare.monitor.device_table import SCORED, device_key
 from qflare.monitor.hearing import hear
-from qflare.monitor.tally import decode_counts
+from qflare.monitor.tally import Mark, decode_counts
 from qflare.testing import TurnableClock
 
 T = DEFAULT_TENANT
@@ -186,6 +186,23 @@ def test_a_clone_whose_copies_keep_to_their_workers_is_found():
     assert [{(Signal.CLONE, EventSeverity.ERROR, REFS[0])}, set()] == suspected(one, two)
 
 
+@pytest.mark.parametrize(("second", "told_of"), [(REFS[0], REFS[0]), (REFS[1], None)])
+@pytest.mark.parametrize("step", [HELLO, ENROL, CONFIRM])
+def test_what_is_drawn_twice_at_two_workers_is_a_broken_source(step, second, told_of):
+    """The same key or ciphertext at two workers: of the device if it drew both, else of the fleet; no repetition is."""
+    one, two = workers()
+    one.take(Observation(step, None, T, REFS[0], b"the-same", b"tail-aaa"), NOW_S)
+    two.take(Observation(step, None, T, REFS[0], b"the-same", b"tail-aaa"), NOW_S)
+    exchange(one, two)
+    assert [set(), set()] == suspected(one, two)
+    one.take(Observation(step, None, T, REFS[0], b"an-other", b"tail-bbb"), NOW_S)
+    two.take(Observation(step, None, T, second, b"an-other", b"tail-ccc"), NOW_S)
+    exchange(one, two)
+    assert [{(Signal.BROKEN_RANDOMNESS, EventSeverity.ERROR, told_of)}] * 2 == suspected(one, two)
+    exchange(one, two)
+    assert [set(), set()] == suspected(one, two)
+
+
 def test_a_device_that_never_came_here_takes_no_place():
     """Sessions and honest handshakes of others fill no table."""
     one, two = workers()
@@ -208,7 +225,9 @@ def test_a_share_is_bounded_whatever_comes():
             detector.tally.count_fleet(tenant, rate.value, 2**20, told=3)
         detector.fleet_of(tenant).unshared = [2**30, -(2**30)]
         detector.tally.note_session(2**63 + number, 2**62 + number)
-    assert 100 * 2 + 9 * len(tenants) - parameters.SHARE_SESSIONS_MAX == detector.tally.left_out
+    for number in range(parameters.SHARE_MARKS_MAX + 7):
+        detector.tally.note_mark(Mark(tenants[1], CONFIRM, REFS[0], 2**64 - 1 - number, 2**64 - 1))
+    assert 7 + 100 * 2 + 9 * len(tenants) - parameters.SHARE_SESSIONS_MAX == detector.tally.left_out
     counts = detector.take_counts()
     assert (parameters.SHARE_DEVICES_MAX, parameters.SHARE_SESSIONS_MAX) == (len(counts.devices), len(counts.sessions))
     assert len(counts.fleets) <= parameters.SHARE_FLEETS_MAX + len(Signal)

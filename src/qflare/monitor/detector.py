@@ -17,7 +17,7 @@ from qflare.model.signal import Signal
 from qflare.monitor.device_table import DeviceTable, device_key
 from qflare.monitor.fleet import Fleet
 from qflare.monitor.hearing import note_ended
-from qflare.monitor.marks import RecentMarks
+from qflare.monitor.marks import RecentMarks, as_numbers
 from qflare.monitor.norms import is_norm, judge_norm
 from qflare.monitor.parameters import (
     ANNOUNCEMENT_RULE,
@@ -31,7 +31,7 @@ from qflare.monitor.parameters import (
 )
 from qflare.monitor.rates import FleetRate, severity_of
 from qflare.monitor.suspicions import Suspicions
-from qflare.monitor.tally import ANNOUNCEMENTS, UNTOLD, Tally, rank_of
+from qflare.monitor.tally import ANNOUNCEMENTS, UNTOLD, Mark, Tally, rank_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,7 +131,7 @@ class Detector:
         self._waiting_max = waiting_max
         self._batches: deque[tuple[int, list[Observation]]] = deque()
         self._wake = wake
-        self._marks = {step: RecentMarks(marks_max) for step in (HELLO, CONFIRM, RECORD, ENROL)}
+        self.marks = {step: RecentMarks(marks_max) for step in (HELLO, CONFIRM, RECORD, ENROL)}
         self._on_taken = {
             HELLO: self._hello,
             CONFIRM: self._confirmed,
@@ -247,11 +247,12 @@ class Detector:
         if tenant_id is None or ref is None:
             return
         fleet = self._took(tenant_id, at_s)
-        repeated = self._marks[HELLO].note(observation.mark, observation.other, key := device_key(ref))
+        repeated = self.marks[HELLO].note(observation.mark, observation.other, key := device_key(ref))
         if repeated is not None:
             if not repeated.is_same:
                 self._drawn_twice(observation, repeated.owner, at_s)
             return
+        self._tell_mark(observation, tenant_id, ref)
         row = self.devices.row_of(key, tenant=fleet.number, at_s=at_s)
         score = self.devices.begin(row, at_s=at_s)
         severity = severity_of(_HALF_OPEN.ladder, score) if score >= _HALF_OPEN.ladder[0][0] else None
@@ -278,8 +279,10 @@ class Detector:
         key = device_key(ref)
         if observation.mark:
             # ct_b of an ANSWER, which the device drew.
-            repeated = self._marks[CONFIRM].note(observation.mark, observation.other, key)
-            if repeated is not None and not repeated.is_same:
+            repeated = self.marks[CONFIRM].note(observation.mark, observation.other, key)
+            if repeated is None:
+                self._tell_mark(observation, tenant_id, ref)
+            elif not repeated.is_same:
                 self._drawn_twice(observation, repeated.owner, at_s)
             return
         row = self.devices.row_of(key, tenant=fleet.number, at_s=at_s)
@@ -295,7 +298,7 @@ class Detector:
             return
         fleet = self._took(tenant_id, at_s)
         key = device_key(ref)
-        repeated = self._marks[RECORD].note(observation.mark, observation.other, key)
+        repeated = self.marks[RECORD].note(observation.mark, observation.other, key)
         if repeated is not None and not repeated.is_same:
             self._drawn_twice(observation, repeated.owner, at_s)
         if not observation.number:
@@ -313,8 +316,10 @@ class Detector:
         if tenant_id is None or ref is None:
             return
         self._took(tenant_id, at_s)
-        repeated = self._marks[ENROL].note(observation.mark, observation.other, device_key(ref))
-        if repeated is not None and not repeated.is_same:
+        repeated = self.marks[ENROL].note(observation.mark, observation.other, device_key(ref))
+        if repeated is None:
+            self._tell_mark(observation, tenant_id, ref)
+        elif not repeated.is_same:
             self._drawn_twice(observation, repeated.owner, at_s)
 
     def _announced(self, _: Observation, at_s: int) -> None:
@@ -355,6 +360,9 @@ class Detector:
                 facts={"hint": "poisoning is one explanation among several"},
             )
 
+    def _tell_mark(self, observation: Observation, tenant_id: TenantId, ref: DeviceRef) -> None:
+        self.tally.note_mark(Mark(tenant_id, observation.step, ref, *as_numbers(observation.mark, observation.other)))
+
     # --- other workers ------------------------------------------------------------------------------
 
     def take_counts(self) -> Counts:
@@ -373,7 +381,7 @@ class Detector:
         if observation.ref is None:
             return
         key = device_key(observation.ref)
-        repeated = self._marks[HELLO].note(observation.mark, observation.other, key)
+        repeated = self.marks[HELLO].note(observation.mark, observation.other, key)
         self._drawn_twice(observation, key if repeated is None else repeated.owner, at_s)
 
     def _drawn_twice(self, observation: Observation, owner: int, at_s: int) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qflare.model.ids import DeviceRef, TenantId
     from qflare.monitor.detector import Detector
     from qflare.monitor.parameters import Ladder
-    from qflare.monitor.tally import Counts, DeviceCount, FleetCount, Traffic
+    from qflare.monitor.tally import Counts, DeviceCount, FleetCount, Mark, Traffic
 
 _BY_SEVERAL: Final = "counted by several workers"
 
@@ -33,11 +33,32 @@ def hear(detector: Detector, counts: Counts, *, at_s: int) -> None:
         _hear_fleet(detector, fleet, at_s)
     for device in counts.devices:
         _hear_device(detector, device, at_s)
+    for mark in counts.marks:
+        _hear_mark(detector, mark, at_s)
     for key, number in counts.sessions:
         # A device that never came here has no older session here either.
         row = detector.devices.find(key)
         if row is not None:
             detector.devices.sessions[row] = max(detector.devices.sessions[row], number)
+
+
+def _hear_mark(detector: Detector, heard: Mark, at_s: int) -> None:
+    key = device_key(heard.ref)
+    repeated = detector.marks[heard.step].note_numbers(heard.mark, heard.other, key)
+    if repeated is None or repeated.is_same:
+        return
+    what = f"{heard.step} drawn twice, at two workers"
+    # Both workers hear of it, and each counts it once: nobody is told of it again.
+    if repeated.owner != key:
+        detector.count(Signal.BROKEN_RANDOMNESS, heard.tenant_id, at_s=at_s, what=f"{what}, by two devices")
+        return
+    row = detector.devices.row_of(key, tenant=detector.fleet_of(heard.tenant_id).number, at_s=at_s)
+    score = detector.devices.add(row, Signal.BROKEN_RANDOMNESS, at_s=at_s)
+    severity = severity_of(DEVICE_RULES[Signal.BROKEN_RANDOMNESS].ladder, score)
+    if severity is not None:
+        detector.suspicions.add(
+            heard.tenant_id, Signal.BROKEN_RANDOMNESS, heard.ref, severity, at_s=at_s, score=score, what=what
+        )
 
 
 def note_ended(ended: OrderedDict[int, int], key: int, count: int) -> None:

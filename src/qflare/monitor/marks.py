@@ -17,6 +17,11 @@ class Repeated(NamedTuple):
     """Whose it was the first time."""
 
 
+def as_numbers(mark: bytes, other: bytes) -> tuple[int, int]:
+    """Return what is remembered of a mark, and of what tells two messages with it apart: 64 bits each."""
+    return int.from_bytes(mark[:8], "little") or 1, int.from_bytes(other[-8:], "little")
+
+
 class RecentMarks:
     """
     Marks of one kind, by their first 64 bits: a mark stands until another falls in its place.
@@ -35,8 +40,10 @@ class RecentMarks:
 
     def note(self, mark: bytes, other: bytes, owner: int) -> Repeated | None:
         """Remember a mark; return what is known of it if it came before."""
-        key = int.from_bytes(mark[:8], "little") or 1
-        told_apart = int.from_bytes(other[-8:], "little")
+        return self.note_numbers(*as_numbers(mark, other), owner)
+
+    def note_numbers(self, key: int, told_apart: int, owner: int) -> Repeated | None:
+        """As `note`, of what `as_numbers` returned."""
         place = key & self._mask
         if self._marks[place] == key:
             return Repeated(self._others[place] == told_apart, self._owners[place])

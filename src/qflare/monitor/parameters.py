@@ -227,9 +227,11 @@ SHARE_DEVICES_MAX: Final = 2048
 attack on the fleet, whose counts are told in any case."""
 SHARE_FLEETS_MAX: Final = 2048
 """Rates of fleets that are told at once, about 75 bytes each; beyond them they are told as the default tenant's."""
-SHARE_SESSIONS_MAX: Final = 8192
-"""Devices whose newest session is told at once, about 40 bytes each: more handshakes than a worker does in two
-seconds."""
+SHARE_SESSIONS_MAX: Final = 4096
+"""Devices whose newest session is told at once, about 40 bytes each: two thousand handshakes a second."""
+SHARE_MARKS_MAX: Final = 2048
+"""Keys and ciphertexts of handshakes and enrolments that are told at once, about 150 bytes each: a source that gives
+the same twice does so again, so that what is left out in a storm of handshakes is found after it."""
 SHARES_READ_MAX: Final = 64
 """Shares of others that are read at once; the next exchange goes on."""
 SHARE_KEPT_S: Final = 600

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from qflare.errors import DecodeError
 from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, REF_BYTES, DeviceRef, TenantId
 from qflare.model.incident import SEVERITIES
+from qflare.model.observation import CONFIRM, ENROL, HELLO
 from qflare.model.signal import Signal
 from qflare.monitor.device_table import SCORED
 from qflare.monitor.parameters import (
     FLEET_RULES,
     SHARE_DEVICES_MAX,
     SHARE_FLEETS_MAX,
+    SHARE_MARKS_MAX,
     SHARE_SESSIONS_MAX,
     SLICE_MAX,
 )
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
     from qflare.model.event import EventSeverity
 
+MARKED: Final = (HELLO, CONFIRM, ENROL)
+"""Steps whose marks are told: keys and ciphertexts.  Stream ids of records are too many."""
 ANNOUNCEMENTS: Final = "announcements"
 """The rate of announcements fetched, which stands beside the signals."""
 UNTOLD: Final = -1
@@ -84,6 +88,18 @@ class NewestSession(NamedTuple):
     """1 + the log index of the session."""
 
 
+class Mark(NamedTuple):
+    """What a device drew at random for a handshake or an enrolment."""
+
+    tenant_id: TenantId
+    step: str
+    """One of `MARKED`."""
+    ref: DeviceRef
+    mark: int
+    other: int
+    """As `marks.as_numbers` returns both."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """All that one share says."""
@@ -92,13 +108,14 @@ class Counts:
     fleets: tuple[FleetCount, ...] = ()
     devices: tuple[DeviceCount, ...] = ()
     sessions: tuple[NewestSession, ...] = ()
+    marks: tuple[Mark, ...] = ()
 
     def __bool__(self) -> bool:
         """Say whether anything was counted."""
-        return bool(self.traffic or self.fleets or self.devices or self.sessions)
+        return bool(self.traffic or self.fleets or self.devices or self.sessions or self.marks)
 
     def without(self, tenants: Collection[TenantId]) -> Counts:
-        """Return the same without what was counted of *tenants*; sessions are the newest whoever told them."""
+        """Return the same without what was counted of *tenants*; sessions and marks stay, which nobody saves."""
         if not tenants:
             return self
         return Counts(
@@ -106,6 +123,7 @@ class Counts:
             fleets=tuple(each for each in self.fleets if each.tenant_id not in tenants),
             devices=tuple(each for each in self.devices if each.tenant_id not in tenants),
             sessions=self.sessions,
+            marks=self.marks,
         )
 
     def sliced(self) -> Iterator[Counts]:
@@ -117,6 +135,8 @@ class Counts:
             yield Counts(devices=devices)
         for sessions in _slices(self.sessions):
             yield Counts(sessions=sessions)
+        for marks in _slices(self.marks):
+            yield Counts(marks=marks)
 
     def encode(self) -> bytes:
         """Return the bytes of a share, below `SHARE_BYTES_MAX`."""
@@ -128,6 +148,7 @@ class Counts:
                 [each.tenant_id.hex(), each.signal.value, each.ref.hex(), each.seen, each.told] for each in self.devices
             ],
             "sessions": [[each.key, each.number] for each in self.sessions],
+            "marks": [[each.tenant_id.hex(), each.step, each.ref.hex(), each.mark, each.other] for each in self.marks],
         }
         return json.dumps(whole, separators=(",", ":")).encode()
 
@@ -163,6 +184,18 @@ def decode_counts(encoded: bytes) -> Counts:
                 NewestSession(_number(key, least=1, most=2**64), _number(number, least=1, most=2**63))
                 for key, number in whole["sessions"]
             ),
+            # A worker of the version before tells none.
+            marks=tuple(
+                Mark(
+                    _tenant(tenant),
+                    step,
+                    _ref(ref),
+                    _number(mark, least=1, most=2**64),
+                    _number(other, least=0, most=2**64),
+                )
+                for tenant, step, ref, mark, other in whole.get("marks", ())
+                if step in MARKED
+            ),
         )
     except (ValueError, TypeError, KeyError, RecursionError):
         raise DecodeError("another worker's counts are damaged: they are left out") from None
@@ -180,8 +213,9 @@ class Tally:
         self._devices: dict[tuple[TenantId, Signal, DeviceRef], list[int]] = {}
         self._fleets: dict[tuple[TenantId, str], list[int]] = {}
         self._sessions: dict[int, int] = {}
+        self._marks: list[Mark] = []
         self.left_out = 0
-        """Observations of devices and sessions that the others are not told of."""
+        """Observations of devices, sessions and marks that the others are not told of."""
 
     def count_device(self, tenant_id: TenantId, signal: Signal, ref: DeviceRef, count: int, *, told: int) -> None:
         """Count for one device; *told* is the rank of the severity that was told."""
@@ -209,6 +243,13 @@ class Tally:
             return
         self._sessions[key] = number
 
+    def note_mark(self, mark: Mark) -> None:
+        """Note what was drawn at random."""
+        if len(self._marks) < SHARE_MARKS_MAX:
+            self._marks.append(mark)
+        else:
+            self.left_out += 1
+
     def take(self, traffic: Mapping[TenantId, tuple[int, int]]) -> Counts:
         """Return what was counted, with the *traffic* and half-open handshakes of fleets, and begin anew."""
         counts = Counts(
@@ -217,7 +258,9 @@ class Tally:
             # Handshakes that were begun and ended here are nobody else's.
             devices=tuple(DeviceCount(*key, *both) for key, both in self._devices.items() if both[0]),
             sessions=tuple(NewestSession(*each) for each in self._sessions.items()),
+            marks=tuple(self._marks),
         )
+        self._marks.clear()
         self._devices.clear()
         self._fleets.clear()
         self._sessions.clear()
