@@ -36,8 +36,9 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
+# CHECK_C=built leaves out the running times, CHECK_C=timed runs them alone.
 check-c: $(VENV)/.installed
-	PYTHON=$(abspath $(BIN)/python) bash tests/c/run
+	PYTHON=$(abspath $(BIN)/python) bash tests/c/run $(CHECK_C)
 
 # Ten million cases of the ML-KEM engine against liboqs (QFLARE_LONG_ROWS asks for more or fewer rows), then the same as
 # above with more time for what finds more with time: hours, outside CI.
