@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 31;
+SET LOCAL qflare.installs_version = 32;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -950,7 +950,9 @@ CREATE INDEX IF NOT EXISTS response_shuts_out ON qflare.response (tenant_id, app
 -- Read by every worker: the limits that stand.
 CREATE INDEX IF NOT EXISTS response_limits ON qflare.response (action) WHERE state = 'applied' AND per_minute IS NOT NULL;
 
--- Read by metrics: the responses that changed within the last day.
+-- Read by the clean-up: closed incidents, the oldest first.
+CREATE INDEX IF NOT EXISTS incident_closed ON qflare.incident (changed_at) WHERE state = 'closed';
+-- Read by metrics and the clean-up: the responses that changed within the last day.
 CREATE INDEX IF NOT EXISTS response_by_change ON qflare.response (changed_at);
 -- Read by metrics: the proposals that wait for people.
 CREATE INDEX IF NOT EXISTS response_waiting ON qflare.response (asked_at) WHERE state = 'proposed';
@@ -1022,6 +1024,10 @@ CREATE POLICY change_for_maintenance ON qflare.change TO qflare_maintenance USIN
 DROP POLICY IF EXISTS audit_entry_archived ON qflare.audit_entry;
 CREATE POLICY audit_entry_archived ON qflare.audit_entry FOR DELETE TO qflare_maintenance USING (true);
 
+DROP POLICY IF EXISTS incident_dropped ON qflare.incident;
+CREATE POLICY incident_dropped ON qflare.incident FOR DELETE TO qflare_maintenance USING (true);
+DROP POLICY IF EXISTS response_dropped ON qflare.response;
+CREATE POLICY response_dropped ON qflare.response FOR DELETE TO qflare_maintenance USING (true);
 DROP POLICY IF EXISTS incident_erased ON qflare.incident;
 CREATE POLICY incident_erased ON qflare.incident FOR UPDATE TO qflare_maintenance USING (true) WITH CHECK (true);
 DROP POLICY IF EXISTS response_erased ON qflare.response;
@@ -1069,6 +1075,7 @@ GRANT UPDATE (needs_two, first_by, second_by, state, before, changed, until_at, 
               ended_because) ON qflare.response TO qflare_app;
 GRANT UPDATE (device_id, note, evidence) ON qflare.incident TO qflare_maintenance;
 GRANT UPDATE (device_id, reason, ended_because) ON qflare.response TO qflare_maintenance;
+GRANT DELETE ON qflare.incident, qflare.response TO qflare_maintenance;
 
 -- Rows that always exist -----------------------------------------------------------------------------------------------
 INSERT INTO qflare.bucket_mark DEFAULT VALUES ON CONFLICT DO NOTHING;
@@ -3289,6 +3296,39 @@ BEGIN
            device_id = CASE WHEN i.device_id = p_name THEN p_alias ELSE i.device_id END
      WHERE i.tenant_id = p_tenant
        AND (i.device_id = p_name OR i.note ~ v_word OR convert_from(i.evidence, 'UTF8') ~ v_word);
+    GET DIAGNOSTICS v_more = ROW_COUNT;
+    RETURN v_found + v_more;
+END
+$$;
+
+-- drop_finished: up to p_limit responses that are finished, and as many closed incidents that no response is to, of every
+-- tenant, which nothing has changed for p_keep_s seconds.  What can be undone or confirmed, and what is open, stays.
+CREATE OR REPLACE FUNCTION qflare.drop_finished(p_keep_s bigint, p_limit bigint) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    v_before CONSTANT timestamptz := clock_timestamp() - make_interval(secs => p_keep_s);
+    v_found  bigint;
+    v_more   bigint;
+BEGIN
+    DELETE FROM qflare.response AS r
+     USING (SELECT o.response_id, o.tenant_id FROM qflare.response AS o
+             WHERE o.changed_at < v_before
+               AND (o.state IN ('undone', 'dismissed')
+                    OR (o.state = 'proposed' AND o.expires_at < v_before)
+                    OR (o.state = 'applied'
+                        AND (o.action IN ('rekey', 'rotate-device', 'revoke', 'turn', 'rotate-identity', 'notify')
+                             OR o.until_at < v_before)))
+             ORDER BY o.changed_at LIMIT p_limit FOR UPDATE SKIP LOCKED) AS old
+     WHERE r.response_id = old.response_id AND r.tenant_id = old.tenant_id;
+    GET DIAGNOSTICS v_found = ROW_COUNT;
+    DELETE FROM qflare.incident AS i
+     USING (SELECT o.incident_id, o.tenant_id FROM qflare.incident AS o
+             WHERE o.state = 'closed' AND o.changed_at < v_before
+               AND NOT EXISTS (SELECT FROM qflare.response AS r
+                                WHERE r.incident_id = o.incident_id AND r.tenant_id = o.tenant_id)
+             ORDER BY o.changed_at LIMIT p_limit FOR UPDATE SKIP LOCKED) AS old
+     WHERE i.incident_id = old.incident_id AND i.tenant_id = old.tenant_id;
     GET DIAGNOSTICS v_more = ROW_COUNT;
     RETURN v_found + v_more;
 END

@@ -181,3 +181,8 @@ UPDATE qflare.device AS d
    AND d.tenant_id = r.tenant_id
    AND d.ref = r.ref
    AND starts_with(d.state_reason, 'response ' || replace(r.response_id::text, '-', '') || ': ');
+
+-- name: drop_finished :one
+-- Remove what is finished of every tenant's responses and incidents and was not changed for long.
+-- $1 keep_s bigint, $2 limit bigint
+SELECT qflare.drop_finished($1, $2) AS dropped;

@@ -352,6 +352,36 @@ async def test_workers_that_serve_are_counted_until_they_end(store):
     assert 0 == await store.count_workers(other, lately_s=3600)
 
 
+async def test_what_is_finished_is_removed_and_what_stands_is_kept(store):
+    """Nothing that is young, open, begun, or can be undone or confirmed goes; the rest some at a time, with an event."""
+    await operators(store, "ann", "bob")
+    device, other = await register(store, count=2)
+    open_one, closed, answered = new_sighting(), new_sighting(ref=device.ref), new_sighting(ref=other.ref)
+    for sighting in (open_one, closed, answered):
+        await store.report_incidents(T, [sighting], opened=[new_event()], raised=[new_event()], call_id=urandom(16))
+    for sighting in (closed, answered):
+        await store.move_incident(T, sighting.incident_id, IncidentState.CLOSED, by="ann", note="", event=new_event())
+    standing = new_response(device=device, incident_id=answered.incident_id)
+    done, undone = new_response(ResponseAction.REKEY, device=other), new_response(ResponseAction.LIFT, device=device)
+    waiting = new_response(device=other)
+    for each in (standing, done, undone, waiting):
+        await ask(store, each)
+    for each in (standing, done, undone):
+        await carry_out(store, each)
+    await store.undo_response(T, undone.response_id, by="ann", because="no", event=new_event(ASKED))
+    assert 0 == await store.drop_finished(keep_s=3600, limit=9, event=new_event(HELD))
+    assert 0 == await logged(store, HELD)
+    # All that was changed by now: a clock may stand for as long as this takes.
+    assert 2 == await store.drop_finished(keep_s=-1, limit=1, event=new_event(HELD))
+    assert 1 == await store.drop_finished(keep_s=-1, limit=9, event=new_event(HELD))
+    assert 0 == await store.drop_finished(keep_s=-1, limit=9, event=new_event(HELD))
+    assert 2 == await logged(store, HELD)
+    left = {each.response_id for each in await store.list_responses(T, limit=9)}
+    assert {standing.response_id, waiting.response_id} == left
+    incidents = {each.incident_id for each in await store.list_incidents(T, limit=9)}
+    assert {open_one.incident_id, answered.incident_id} == incidents
+
+
 REFUSE_ENTRIES = """
     CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'the log is full'; END $$;
     CREATE TRIGGER refused BEFORE INSERT ON qflare.audit_entry FOR EACH ROW EXECUTE FUNCTION public.refuse();

@@ -252,6 +252,7 @@ async def test_functions_that_cross_tenants_are_few_and_narrow(admin):
         "drop_changes",
         "list_limits",
         "count_responses",
+        "drop_finished",
         "erase_mentions",
         "drop_archived_entries",
     }

@@ -45,6 +45,9 @@ _SWEEPS: Final = 3
 """How often a step sweeps into a bucket that has begun while it swept into the one before; then others are due."""
 _BACKOFF_MAX_S: Final = 30.0
 _JITTER: Final = 1 << 16
+_DAY_S: Final = 86_400
+_FINISHED_MAX: Final = 1000
+"""Most old responses, and incidents, that a clean-up removes; there is another with each bucket."""
 _NS: Final = 1_000_000_000
 
 
@@ -213,7 +216,20 @@ class Maintenance:
         # R1: records of the bucket before the current one are still read, so its last sessions still live.
         expired = await self._deadline.of(self._store.expire_sessions(before_bucket=bucket - 1))
         await self._deadline.of(self._store.forget_calls())
+        await self._drop_finished()
         return CleanupReport(bucket=bucket, bucket_rows=rows, bucket_keys_destroyed=destroyed, sessions_expired=expired)
+
+    async def _drop_finished(self) -> None:
+        """Remove some of the incidents and responses that nobody needs any more; the log has what they came to."""
+        keep_s = self._settings.incidents_kept_days * _DAY_S
+        event = new_event(
+            SecurityEventType.SYSTEM,
+            EventSeverity.INFO,
+            {"what": "old incidents and responses removed", "unchanged_for_s": keep_s},
+            tenant_id=DEFAULT_TENANT,
+            occurred_at_ms=self._clock.now_ms(),
+        )
+        await self._deadline.of(self._store.drop_finished(keep_s=keep_s, limit=_FINISHED_MAX, event=event))
 
     async def _end_overlap(self, bucket: int) -> None:
         """End the announce and log keys before those in force, once no device takes anything under them (A1)."""

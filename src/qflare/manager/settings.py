@@ -85,6 +85,8 @@ class ManagerSettings:
     """File of the rules by which incidents lead to responses; unset takes the shipped ones (docs/operations.md)."""
     detection_opinion: bool = False
     """Whether incidents of fleets carry a second opinion of `river`, of the extra `detect`."""
+    incidents_kept_days: int = 365
+    """Age at which closed incidents and finished responses are removed, counted from their last change."""
     certificate_years: int = 10
     """Life of a CERT, from its issue or request."""
     log_origin: str | None = None
@@ -118,6 +120,7 @@ class ManagerSettings:
             ("reply_lifetime", 1, _LIFETIME_MAX),
             ("replies_outstanding_max", 0, 4096),
             ("seen_max", 1, 10_000_000),
+            ("incidents_kept_days", 1, 36_500),
             ("devices_cached_max", 1, 10_000_000),
             ("device_cached_s", 0, 3600),
             ("sessions_cached_max", 1, 10_000_000),

@@ -137,5 +137,13 @@ class ResponseStore(Protocol):
     async def count_workers(self, worker_id: WorkerId, *, lately_s: int) -> int:
         """Return how many other workers said within *lately_s* seconds that they serve."""
 
+    async def drop_finished(self, *, keep_s: int, limit: int, event: NewEvent) -> int:
+        """
+        Remove up to *limit* finished responses and as many closed incidents, of every tenant.
+
+        Nothing that was changed within *keep_s* seconds goes, nor what can still be undone, confirmed or looked at.
+        Returns how many; *event* is written if there were any.
+        """
+
     async def list_limits(self) -> tuple[Limit, ...]:
         """Return the limits of every tenant that stand and have not ended; 10,000 at most."""

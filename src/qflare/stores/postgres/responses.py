@@ -253,6 +253,15 @@ class Responses(Connected):
 
         return await self._connections.repeat(erase)
 
+    async def drop_finished(self, *, keep_s: int, limit: int, event: NewEvent) -> int:
+        """Remove up to *limit* finished responses and as many closed incidents, of every tenant."""
+        async with self._connections.transaction() as transaction:
+            row = await transaction.fetch_row("drop_finished", keep_s, limit)
+            dropped = 0 if row is None else int(row["dropped"])
+            if dropped:
+                await transaction.write_events([event])
+        return dropped
+
     async def list_limits(self) -> tuple[Limit, ...]:
         """Return the limits of every tenant that stand and have not ended."""
         return tuple(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundError, UsageError
 from qflare.model.device import KeyState
-from qflare.model.ids import DeviceId
+from qflare.model.ids import DEFAULT_TENANT, DeviceId
 from qflare.model.incident import Incident, IncidentState
 from qflare.model.operator import OperatorState
 from qflare.model.response import (
@@ -22,6 +22,7 @@ from qflare.model.response import (
     LIMITS,
     PER_MINUTE_MAX,
     REASON_BYTES_MAX,
+    REVERSIBLE,
     SHUTS_OUT,
     SOURCE_BYTES_MAX,
     STATES,
@@ -330,6 +331,26 @@ class Responses(Rotations, Buckets, Devices):
         ]
         return incidents, responses
 
+    async def drop_finished(self, *, keep_s: int, limit: int, event: NewEvent) -> int:
+        """Remove up to *limit* finished responses and as many closed incidents, of every tenant."""
+        async with self._transaction() as tables:
+            before = self._now - timedelta(seconds=keep_s)
+            old = {key for key, row in tables.responses.items() if _is_over(row.response, before)}
+            responses = set(sorted(old, key=lambda key: tables.responses[key].response.changed_at)[:limit])
+            tables.responses.drop_all(where=lambda key: key in responses)
+            needed = {(row.response.tenant_id, row.response.incident_id) for row in tables.responses.values()}
+            closed = [
+                (row.changed_at, key)
+                for key, row in tables.incidents.items()
+                if row.state is IncidentState.CLOSED and row.changed_at < before and key not in needed
+            ]
+            incidents = {key for _, key in sorted(closed)[:limit]}
+            tables.incidents.drop_all(where=lambda key: key in incidents)
+            dropped = len(responses) + len(incidents)
+            if dropped:
+                self._write_events(DEFAULT_TENANT, [event])
+            return dropped
+
     async def list_limits(self) -> tuple[Limit, ...]:
         """Return the limits of every tenant that stand and have not ended."""
         async with self._transaction() as tables:
@@ -489,6 +510,21 @@ class Responses(Rotations, Buckets, Devices):
 
 def _order(row: Response) -> tuple[datetime, bytes]:
     return row.asked_at, row.response_id
+
+
+def _is_over(found: Response, before: datetime) -> bool:
+    """Whether nothing is to be done about it any more, and nothing was since *before*."""
+    if found.changed_at >= before:
+        return False
+    match found.state:
+        case ResponseState.UNDONE | ResponseState.DISMISSED:
+            return True
+        case ResponseState.PROPOSED:
+            return found.expires_at < before
+        case ResponseState.APPLIED:
+            return found.action not in REVERSIBLE or (found.until_at is not None and found.until_at < before)
+        case ResponseState.BEGUN:
+            return False
 
 
 def _word(device_id: DeviceId) -> re.Pattern[str]:
