@@ -16,12 +16,13 @@ from qflare.manager.batcher import Batcher
 from qflare.manager.deadline import Deadline
 from qflare.manager.failures import Failures
 from qflare.manager.heads import Heads
+from qflare.manager.history import require_goes_on, require_same_before, root_of
 from qflare.manager.nodes import Nodes
 from qflare.model.call import call_about
 from qflare.model.event import AuditEntry, LogAppend, LoggedEvent, NewEvent, SignedCheckpoint
 from qflare.protocol.checkpoint import sign_checkpoint
 from qflare.protocol.entry import EntryVault, open_entry
-from qflare.protocol.log import Frontier, inclusion_path, nodes_for_path, prove_append
+from qflare.protocol.log import inclusion_path, nodes_for_path, prove_append
 from qflare.protocol.new_event import make_events
 from qflare.protocol.receipt import encode_receipt, encode_receipts
 
@@ -177,11 +178,20 @@ class Log:
         ]
 
     async def checkpoint(self) -> SignedCheckpoint:
-        """Sign the log as it stands (the stored head if it is of that size already) and store the signature."""
+        """
+        Sign the log as it stands (the stored head if it is of that size already) and store the signature.
+
+        Raises:
+            EvidenceError: it does not go on from what this worker signed before.
+        """
+        known = self._latest
         head = await self._deadline.of(self._store.log_head())
         checkpoint = self._held()
         if checkpoint is None or checkpoint.size != head.size:
-            root = Frontier(head.size, head.frontier).root()
+            root = root_of(head)
+            if known is not None:
+                with self.failures.of("sign"):
+                    await require_goes_on(known, head.size, root, store=self._store, deadline=self._deadline)
             with self.failures.of("sign"), self._identity.lend() as keys:
                 if keys.log is None:
                     checkpoint = await self._sign_elsewhere(keys.certificate, head.size, root)
@@ -244,6 +254,8 @@ class Log:
     def _prove(
         self, keys: SigningKeys, log_key: SecretBytes, append: LogAppend
     ) -> tuple[SignedCheckpoint, list[bytes]]:
+        if self._latest is not None:
+            require_same_before(self._latest, append)
         root, paths = prove_append(append.old_frontier, append.first_index, append.leaf_hashes)
         signed = self._sign(keys.certificate, log_key, append.first_index + len(paths), root)
         return signed, encode_receipts(append.first_index, signed.size, signed.time_s, paths, signed.signature)
