@@ -115,7 +115,7 @@ async def test_session_that_is_gone_from_the_database_is_not_served_from_memory(
 @pytest.mark.parametrize("is_touched", [False, True])
 async def test_session_that_begins_in_the_next_bucket_can_be_answered_at_once(database_dsn, tmp_path, is_touched):
     """A session made under the next announcement starts in the next bucket, and the server writes to it there (R9)."""
-    async with managers(database_dsn, tmp_path) as (manager,):
+    async with managers(database_dsn, tmp_path, clock=TurnedClock()) as (manager,):
         edge = await Edge.provision(manager)
         identity = await edge.trust(manager)
         announcement = verify_announcement(await manager.announcement("next"), identity.certificate)
