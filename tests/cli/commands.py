@@ -16,6 +16,10 @@ class Ended:
         self.err = done.stderr
         assert "Traceback" not in self.err, self.err
 
+    def __repr__(self):
+        """What a failing assertion shows."""
+        return f"Ended({self.code}, {self.out!r}, {self.err!r})"
+
     @property
     def json(self):
         return json.loads(self.out)

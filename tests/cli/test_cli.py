@@ -64,6 +64,17 @@ async def enrolled(served, name="d1"):
     return state
 
 
+async def head_stored(dsn):
+    """Wait until the worker has stored a signed head: it does so behind the answer with the receipt."""
+    connection = await asyncpg.connect(dsn, timeout=30)
+    try:
+        async with asyncio.timeout(60):
+            while not await connection.fetchval("SELECT count(*) FROM qflare.checkpoint"):
+                await asyncio.sleep(0.05)
+    finally:
+        await connection.close()
+
+
 async def test_a_device_from_token_to_evidence(served):
     """Token, enrolment, session in both forms, record, evidence and its verification, as people and as scripts do it."""
     folder = served.folder
@@ -106,7 +117,10 @@ async def test_a_device_from_token_to_evidence(served):
 
 async def test_an_altered_log_is_exit_code_1(served):
     """A row changed behind the log's back is found, with its index; the exit code says that the log does not hold."""
-    await enrolled(served)
+    state = await enrolled(served)
+    connected = await run(served.folder, "device", "connect", "--state", state, "--server", served.url)
+    assert connected.code == 0, connected.err
+    await head_stored(served.dsn)
     audit = ("audit", "verify", "--data-dir", served.folder / "data")
     assert (await run(served.folder, *audit, QFLARE_DSN=served.dsn)).code == 0
     connection = await asyncpg.connect(served.dsn, timeout=30)

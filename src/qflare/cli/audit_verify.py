@@ -307,8 +307,8 @@ async def _verify_database(
     if signed == 0 < report.size:
         # Whoever can rewrite rows, hashes and head together can also delete every signature over them.
         raise KeyNotFoundError(
-            f"no head of its {report.size} entries is signed, so that nothing vouches for them: start a worker, which "
-            "signs one within seconds; if one ran, the heads were taken away"
+            f"no head of its {report.size} entries is signed, so that nothing vouches for them: a worker signs one "
+            "with its next receipt, and within two minutes where it watches for attacks; if one did, it was taken away"
         )
     return {
         "first": report.first,
