@@ -8,6 +8,7 @@ import time
 import pytest
 from large_log import grow_log
 from server import Server, good
+from workers import EVENTS, Workers
 
 from qflare.model.event import EventSeverity, SecurityEventType
 
@@ -29,13 +30,18 @@ def large(request, is_quick, server: Server):
     return size, kept
 
 
-def append(bench, server: Server, what: str) -> None:
-    """Measure appends of many entries at a time."""
-    count = 256 if bench.is_quick else 2048
-    events = [
+def some_events(count: int) -> list[tuple]:
+    """Return events of no device."""
+    return [
         (SecurityEventType.SYSTEM, EventSeverity.INFO, {"number": number, "what": "benchmark"}, None)
         for number in range(count)
     ]
+
+
+def append(bench, server: Server, what: str) -> None:
+    """Measure appends of many entries at a time."""
+    count = 256 if bench.is_quick else 2048
+    events = some_events(count)
     monitor = server.manager.monitor
     good(server.run(monitor.log_security_events_many(events)))
     rates: list[float] = []
@@ -60,6 +66,37 @@ def append(bench, server: Server, what: str) -> None:
 def test_append(bench, server: Server):
     """Entries a second that are appended, committed and given a receipt."""
     append(bench, server, "entries appended with receipts")
+
+
+@pytest.fixture(scope="module")
+def workers(server):
+    """Two worker processes beside the one that built the log, which is idle while they work."""
+    opened = Workers(2, dsn=server.dsn, folder=server.folder, settings=server.settings)
+    yield opened
+    opened.close()
+
+
+def test_append_by_workers(bench, workers: Workers):
+    """Entries a second that two worker processes over one PostgreSQL append together: the log has one head."""
+    count = (2 if bench.is_quick else 8) * EVENTS
+    events = some_events(count)
+    workers.run("append", events)
+    rates: list[float] = []
+
+    def one_round() -> None:
+        seconds, _, receipts = workers.run("append", events)
+        assert all(receipts)
+        rates.append(count / seconds)
+
+    bench.once(lambda: [one_round() for _ in range(3 if bench.is_quick else 9)])
+    bench.at_least(
+        f"entries appended with receipts by two workers, calls of {EVENTS:,}",
+        rates,
+        "entries/s",
+        20_000,
+        note="durable, under row-level security; the workers and PostgreSQL share the cores; each worker has two calls "
+        "under way",
+    )
 
 
 def test_append_to_a_large_log(bench, server: Server, large):

@@ -18,6 +18,8 @@ from qflare.primitives.engine import choose_engine
 from qflare.service.key_manager import QuantumKeyManager
 
 BATCH = 256
+EVENTS = 2048
+"""Of one call that appends to the log."""
 IN_FLIGHT = 2
 """Batches a worker has under way at once: one computes while the other waits for the database."""
 PATIENCE_S = 120.0
@@ -123,8 +125,10 @@ async def _step(manager: QuantumKeyManager, step: str, items: Sequence) -> list:
         "hello": manager.answer_hellos_many,
         "offer": manager.initiate_temporal_key_exchanges_many,
         "confirm": manager.confirm_many,
+        "append": manager.monitor.log_security_events_many,
     }[step]
-    batches = [items[first : first + BATCH] for first in range(0, len(items), BATCH)]
+    size = EVENTS if step == "append" else BATCH
+    batches = [items[first : first + size] for first in range(0, len(items), size)]
     results: list[Sequence] = [()] * len(batches)
     waiting = iter(range(len(batches)))
 
@@ -137,13 +141,15 @@ async def _step(manager: QuantumKeyManager, step: str, items: Sequence) -> list:
 
 
 def _bytes_of(result: object) -> bytes:
-    """Return what travels to the device; of a confirmation nothing but that it was a new one."""
+    """Return what travels to the device, or the receipt of an entry; of a confirmation only that it was a new one."""
     if isinstance(result, QflareError):
         raise result
     if isinstance(result, bytes):
         return result
     if hasattr(result, "offer"):
         return result.offer
+    if hasattr(result, "receipt"):
+        return result.receipt
     if result.is_repeated:
         raise RuntimeError("a handshake was confirmed before: its figure would be one of a look-up")
     return b""
