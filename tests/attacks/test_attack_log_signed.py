@@ -1,5 +1,6 @@
 """Somebody who writes into the database but holds no log key: a running worker signs no history of theirs."""
 
+import asyncio
 from hashlib import sha256
 
 import pytest
@@ -29,7 +30,7 @@ async def rewrite(admin, leaf_hashes):
 
 
 async def test_a_worker_signs_only_what_goes_on_from_its_last_head(database_dsn, tmp_path, admin):
-    """Rewritten, rewritten and grown, or cut: neither an event nor a checkpoint is signed, and put back all goes on."""
+    """Rewritten, rewritten and grown, or cut: neither events nor a checkpoint are signed, and put back all goes on."""
     async with managers(database_dsn, tmp_path) as (manager,):
         monitor = manager.monitor
         for number in range(7):
@@ -41,11 +42,15 @@ async def test_a_worker_signs_only_what_goes_on_from_its_last_head(database_dsn,
         assert signed.size == len(whole)
         other = [*whole[:3], sha256(b"another").digest(), *whole[4:]]
 
-        await rewrite(admin, other)
-        with pytest.raises(EvidenceError, match="rewritten"):
-            await monitor.log_security_event(SYSTEM, INFO, {"n": "behind another history"})
-        for leaves in ([*other, *other[:2]], whole[:-1], other[:-2]):
+        for leaves in (other, [*other, *other[:2]], whole[:-1], other[:-2]):
             await rewrite(admin, leaves)
+            if len(leaves) != signed.size:  # of that size the head stands that was signed before
+                with pytest.raises(EvidenceError, match="rewritten"):
+                    await monitor.checkpoint()
+            # Each of them is appended, and stands behind the one before: the second is no better than the first.
+            for number in range(3):
+                with pytest.raises(EvidenceError, match="rewritten"):
+                    await monitor.log_security_event(SYSTEM, INFO, {"n": number, "what": "behind another history"})
             with pytest.raises(EvidenceError, match="rewritten"):
                 await monitor.checkpoint()
         await admin.execute("UPDATE qflare.log_head SET size = size + 5")
@@ -58,3 +63,18 @@ async def test_a_worker_signs_only_what_goes_on_from_its_last_head(database_dsn,
         logged = await monitor.log_security_event(SYSTEM, INFO, {"n": 8})
         assert len(whole) == logged.index
         assert len(whole) + 1 == (await monitor.checkpoint()).size
+
+
+async def test_what_several_workers_append_at_once_goes_on(database_dsn, tmp_path, admin):
+    """Three workers whose batches overlap: no head is taken for a rewritten one, whoever signed the one before."""
+    async with managers(database_dsn, tmp_path, count=3) as workers:
+
+        async def append(manager, number):
+            events = [(SYSTEM, INFO, {"n": number, "of": place}, None) for place in range(300)]
+            return await manager.monitor.log_security_events_many(events)
+
+        calls = [append(manager, number) for number in range(4) for manager in workers]
+        for results in await asyncio.gather(*calls):
+            assert [type(each).__name__ for each in results] == ["LoggedEvent"] * 300
+        size = await admin.fetchval("SELECT size FROM qflare.log_head")
+        assert [size] * 3 == [(await manager.monitor.checkpoint()).size for manager in workers]

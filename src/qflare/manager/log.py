@@ -16,7 +16,7 @@ from qflare.manager.batcher import Batcher
 from qflare.manager.deadline import Deadline
 from qflare.manager.failures import Failures
 from qflare.manager.heads import Heads
-from qflare.manager.history import require_goes_on, require_same_before, root_of
+from qflare.manager.history import require_append_goes_on, require_goes_on, root_of
 from qflare.manager.nodes import Nodes
 from qflare.model.call import call_about
 from qflare.model.event import AuditEntry, LogAppend, LoggedEvent, NewEvent, SignedCheckpoint
@@ -156,6 +156,10 @@ class Log:
         with self.failures.of("sign"), self._identity.lend() as keys:
             if keys.log is None:
                 return await self._receipts_elsewhere(keys.certificate, append)
+            if (known := self._latest) is not None:
+                await require_append_goes_on(
+                    known, append, store=self._store, deadline=self._deadline, offload=self._offload
+                )
             checkpoint, receipts = await self._offload.run(partial(self._prove, keys, keys.log, append))
         self._note(checkpoint, keys.certificate.serial)
         return receipts
@@ -254,8 +258,6 @@ class Log:
     def _prove(
         self, keys: SigningKeys, log_key: SecretBytes, append: LogAppend
     ) -> tuple[SignedCheckpoint, list[bytes]]:
-        if self._latest is not None:
-            require_same_before(self._latest, append)
         root, paths = prove_append(append.old_frontier, append.first_index, append.leaf_hashes)
         signed = self._sign(keys.certificate, log_key, append.first_index + len(paths), root)
         return signed, encode_receipts(append.first_index, signed.size, signed.time_s, paths, signed.signature)
