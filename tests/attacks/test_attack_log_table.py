@@ -1,5 +1,6 @@
 """Every way to change the stored log, one after the other, over the database and over its export (D1)."""
 
+import asyncio
 import io
 from contextlib import asynccontextmanager
 from functools import partial
@@ -406,6 +407,34 @@ async def test_an_interrupted_check_goes_on_and_says_so(database_dsn, tmp_path, 
         with pytest.raises(EvidenceError) as caught:
             await world.verify(receipts=world.held, resume=states[1])
         assert world.size - 2 == caught.value.index
+
+
+async def test_a_check_that_goes_on_forgets_no_suspect(database_dsn, tmp_path, admin, monkeypatch):
+    """An altered node is decided by heads that come later: a check interrupted before them, and gone on with, finds it."""
+    monkeypatch.setattr("qflare.monitor.audit.PAGE", 2)
+    async with worlds(database_dsn, tmp_path, admin) as world:
+        await world.admin.execute("DELETE FROM qflare.checkpoint WHERE size < $1", world.size)
+        await world.admin.execute("UPDATE qflare.log_node SET hash = sha256(hash) WHERE (level, node_index) = (1, 1)")
+        states = []
+        with pytest.raises(EvidenceError) as caught:
+            await world.verify(note_state=states.append)
+        assert states
+        for state in states:
+            with pytest.raises(EvidenceError) as again:
+                await world.verify(resume=state)
+            assert (caught.value.index, caught.value.last) == (again.value.index, again.value.last)
+
+
+@pytest.mark.parametrize("is_deep", [True, False])
+async def test_a_head_of_no_end_keeps_no_check_busy(is_deep, database_dsn, tmp_path, admin):
+    """A row forged under nodes that stand, and a head that says 2^62 entries: the check ends, and says that it is bad."""
+    async with worlds(database_dsn, tmp_path, admin) as world:
+        await world.admin.execute("DELETE FROM qflare.checkpoint WHERE size < $1", world.size)
+        await forge(world, 6)
+        await world.admin.execute("UPDATE qflare.log_head SET size = 1::bigint << 62, frontier = sha256('x')")
+        with pytest.raises(EvidenceError):
+            async with asyncio.timeout(60):
+                await world.verify(is_deep=is_deep)
 
 
 # --- the hashes of dropped entries ------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -188,7 +188,9 @@ def _kept(path: Path | None, key_path: Path | None) -> Iterator[_Kept]:
         try:
             yield _Kept(file)
         except BaseException:
-            file.save()
+            # What the check found, or who interrupted it, comes first.
+            with suppress(ConfigError):
+                file.save()
             raise
         file.remove()
     finally:

@@ -8,12 +8,13 @@ end, and, against receipts and heads that others hold, a whole older copy.  The 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import AuthenticationError, EvidenceError, LogForkError, OtherLogError, UsageError
+from qflare.errors import AuthenticationError, EvidenceError, LogForkError, OtherLogError, QflareError, UsageError
 from qflare.monitor.archived import check_archived
 from qflare.monitor.audit_state import AuditState
 from qflare.monitor.held import HeldReceipt, check_held, sizes_of
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from qflare.monitor.walk import WalkedPage
     from qflare.protocol.entry import EntryVault
     from qflare.protocol.log_key import LogKey
+
+_log = logging.getLogger("qflare.monitor")
 
 PAGE: Final = 1000
 """Rows read and hashed at a time."""
@@ -118,12 +121,18 @@ async def verify_log(
     audit = _Audit(given, is_deep=is_deep)
     try:
         return await audit.run(since=since, resume=resume, note_state=note_state, now_s=now_s, progress=progress)
-    except EvidenceError:
+    except EvidenceError as found:
         if is_deep:
             raise
         # Before this entry something may have been rewritten consistently: the stored nodes and heads say where.
-        await _Audit(given, is_deep=True).run(since=since)
-        raise
+        try:
+            await _Audit(given, is_deep=True).run(since=since)
+        except EvidenceError:
+            raise
+        except QflareError as failure:
+            # That it does not hold is known already, whatever keeps the second look from saying where.
+            _log.warning("where the log went wrong first was not found out (%s)", type(failure).__name__)
+        raise found from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +199,8 @@ class _Audit:
             if progress is not None:
                 before = self._first - self._archived
                 progress(self._walk.frontier.size - before, head.size - before)
-            if note_state is not None:
+            # With a suspect no state: whoever goes on from it would not know of it.
+            if note_state is not None and not self._suspects.has_any:
                 note_state(self._state(scope, now_s))
             if self._walk.frontier.size == size:
                 break

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 1000
 _PAIR: Final = 2
+_DOUBLES_MAX: Final = 64
+"""More copies of one hash than that tell nothing: each is asked about by itself."""
 
 
 class _Pair:
@@ -51,7 +53,9 @@ class _Pair:
                 side = self.side_of(other)
                 if side is not None:
                     return side
-                self.doubles.extend((side, index) for side, own in ((0, self._left), (1, self._right)) if other == own)
+                if len(self.doubles) <= _DOUBLES_MAX:
+                    own = ((0, self._left), (1, self._right))
+                    self.doubles.extend((side, index) for side, leaf in own if other == leaf)
             beside = leaves.get((0, index + 1))
             if beside is not None and hash_children(other, beside) == self._above:
                 return 0 if other != self._left else 1
@@ -96,9 +100,11 @@ async def first_bad_of_pair(
     while side is None and at <= among:
         # Leaf hashes alone, by their index: rows that cannot be read or have moved are no hindrance.
         found = await source.find_nodes([(0, index) for index in range(at, at + _PAGE + 1)])
+        if not found:
+            break  # the end, whatever size the log's head says; entries behind a hole only make the answer exact
         side = await runner.run(partial(pair.look_at, first, found))
         at += _PAGE
-    if side is None:
+    if side is None and len(pair.doubles) <= _DOUBLES_MAX:
         copies = {copy for copy, index in pair.doubles if await _is_in_place(source, index, *latest)}
         side = copies.pop() if len(copies) == 1 else None
     return (first, first + 1) if side is None else (first + side, first + side)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import AuthenticationError, EvidenceError
+from qflare.errors import AuthenticationError, EvidenceError, UsageError
 from qflare.monitor.bounds import Bounds, range_of
 from qflare.monitor.pinpoint import first_bad_of_pair
 from qflare.protocol.log import Frontier, frontier_from_nodes, hash_children, nodes_for_frontier
@@ -151,7 +151,10 @@ class Suspects:
         heads = await self._runner.run(partial(self._signed, heads))
         roots = {each.size: each.root for each in heads}
         if not roots:
-            roots[head.size] = Frontier(head.size, head.frontier).root()
+            try:
+                roots[head.size] = Frontier(head.size, head.frontier).root()
+            except UsageError:
+                return None  # an altered head, under which nothing can be shown to stand
         largest = max(roots)
         for size, root in roots.items():
             here = await self._descend(size, root, walked)

@@ -98,10 +98,18 @@ class StateFile:
         self._next_ns = self._clock.monotonic_ns() + _EVERY_NS
 
     def remove(self) -> None:
-        """Forget it and its key: the check is done."""
-        self._path.unlink(missing_ok=True)
-        if self._is_key_written:
-            self._key_path.unlink(missing_ok=True)
+        """
+        Forget it and its key: the check is done.
+
+        Raises:
+            ConfigError: a file cannot be removed.
+        """
+        try:
+            self._path.unlink(missing_ok=True)
+            if self._is_key_written:
+                self._key_path.unlink(missing_ok=True)
+        except OSError as failure:
+            raise ConfigError(f"cannot remove {self._path} or its key: {failure.strerror}; remove both") from None
 
     def close(self) -> None:
         """Wipe the key from memory."""
@@ -142,6 +150,8 @@ def write_owned(path: Path, content: bytes | bytearray) -> None:
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
+        # Of a run that was killed, where process ids come again.
+        unfinished.unlink(missing_ok=True)
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
