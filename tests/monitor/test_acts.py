@@ -5,7 +5,9 @@ import json
 
 import pytest
 
+from attacks.test_attack_log import unlock
 from manager_world import Edge, engine_of, managers
+from qflare.errors import UsageError
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.incident import IncidentState
 from qflare.model.rotation import RotationPolicy
@@ -111,6 +113,34 @@ async def test_what_a_rule_does_is_no_operators_act(database, tmp_path):
             [(SecurityEventType.OPERATOR_ACTION, EventSeverity.INFO, told, None)] * 50
         )
         assert None is await look(manager)
+
+
+async def test_nobody_is_named_like_a_rule(database, tmp_path):
+    """Under such a name acts would pass for a playbook's, which count as nothing."""
+    async with managers(database, tmp_path) as (manager,):
+        with pytest.raises(UsageError, match="rule"):
+            await manager.add_operator("rule 7")
+
+
+async def test_an_altered_entry_hides_no_act_behind_it(database_dsn, tmp_path, admin):
+    """The row is told by itself; acts before and behind it are looked at all the same, and once."""
+    async with managers(database_dsn, tmp_path, detection=True) as (manager,):
+        assert None is await look(manager)
+        await manager.add_operator("anna")
+        await unlock(admin)
+        changed = await admin.execute(
+            "UPDATE qflare.audit_entry SET severity = 'critical' WHERE log_index = (SELECT max(log_index) FROM "
+            "qflare.audit_entry WHERE event_type = 'operator_action')"
+        )
+        assert changed == "UPDATE 1"
+        for name in ("bert", "carl", "dora", "emil"):
+            await manager.add_operator(name)
+        incident = await look(manager)
+        assert incident is not None
+        fleet = detection_of(manager).detector.fleets[incident.tenant_id]
+        before = fleet.rates[Signal.OPERATOR_ACTS].count
+        await look(manager)
+        assert fleet.rates[Signal.OPERATOR_ACTS].count <= before
 
 
 def test_every_act_has_its_weight():

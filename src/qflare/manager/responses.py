@@ -20,6 +20,7 @@ from qflare.model.response import (
     PER_MINUTE_MIN,
     REASON_BYTES_MAX,
     REVERSIBLE,
+    RULE_PREFIX,
     SHUTS_OUT,
     STATES,
     NewResponse,
@@ -339,7 +340,7 @@ class Responses:
             "response_id": about.response_id.hex(),
             "action": about.action.value,
             "reason": about.reason,
-            "by": by if by is not None or about.rule is None else f"rule {about.rule}",
+            "by": by if by is not None or about.rule is None else f"{RULE_PREFIX}{about.rule}",
             **(facts or {}),
         }
         if about.incident_id is not None:

@@ -19,6 +19,8 @@ EXPIRES_S: Final = 86_400
 PER_MINUTE_MIN: Final = 1
 """A limit slows down; shutting out is what a quarantine is for, and is bounded."""
 PER_MINUTE_MAX: Final = 1_000_000
+RULE_PREFIX: Final = "rule "
+"""Before a rule's name where the log says who acted; no operator's name begins so."""
 
 
 class ResponseAction(StrEnum):

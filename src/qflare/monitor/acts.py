@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from qflare.model.event import SecurityEventType
+from qflare.model.response import RULE_PREFIX
 from qflare.monitor.parameters import OPERATOR_ACT_WEIGHTS
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ def act_of(entry: AuditEntry) -> str | None:
         return "enrolment token issued"
     try:
         data = json.loads(entry.data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(data, dict) or not data:
         return None
     what, by = data.get("what"), data.get("by")
-    if isinstance(by, str) and by.startswith("rule "):
+    if isinstance(by, str) and by.startswith(RULE_PREFIX):
         return None
     act = f"{what}: {data.get('action')}" if what == _BY_ACTION else what
     return act if isinstance(act, str) and act in OPERATOR_ACT_WEIGHTS else _OTHER

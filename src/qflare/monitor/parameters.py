@@ -107,6 +107,10 @@ OPERATOR_ACT_WEIGHTS: Final[dict[str, float]] = {
     "operator added": 5,
     "operator renewed": 5,
     "operator revoked": 5,
+    # Once, with a person added before: off it lets one thief do what takes two.
+    "two-person control on": 5,
+    "two-person control is to end": 5,
+    "two-person control off": 11,
     # A few in a server's life.
     "tenant created": 5,
     # What keys live by: changed a few times while a fleet is set up.

@@ -299,10 +299,19 @@ class Detection:
         for _ in range(ACT_PAGES_MAX):
             last = min(size, first + ACTS_READ_MAX)
             if last > first:
-                entries = await wait(store.list_acts(tenant_id, first=first, last=last, types=ACT_TYPES))
+                try:
+                    entries = await wait(store.list_acts(tenant_id, first=first, last=last, types=ACT_TYPES))
+                except EvidenceError as failure:
+                    if failure.index is None or not first <= failure.index < last:
+                        raise
+                    # `_read_again` tells of the row; what stands before and behind it is looked at all the same.
+                    entries, altered = (), failure.index
+                    if altered > first:
+                        entries = await wait(store.list_acts(tenant_id, first=first, last=altered, types=ACT_TYPES))
+                    last = altered + 1
                 opened = await self._foundation.offload.run(partial(_opened, entries, self._foundation.entry_keys))
+                first = self._acts_read[tenant_id] = last
                 self._gauges.acts(tenant_id, opened, at_s=at_s)
-            first = self._acts_read[tenant_id] = last
 
     async def _read_again(self, tenant_id: TenantId, first: int, *, at_s: int) -> int:
         """Read entries from *first* on and compare them with their hashes; return where to go on."""

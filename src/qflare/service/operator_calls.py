@@ -10,6 +10,7 @@ from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import NAME_BYTES_MAX
 from qflare.model.operator import NewOperator, Operator
 from qflare.model.reason import require_reason
+from qflare.model.response import RULE_PREFIX
 from qflare.secret import SecretBytes
 from qflare.service.arguments import require_kind, require_text
 from qflare.service.operator_secret import is_secret_of, make_verifier, new_secret
@@ -160,4 +161,6 @@ def require_operator_name(name: str) -> str:
         or given != given.strip()
     ):
         raise UsageError(f"an operator's name is printable text of 1 to {NAME_BYTES_MAX} bytes, without spaces around")
+    if given.startswith(RULE_PREFIX):
+        raise UsageError(f"an operator's name cannot begin with {RULE_PREFIX!r}: the log says so of a playbook's rules")
     return given
