@@ -155,6 +155,12 @@ async def test_the_latest_checkpoint_is_the_largest_and_the_first_of_its_size(st
     assert () == await store.list_checkpoints(first=10, limit=1)
 
 
+async def test_a_log_of_which_nothing_was_dropped_has_no_archived_leaves(store):
+    """What stands is read as entries; hashes by themselves are left of what was dropped alone."""
+    await store.append_events(DEFAULT_TENANT, [new_event() for _ in range(3)])
+    assert () == await store.list_archived_leaves(first=0, limit=9)
+
+
 async def test_only_confirm_writes_session_entries(admin):
     """An entry of type 1 whose columns are not those of a session is refused (H9)."""
     with pytest.raises(Exception, match="audit_entry_session_fixed"):
