@@ -162,10 +162,10 @@ async def test_rules_shut_out_a_few_devices_and_then_ask_a_person(database_dsn, 
         assert (ResponseState.APPLIED, "ann") == (done.state, done.first_by)
 
 
-async def accuse(manager, edge, seen):
+async def accuse(manager, edge, seen, *, tenant_id=T):
     """An incident of a device, as the detector would write it."""
     evidence = json.dumps({"score": 9, "seen": seen}).encode()
     sighting = new_sighting(Signal.CLONE, ref=edge.device.ref, device_id=edge.name, evidence=evidence)
     await engine_of(manager).foundation.store.report_incidents(
-        T, [sighting], opened=[new_event()], raised=[new_event()], call_id=urandom(16)
+        tenant_id, [sighting], opened=[new_event()], raised=[new_event()], call_id=urandom(16)
     )

@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundError
+from qflare.errors import ConflictError, IllegalTransitionError, KeyNotFoundError, QflareError
 from qflare.model.call import call_about
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.evidence import count_proven
@@ -51,6 +51,7 @@ WAITING_MAX: Final = 100
 """Proposals of a tenant that may wait for people; beyond them nothing is proposed: nobody reads a longer list."""
 _HANDLED_MAX: Final = 16_384
 _BOUNDS: Final = "response_bounds"
+_DIFFERS: Final = "response_pkey"
 
 
 class Responder:
@@ -109,10 +110,19 @@ class Responder:
         while not background.stop.is_set():
             try:
                 for tenant_id in await self._tenants():
-                    await self.step(tenant_id)
+                    await self._try_step(tenant_id)
             except Exception as failure:  # noqa: BLE001 - whatever fails in one step, the next one is tried
                 _log.warning("responding failed (%s) and will be tried again", type(failure).__name__)
             await background.pause(STEP_S)
+
+    async def _try_step(self, tenant_id: TenantId) -> None:
+        """Step; what fails with one tenant keeps no other from its turn."""
+        try:
+            await self.step(tenant_id)
+        except QflareError as failure:
+            _log.warning(
+                "responding failed in tenant %s (%s) and will be tried again", tenant_id.hex(), type(failure).__name__
+            )
 
     async def step(self, tenant_id: TenantId) -> int:
         """Look at a tenant's open incidents and return how many responses were asked for."""
@@ -133,27 +143,34 @@ class Responder:
         return sum([await self._respond(tenant_id, *each) for each in due])
 
     async def _respond(self, tenant_id: TenantId, incident: Incident, rule: Rule, response_id: ResponseId) -> bool:
-        if rule.action is ResponseAction.NOTIFY:
-            return await self._notify(tenant_id, incident, rule, response_id)
-        target = ResponseTarget(ref=incident.ref, device_id=incident.device_id)
-        if rule.action not in ABOUT_DEVICE:
-            target = ResponseTarget()
+        respond = self._notify if rule.action is ResponseAction.NOTIFY else self._propose
         try:
-            plan = await self._responses.plan(tenant_id, rule.action, target, per_minute=rule.per_minute)
-            if plan.obstacle is not None:
-                self._handle(response_id)
-                return False
-            if rule.mode is Mode.PROPOSE and await self._is_full(tenant_id):
-                return False
-            asked = _asked(incident, rule, response_id, target)
-            kept = await self._responses.ask(tenant_id, asked)
-            if rule.mode is Mode.AUTOMATIC and kept.state is ResponseState.PROPOSED:
-                await self._carry_out(tenant_id, incident, kept)
+            return await respond(tenant_id, incident, rule, response_id)
         except (KeyNotFoundError, IllegalTransitionError) as failure:
             # The device is gone, or was moved meanwhile.
             _log.info("rule %s did not respond: %s", rule.name, type(failure).__name__)
+        except ConflictError as failure:
+            if failure.constraint != _DIFFERS:
+                raise
+            # It did respond, in other words: the playbook was changed since, or a name was erased from the response.
+            _log.info("rule %s has responded already, as it was then", rule.name)
+        self._handle(response_id)
+        return False
+
+    async def _propose(self, tenant_id: TenantId, incident: Incident, rule: Rule, response_id: ResponseId) -> bool:
+        """Ask for a response by rule, and carry it out where the rule says so and the bounds let it."""
+        target = ResponseTarget(ref=incident.ref, device_id=incident.device_id)
+        if rule.action not in ABOUT_DEVICE:
+            target = ResponseTarget()
+        plan = await self._responses.plan(tenant_id, rule.action, target, per_minute=rule.per_minute)
+        if plan.obstacle is not None:
             self._handle(response_id)
             return False
+        if rule.mode is Mode.PROPOSE and await self._is_full(tenant_id):
+            return False
+        kept = await self._responses.ask(tenant_id, _asked(incident, rule, response_id, target))
+        if rule.mode is Mode.AUTOMATIC and kept.state is ResponseState.PROPOSED:
+            await self._carry_out(tenant_id, incident, kept)
         self._handle(response_id)
         return True
 
