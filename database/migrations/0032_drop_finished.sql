@@ -15,7 +15,8 @@ GRANT CREATE ON SCHEMA qflare TO qflare_maintenance;
 SET LOCAL ROLE qflare_maintenance;
 
 -- drop_finished: up to p_limit responses that are finished, and as many closed incidents that no response is to, of every
--- tenant, which nothing has changed for p_keep_s seconds.  What can be undone or confirmed, and what is open, stays.
+-- tenant, which nothing has changed for p_keep_s seconds.  What can be undone or confirmed, and what is open, stays; and
+-- so does a response while its incident is not closed, as the one mark that its rule has responded.
 CREATE FUNCTION qflare.drop_finished(p_keep_s bigint, p_limit bigint) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
@@ -32,7 +33,10 @@ BEGIN
                     OR (o.state = 'applied'
                         AND (o.action IN ('rekey', 'rotate-device', 'revoke', 'turn', 'rotate-identity', 'notify')
                              OR o.until_at < v_before)))
-             ORDER BY o.changed_at LIMIT p_limit FOR UPDATE SKIP LOCKED) AS old
+               AND (o.incident_id IS NULL
+                    OR EXISTS (SELECT FROM qflare.incident AS i
+                                WHERE i.incident_id = o.incident_id AND i.tenant_id = o.tenant_id AND i.state = 'closed'))
+             ORDER BY o.changed_at LIMIT p_limit FOR UPDATE OF o SKIP LOCKED) AS old
      WHERE r.response_id = old.response_id AND r.tenant_id = old.tenant_id;
     GET DIAGNOSTICS v_found = ROW_COUNT;
     DELETE FROM qflare.incident AS i

@@ -382,6 +382,26 @@ async def test_what_is_finished_is_removed_and_what_stands_is_kept(store):
     assert {open_one.incident_id, answered.incident_id} == incidents
 
 
+async def test_what_answers_an_incident_that_is_not_closed_is_kept(store):
+    """Without its response an open incident's rule would respond again; closed, both go, the response first."""
+    await operators(store, "ann")
+    (device,) = await register(store)
+    sighting = new_sighting(ref=device.ref)
+    await store.report_incidents(T, [sighting], opened=[new_event()], raised=[new_event()], call_id=urandom(16))
+    undone = new_response(device=device, incident_id=sighting.incident_id)
+    done = new_response(ResponseAction.REKEY, device=device, incident_id=sighting.incident_id)
+    for each in (undone, done):
+        await ask(store, each)
+        await carry_out(store, each)
+    await store.undo_response(T, undone.response_id, by="ann", because="no", event=new_event())
+    for state in (IncidentState.ACKNOWLEDGED, IncidentState.CLOSED):
+        assert 0 == await store.drop_finished(keep_s=-1, limit=9, event=new_event())
+        assert 2 == len(await store.list_responses(T, limit=9))
+        await store.move_incident(T, sighting.incident_id, state, by="ann", note="", event=new_event())
+    assert 3 == await store.drop_finished(keep_s=-1, limit=9, event=new_event())
+    assert ((), ()) == (await store.list_responses(T, limit=9), await store.list_incidents(T, limit=9))
+
+
 REFUSE_ENTRIES = """
     CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'the log is full'; END $$;
     CREATE TRIGGER refused BEFORE INSERT ON qflare.audit_entry FOR EACH ROW EXECUTE FUNCTION public.refuse();

@@ -335,7 +335,16 @@ class Responses(Rotations, Buckets, Devices):
         """Remove up to *limit* finished responses and as many closed incidents, of every tenant."""
         async with self._transaction() as tables:
             before = self._now - timedelta(seconds=keep_s)
-            old = {key for key, row in tables.responses.items() if _is_over(row.response, before)}
+            # What answers an incident that is not closed stays: it is the one mark that its rule has responded.
+            old = {
+                key
+                for key, row in tables.responses.items()
+                if _is_over(row.response, before)
+                and (
+                    row.response.incident_id is None
+                    or tables.incidents[row.response.tenant_id, row.response.incident_id].state is IncidentState.CLOSED
+                )
+            }
             responses = set(sorted(old, key=lambda key: tables.responses[key].response.changed_at)[:limit])
             tables.responses.drop_all(where=lambda key: key in responses)
             needed = {(row.response.tenant_id, row.response.incident_id) for row in tables.responses.values()}
