@@ -169,15 +169,16 @@ SELECT c.what, c.name, c.state, c.found, c.oldest_at
 SELECT qflare.erase_mentions($1, $2, $3, $4) AS mentions;
 
 -- name: erase_device_reason :exec
--- The same for why a device is in its state, where a response that was erased put it there; by it the undoing still knows
--- its own.  Inside a transaction that entered the tenant.
--- $1 tenant_id uuid, $2 alias text
+-- The same for why a device is in its state, where a response whose reason was erased put it there, whatever device the
+-- reason named; by it the undoing still knows its own.  Inside a transaction that entered the tenant.
+-- $1 tenant_id uuid
 UPDATE qflare.device AS d
    SET state_reason = 'response ' || replace(r.response_id::text, '-', '') || ': erased'
   FROM qflare.response AS r
  WHERE r.tenant_id = $1
-   AND r.device_id = $2
+   AND r.reason = 'erased'
    AND r.state = 'applied'
+   AND r.ref IS NOT NULL
    AND d.tenant_id = r.tenant_id
    AND d.ref = r.ref
    AND starts_with(d.state_reason, 'response ' || replace(r.response_id::text, '-', '') || ': ');

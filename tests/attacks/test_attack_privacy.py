@@ -134,20 +134,23 @@ async def test_an_erased_device_is_named_by_no_incident_and_no_response(database
         mine = await manager.respond("quarantine", by="ann", reason="two in one place", device_id=name)
         slow = await manager.respond("limit-device", by="ann", reason=f"not {name}!", device_id=other, per_minute=9)
         await manager.undo_response(slow.response_id, by="ann", reason=f"{name} it was")
-        assert {"incident", "response"} <= await tables_with(admin, name)
+        theirs = await manager.respond("quarantine", by="ann", reason=f"it copies {name}", device_id=other)
+        assert {"incident", "response", "device"} <= await tables_with(admin, name)
         plan = await manager.monitor.plan_device_erasure(name)
-        assert (5, plan) == (plan.mentions, await manager.monitor.erase_device_entries(name))
+        assert (6, plan) == (plan.mentions, await manager.monitor.erase_device_entries(name))
         assert 0 == (await manager.monitor.plan_device_erasure(name)).mentions
-        # The roster's own row stays; what was said of it is gone too.
-        assert {"device"} == await tables_with(admin, name)
+        # The roster's own row stays, and why the other's keys were moved; what was said of it is gone too.
+        assert {"device", "device_key_move"} == await tables_with(admin, name)
+        assert not await admin.fetch("SELECT FROM qflare.device WHERE state_reason LIKE '%' || $1 || '%'", name)
         for said in ("by the door", "two in one place", "it was", "I think"):
             assert not {"incident", "response", "audit_entry"} & await tables_with(admin, said)
         assert {"incident", "response"} <= await tables_with(admin, other)
         assert (await manager.monitor.verify_log()).erased >= plan.entries
         found = await manager.find_response(mine.response_id)
         assert found.target.device_id.startswith("erased-")
-        await manager.undo_response(mine.response_id, by="ann", reason="our test")
-        assert KeyState.ACTIVE is (await manager.find_device(name)).state
+        for response, device in ((mine, name), (theirs, other)):
+            await manager.undo_response(response.response_id, by="ann", reason="our test")
+            assert KeyState.ACTIVE is (await manager.find_device(device)).state
 
 
 async def test_a_key_that_is_gone_or_altered_is_found_at_its_entry(database_dsn, tmp_path, admin):

@@ -6,9 +6,10 @@ from os import urandom
 import pytest
 
 from qflare.errors import ConflictError
+from qflare.model.device import KeyState
 from qflare.model.event import FIELDS_ENTRY
 from qflare.model.ids import DEFAULT_TENANT, TenantId
-from qflare.model.response import ResponseAction, ResponseTarget
+from qflare.model.response import ResponseAction, ResponseBounds, ResponseState, ResponseTarget
 from qflare.model.signal import Signal
 from store_records import new_event, new_operator, new_response, new_sealed_event, new_sighting, register
 
@@ -102,3 +103,18 @@ async def test_mentions_go_from_incidents_and_responses(store):
     assert {"erased-1", None, "caf\u00e9s"} == {each.device_id for each in incidents}
     assert {b'{"erased":true}', b'{"n":1}'} == {each.evidence for each in incidents}
     assert {("erased-1", "erased"), (None, "erased")} == {(each.target.device_id, each.reason) for each in responses}
+
+
+async def test_a_reason_that_names_another_device_is_erased_and_undone(store):
+    """A response about one device may name another: after the other's erasure it is undone all the same."""
+    await store.add_operator(new_operator(T), event=new_event())
+    (device,) = await register(store)
+    response = new_response(device=device, reason="it copies camera-7")
+    await store.ask_response(T, response, needs_two=False, event=new_event())
+    await store.carry_out_response(
+        T, response.response_id, bounds=ResponseBounds(), event=new_event(), held=new_event()
+    )
+    assert 1 == await store.erase_mentions(T, "camera-7", alias="erased-1", event=new_event())
+    undone = await store.undo_response(T, response.response_id, by="ann", because="no", event=new_event())
+    assert (ResponseState.UNDONE, device.device_id) == (undone.state, undone.target.device_id)
+    assert KeyState.ACTIVE is (await store.find_devices(T, [device.ref]))[device.ref].state

@@ -247,7 +247,7 @@ class Responses(Connected):
             async with self._connections.transaction(tenant_id) as transaction:
                 mentions = await _erase(transaction, device_id, alias)
                 if mentions:
-                    await transaction.execute("erase_device_reason", transaction.tenant_id, alias)
+                    await transaction.execute("erase_device_reason", transaction.tenant_id)
                     await transaction.write_events([event])
             return mentions
 

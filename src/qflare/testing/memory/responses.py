@@ -298,7 +298,7 @@ class Responses(Rotations, Buckets, Devices):
                 )
                 tables.responses.put((tenant_id, its.response_id), replace(row, response=erased))
                 device = tables.devices.get((tenant_id, its.target.ref)) if its.target.ref is not None else None
-                if device is not None and is_about and device.state_reason == its.device_reason:
+                if device is not None and device.state_reason == its.device_reason:
                     tables.devices.put((tenant_id, device.ref), replace(device, state_reason=erased.device_reason))
             for found in incidents:
                 is_about = found.device_id == device_id
