@@ -126,6 +126,27 @@ async def test_due_keys_are_marked_told_and_rotated_once(database_dsn, tmp_path,
         assert 1 == len(await entries(manager, "keys due"))
 
 
+REFUSE_REMOVALS = """
+    CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;
+    CREATE TRIGGER refused BEFORE DELETE ON qflare.response FOR EACH STATEMENT EXECUTE FUNCTION public.refuse();
+"""
+
+
+async def test_keys_are_marked_though_old_responses_cannot_be_removed(database_dsn, tmp_path, admin, caplog):
+    """What fails to go from incidents and responses is logged, and keeps no device from renewing its keys."""
+    async with world(database_dsn, tmp_path) as (manager,):
+        edge = await Edge.provision(manager)
+        await edge.connect(manager)
+        await manager.set_rotation_policy(DAILY)
+        await pass_time(admin, DAY_S)
+        await admin.execute(REFUSE_REMOVALS)
+        # As if the bucket had just turned: it is cleaned once.
+        engine_of(manager).maintenance._cleaned = -1
+        await manager.turn()
+        assert 1 == len(await entries(manager, "keys due"))
+    assert "old incidents and responses were not removed (StoreError)" in caplog.text
+
+
 async def test_the_published_mistake_cannot_happen(database_dsn, tmp_path, admin):
     """
     A maintenance that runs every five minutes, as the published system's did, rotates a device once an age, not each time.
