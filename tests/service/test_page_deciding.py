@@ -2,12 +2,21 @@
 
 import json
 
+import pytest
+
 from manager_world import managers
 from qflare.model.device import KeyState
 from qflare.model.response import ResponseState
 from service.page_served import TOKEN, browsing, log_in, paging
 
 OTHER = bytes(15) + b"\x01"
+
+
+REFUSE_MOVES = """
+    CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        RAISE 'no' USING ERRCODE = 'check_violation', CONSTRAINT = '{constraint}'; END $$;
+    CREATE TRIGGER aa_refused BEFORE UPDATE ON qflare.device FOR EACH ROW EXECUTE FUNCTION public.refuse();
+"""
 
 
 async def decided(client, response, act, secret, *, reason="", headers=None, **more):
@@ -76,7 +85,23 @@ async def test_a_response_is_refused_or_undone_with_a_reason(database_dsn, tmp_p
         assert [ResponseState.DISMISSED, ResponseState.UNDONE] == states
         assert KeyState.ACTIVE is (await manager.find_device("pump-2")).state
         late = await decided(client, proposed, "confirm", ann)
-        assert (409, True) == (late.status_code, "Nothing was changed" in late.text)
+        assert (409, True) == (late.status_code, "It was not done" in late.text)
+        assert KeyState.ACTIVE is (await manager.find_device("pump-1")).state
+
+
+@pytest.mark.parametrize("constraint", ["device_two_persons", "device_key_of_device", "device_some"])
+async def test_what_the_database_refuses_is_told_as_refused(database_dsn, tmp_path, admin, constraint):
+    """Whatever keeps a confirmed response from being done is said where it was decided, not that nobody answers."""
+    async with managers(database_dsn, tmp_path) as (manager,), paging(manager) as url, browsing(url) as client:
+        ann = await manager.add_operator("ann")
+        await manager.add_operator("bob")
+        await manager.generate_device_keypair("pump-1")
+        wanted = await manager.respond("revoke", by="bob", reason="stolen", device_id="pump-1")
+        await log_in(client, "ann", ann)
+        await admin.execute(REFUSE_MOVES.format(constraint=constraint))
+        answer = await decided(client, wanted, "confirm", ann)
+        assert (409, True) == (answer.status_code, "It was not done: " in answer.text)
+        assert 'role="alert"' in answer.text
         assert KeyState.ACTIVE is (await manager.find_device("pump-1")).state
 
 

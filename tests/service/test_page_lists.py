@@ -115,7 +115,7 @@ async def test_an_incident_is_acknowledged_in_the_operators_name(database_dsn, t
         assert 'name="state"' not in closed
         fields = {"token": token, "id": sighting.incident_id.hex(), "state": "acknowledged", "note": "late"}
         late = await client.post("/incident", data=fields)
-        assert (409, True, True) == (late.status_code, "Nothing was changed" in late.text, 'role="alert"' in late.text)
+        assert (409, True, True) == (late.status_code, "It was not done" in late.text, 'role="alert"' in late.text)
         found = await manager.monitor.find_incident(sighting.incident_id)
         assert (IncidentState.CLOSED, "ann") == (found.state, found.changed_by)
         said = [json.loads(each.data) for each in await manager.monitor.list_events() if b"incident_id" in each.data]

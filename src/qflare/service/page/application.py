@@ -12,7 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, SystemClock
-from qflare.errors import ConflictError, IllegalTransitionError, QflareError, UsageError
+from qflare.errors import ConflictError, KeyStateError, QflareError, UsageError
 from qflare.service import correlation
 from qflare.service.aggregator.notices import Notices
 from qflare.service.page import deciding, lists, views
@@ -272,13 +272,13 @@ class Page:
         look = self._watch(visit).look
         try:
             return redirect(await change(visit, look, fields))
-        except (RequestError, UsageError, IllegalTransitionError, ConflictError) as failure:
+        except (RequestError, UsageError, KeyStateError, ConflictError) as failure:
             status = failure.status if isinstance(failure, RequestError) else _CONFLICT
             if status not in _SHOWN:
                 raise
             self._say(status, str(failure))
             wait = ((b"retry-after", b"%d" % failure.wait_s),) if isinstance(failure, WaitError) else ()
-            problem = f"Nothing was changed: {failure}"
+            problem = f"It was not done: {failure}"
             return html(await show(visit, look, fields, problem=problem), *wait, status=status)
 
     async def _decided(self, visit: Visit, look: Look, fields: Mapping[str, str]) -> str:
