@@ -7,6 +7,7 @@ import pytest
 from manager_world import managers
 from qflare.model.device import KeyState
 from qflare.model.response import ResponseState
+from qflare.testing import TurnableClock
 from service.page_served import TOKEN, browsing, log_in, paging
 
 OTHER = bytes(15) + b"\x01"
@@ -142,3 +143,25 @@ async def test_no_other_site_tenant_or_guess_decides_a_response(database_dsn, tm
             assert (ResponseState.PROPOSED, None) == (found.state, found.second_by)
         events = [json.loads(each.data or b"{}").get("what") for each in await manager.monitor.list_events(limit=200)]
         assert "response confirmed" not in events
+
+
+async def test_who_guesses_at_the_login_form_keeps_no_operator_from_deciding(database_dsn, tmp_path):
+    """With the name's and all guesses used up by strangers a visit's operator confirms; the visit's own are bounded."""
+    async with managers(database_dsn, tmp_path) as (manager,):
+        ann = await manager.add_operator("ann")
+        await manager.add_operator("bob")
+        await manager.generate_device_keypair("pump-1")
+        await manager.generate_device_keypair("pump-2")
+        wanted, more = [
+            await manager.respond("revoke", by="bob", reason="x", device_id=name) for name in ("pump-1", "pump-2")
+        ]
+        clock = TurnableClock()
+        limits = {"page_guesses_max": 2, "page_guesses_all_max": 3}
+        async with paging(manager, clock=clock, **limits) as url, browsing(url) as client, browsing(url) as stranger:
+            await log_in(client, "ann", ann)
+            for name, status in (("ann", 403), ("ann", 403), ("ann", 429), ("bob", 403), ("bob", 429)):
+                assert status == (await log_in(stranger, name, "x")).status_code
+            assert 303 == (await decided(client, wanted, "confirm", ann)).status_code
+            for status in (403, 403, 429):
+                assert status == (await decided(client, more, "dismiss", "x", reason="x")).status_code
+        assert KeyState.DEACTIVATED is (await manager.find_device("pump-1")).state

@@ -50,7 +50,10 @@ class Logins:
             idle_s=settings.page_idle_s,
             visits_max=settings.page_visits_max,
         )
-        self._guesses = Guesses(clock, name_max=settings.page_guesses_max, all_max=settings.page_guesses_all_max)
+        most = {"name_max": settings.page_guesses_max, "all_max": settings.page_guesses_all_max}
+        self._guesses = Guesses(clock, **most)
+        self._again = Guesses(clock, **most)
+        """Of operators who are logged in: whoever guesses at the login form keeps none of them from deciding."""
         self._checking = asyncio.Lock()
         self._waiting = 0
 
@@ -63,21 +66,22 @@ class Logins:
             RequestError: name or secret is wrong, or too many were.
         """
         name = name.strip()
-        async with self._guess(name):
+        async with self._guess(self._guesses, name):
             return await self._check(name, text)
 
     async def require_secret(self, visit: Visit, text: str) -> None:
         """
-        Have the operator of a visit prove who they are once more, within the bounds of logins.
+        Have the operator of a visit prove who they are once more, within bounds as those of logins, and beside them.
 
         Raises:
             RequestError: the secret is wrong, or too many were.
         """
-        async with self._guess(visit.name):
+        whose = f"{visit.tenant_id.hex()}/{visit.name}"
+        async with self._guess(self._again, whose):
             if not await self._is_of(visit, text):
                 await self._note_wrong()
                 raise RequestError(403, "The secret is wrong.")
-            self._guesses.was_right(visit.name)
+            self._again.was_right(whose)
 
     async def log_out(self, visit: Visit) -> None:
         """End a visit, whatever the log says to it."""
@@ -96,9 +100,9 @@ class Logins:
         return await self._manager.for_tenant(visit.tenant_id).find_secret_id(visit.name) == visit.secret_id
 
     @contextlib.asynccontextmanager
-    async def _guess(self, name: str) -> AsyncIterator[None]:
+    async def _guess(self, guesses: Guesses, name: str) -> AsyncIterator[None]:
         """Count a guess before it is looked at, and look at one at a time."""
-        wait_s = self._guesses.begin(name)
+        wait_s = guesses.begin(name)
         if wait_s:
             raise WaitError(wait_s)
         if self._waiting >= CHECKING_MAX:
