@@ -103,8 +103,10 @@ def test_run_holds_everything(finished):
     """A run crosses bucket turns, and everything that it claims holds."""
     result, _ = finished
     assert result.is_successful
-    # Workers that come late turn over more than one bucket at once: then those between have no entry.
+    assert len(result.bucket_turns) >= 2
+    # A worker that comes late turns over several buckets at once: the entry of the last tells that all before are gone.
     assert 2 <= sum(turn.entry_index is not None for turn in result.bucket_turns)
+    assert result.bucket_turns[-1].entry_index is not None
 
 
 def test_model_is_byte_equal_round_by_round(finished):
