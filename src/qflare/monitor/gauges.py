@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from qflare.model.ids import TenantId
     from qflare.model.key_record import KeyRecord
     from qflare.monitor.detector import Detector
+    from qflare.monitor.parameters import Ladder
     from qflare.protocol.entry import EntryVault
+    from qflare.protocol.leaf import JsonValue
 
 
 def first_altered(entries: Sequence[AuditEntry], vault: EntryVault) -> EvidenceError | None:
@@ -47,18 +49,9 @@ class Gauges:
 
     def clocks(self, *, skew_s: float, at_s: int) -> None:
         """Judge this worker's clock against the database's, which all workers share."""
-        severity = severity_of(CLOCK_SKEW_LADDER, abs(skew_s))
-        if severity is not None:
-            self._detector.suspicions.add(
-                DEFAULT_TENANT,
-                Signal.CLOCK_SKEW,
-                None,
-                severity,
-                at_s=at_s,
-                score=abs(skew_s),
-                what="worker ahead of the database" if skew_s > 0 else "worker behind the database",
-                facts={"skew_ms": int(skew_s * 1000)},
-            )
+        what = "worker ahead of the database" if skew_s > 0 else "worker behind the database"
+        facts: dict[str, JsonValue] = {"skew_ms": int(skew_s * 1000)}
+        self._judge(CLOCK_SKEW_LADDER, abs(skew_s), Signal.CLOCK_SKEW, what, facts, at_s=at_s)
 
     def spread(self, offsets_ms: Sequence[int], *, at_s: int) -> None:
         """
@@ -69,39 +62,20 @@ class Gauges:
             at_s: Now.
         """
         spread_s = (max(offsets_ms) - min(offsets_ms)) / 1000
-        severity = severity_of(CLOCK_SKEW_LADDER, spread_s)
-        if severity is not None:
-            self._detector.suspicions.add(
-                DEFAULT_TENANT,
-                Signal.CLOCK_SKEW,
-                None,
-                severity,
-                at_s=at_s,
-                score=spread_s,
-                what="clocks of workers apart",
-                facts={
-                    "spread_ms": int(spread_s * 1000),
-                    "most_ahead_ms": max(offsets_ms),
-                    "most_behind_ms": min(offsets_ms),
-                    "workers": len(offsets_ms),
-                },
-            )
+        facts: dict[str, JsonValue] = {
+            "spread_ms": int(spread_s * 1000),
+            "most_ahead_ms": max(offsets_ms),
+            "most_behind_ms": min(offsets_ms),
+            "workers": len(offsets_ms),
+        }
+        self._judge(CLOCK_SKEW_LADDER, spread_s, Signal.CLOCK_SKEW, "clocks of workers apart", facts, at_s=at_s)
 
     def log(self, *, size: int, signed: int, at_s: int) -> None:
         """Judge how far signed heads are behind, after a look that asked for one."""
         self._lagging = self._lagging + 1 if signed < size else 0
-        severity = severity_of(AUDIT_LAG_LADDER, self._lagging)
-        if severity is not None:
-            self._detector.suspicions.add(
-                DEFAULT_TENANT,
-                Signal.AUDIT_LAG,
-                None,
-                severity,
-                at_s=at_s,
-                score=self._lagging,
-                what="entries without a signed head",
-                facts={"entries": size, "signed": signed},
-            )
+        facts: dict[str, JsonValue] = {"entries": size, "signed": signed}
+        what = "entries without a signed head"
+        self._judge(AUDIT_LAG_LADDER, self._lagging, Signal.AUDIT_LAG, what, facts, at_s=at_s)
 
     def altered(self, tenant_id: TenantId, failure: EvidenceError, *, at_s: int) -> None:
         """Tell of a row of the log that is not what was hashed."""
@@ -130,19 +104,10 @@ class Gauges:
         if destroyed_before:
             kept.append(destroyed_before)
         # All that is below bucket - 1 should be gone.
-        over = bucket - 1 - min(kept, default=bucket)
-        severity = severity_of(KEY_AGE_LADDER, over)
-        if severity is not None:
-            self._detector.suspicions.add(
-                DEFAULT_TENANT,
-                Signal.KEY_NOT_DESTROYED,
-                None,
-                severity,
-                at_s=at_s,
-                score=over,
-                what="bucket's key kept beyond its time",
-                facts={"oldest_bucket": min(kept), "bucket": bucket},
-            )
+        oldest = min(kept, default=bucket)
+        facts: dict[str, JsonValue] = {"oldest_bucket": oldest, "bucket": bucket}
+        what = "bucket's key kept beyond its time"
+        self._judge(KEY_AGE_LADDER, bucket - 1 - oldest, Signal.KEY_NOT_DESTROYED, what, facts, at_s=at_s)
 
     def out_of_service(self, tenant_id: TenantId, revoked: int, *, at_s: int) -> None:
         """Judge how many devices were taken out of service since the last look, by whichever process."""
@@ -174,3 +139,13 @@ class Gauges:
         weight = OPERATOR_ACT_WEIGHTS[act]
         if weight:
             self._detector.count(Signal.OPERATOR_ACTS, tenant_id, at_s=at_s, what=act, weight=weight)
+
+    def _judge(
+        self, ladder: Ladder, score: float, signal: Signal, what: str, facts: dict[str, JsonValue], *, at_s: int
+    ) -> None:
+        """Tell of what is on the *ladder*; the server's own gauges are the default tenant's to hear of."""
+        severity = severity_of(ladder, score)
+        if severity is not None:
+            self._detector.suspicions.add(
+                DEFAULT_TENANT, signal, None, severity, at_s=at_s, score=score, what=what, facts=facts
+            )
