@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from dataclasses import FrozenInstanceError
 
 import asyncpg
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from manager_world import TurnedClock, engine_of, make_manager
 from qflare.errors import ConflictError
 from qflare.manager import nodes
-from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.model.event import EventSeverity, LoggedEvent, SecurityEventType
 from qflare.protocol.log import verify_inclusion
 from qflare.protocol.receipt import decode_receipt
 
@@ -50,6 +51,16 @@ async def test_events_of_one_call_stand_in_its_order(database, tmp_path, flights
         first = logged[0].index
         assert [first + n for n in range(50)] == [each.index for each in logged]
         assert [names[n % 3] for n in range(50)] == [each.device_id for each in logged]
+        fields = {name: getattr(logged[0], name) for name in LoggedEvent.__slots__}
+        built = LoggedEvent(**fields)
+        assert (LoggedEvent, built, repr(built), hash(built)) == (
+            type(logged[0]),
+            logged[0],
+            repr(logged[0]),
+            hash(logged[0]),
+        )
+        with pytest.raises(FrozenInstanceError):
+            logged[0].index = 7
         entries = await manager.monitor.list_events(first=first)
         assert list(range(50)) == [json.loads(entry.data)["n"] for entry in entries]
         for each in logged:

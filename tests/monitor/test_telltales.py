@@ -3,7 +3,7 @@
 import pytest
 
 from qflare.model.ids import TenantId
-from qflare.monitor.telltales import looks_secret, sounds_secret
+from qflare.monitor.telltales import are_harmless, looks_secret, sounds_secret
 from qflare.protocol.token import new_token
 from qflare.service.operator_secret import new_secret
 
@@ -60,3 +60,17 @@ def test_digests_ids_and_prose_are_taken():
         "://" * 5000, "bearer " * 2000, "a:" * 8000,
     ):  # fmt: skip
         assert looks_secret(text) is None
+
+
+def test_names_that_were_looked_at_hide_no_others():
+    """Thousands of names later a secret is still told from what is none, alone and among names that are known."""
+    for number in range(3000):
+        assert not sounds_secret(f"name_{number}")
+        if number % 500 == 0:
+            assert sounds_secret(f"token_{number}")
+    assert are_harmless(["name_2999"])
+    assert not are_harmless(["name_2999", "password"])
+    assert sounds_secret("password")
+    assert not are_harmless(["password"])
+    assert not sounds_secret("x" * 65)
+    assert not are_harmless(["x" * 65]), "long names are not kept"

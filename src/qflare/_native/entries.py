@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from qflare._native._qflare import ffi, lib
@@ -10,7 +11,7 @@ from qflare.errors import BatchError, LengthError
 from qflare.secret import zeroize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from typing_extensions import Buffer
 
@@ -43,11 +44,8 @@ def entry_leaves(
     if count == 0:
         return [], []
     sizes = list(map(len, parts))
-    heads: list[int] = []
-    at = 0
-    for fields in field_counts:
-        heads.append(at)
-        at += FIXED_PARTS + 2 * fields
+    heads = list(accumulate([FIXED_PARTS + 2 * fields for fields in field_counts], initial=0))
+    at = heads.pop()
     if at != len(sizes) or min(field_counts) < 0:
         message = f"the entries have {at} parts, got {len(sizes)}"
         raise BatchError(message)
@@ -80,16 +78,14 @@ def entry_leaves(
         )
     finally:
         zeroize(joined)  # it holds salts and what they hide, and this copy is ours
-    return _cut(leaves, leaf_sizes), _cut(hashes, [LEAF_HASH_BYTES] * count)
+    return _cut(leaves, accumulate(leaf_sizes, initial=0)), _cut(
+        hashes, range(0, len(hashes) + LEAF_HASH_BYTES, LEAF_HASH_BYTES)
+    )
 
 
-def _cut(joined: bytearray, sizes: Sequence[int]) -> list[bytes]:
-    whole, at = bytes(joined), 0
-    pieces: list[bytes] = []
-    for size in sizes:
-        pieces.append(whole[at : at + size])
-        at += size
-    return pieces
+def _cut(joined: bytearray, edges: Iterable[int]) -> list[bytes]:
+    whole = bytes(joined)
+    return [whole[at:end] for at, end in pairwise(edges)]
 
 
 def force_plain(*, is_plain: bool) -> bool:

@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare.clock import Clock, utc
@@ -17,6 +18,7 @@ from qflare.manager.deadline import Deadline
 from qflare.manager.failures import Failures
 from qflare.manager.heads import Heads
 from qflare.manager.history import require_append_goes_on, require_goes_on, root_of
+from qflare.manager.logged import logged_events
 from qflare.manager.nodes import Nodes
 from qflare.model.call import call_about
 from qflare.model.event import AuditEntry, LogAppend, LoggedEvent, NewEvent, SignedCheckpoint
@@ -27,8 +29,7 @@ from qflare.protocol.new_event import make_events
 from qflare.protocol.receipt import encode_receipt, encode_receipts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
+    from collections.abc import Iterable, Sequence
 
     from qflare.manager.background import Background
     from qflare.manager.identity import Identity, SigningKeys
@@ -133,13 +134,15 @@ class Log:
         self, tenant_id: TenantId, events: Sequence[PreparedEvent], *, call_id: CallId | None = None
     ) -> list[LoggedEvent | QflareError]:
         """Append *events* in batches; one result or error each, and with *call_id* once at its place in the call."""
-        return await self._batcher.submit_many(
-            [
-                _Pending(tenant_id, event, None if call_id is None else call_about(call_id, b"event", b"%d" % place))
-                for place, event in enumerate(events)
-            ],
-            tenant_id=tenant_id,
+        changes: Iterable[CallId | None] = (
+            repeat(None, len(events))
+            if call_id is None
+            else (call_about(call_id, b"event", b"%d" % place) for place in range(len(events)))
         )
+        pending = [
+            tuple.__new__(_Pending, (tenant_id, event, change)) for event, change in zip(events, changes, strict=True)
+        ]
+        return await self._batcher.submit_many(pending, tenant_id=tenant_id)
 
     async def append(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> LogAppend:
         """Append *events* without signing: the next signed head covers them."""
@@ -321,10 +324,7 @@ class Log:
     async def _results(self, group: _Group, append: LogAppend) -> list[LoggedEvent | QflareError]:
         fresh = await self.receipts(append) if append.leaf_hashes else []
         if len(fresh) == len(group.events):
-            return [
-                _logged(index, event, receipt)
-                for index, event, receipt in zip(append.indexes, group.events, fresh, strict=True)
-            ]
+            return [*logged_events(append.indexes, group.events, fresh)]
         receipts = {append.first_index + number: receipt for number, receipt in enumerate(fresh)}
         old = sorted(set(append.indexes) - receipts.keys())
         receipts.update(zip(old, await self.receipts_at(old), strict=True))
@@ -340,7 +340,7 @@ class Log:
         return [
             _logged_before(entries[index], event, receipts[index])
             if index in entries
-            else _logged(index, fresh_events[index], receipts[index])
+            else logged_events([index], [fresh_events[index]], [receipts[index]])[0]
             if _is_same(fresh_events[index], event)
             else _used_otherwise()
             for index, event in zip(append.indexes, group.events, strict=True)
@@ -375,22 +375,5 @@ def _logged_before(entry: AuditEntry, event: NewEvent, receipt: bytes) -> Logged
         severity=entry.severity,
         device_id=entry.device_id,
         occurred_at=utc(int(entry.recorded_at.timestamp())),
-        receipt=receipt,
-    )
-
-
-@lru_cache(maxsize=8)
-def _second(seconds: int) -> datetime:
-    return utc(seconds)
-
-
-def _logged(index: int, event: NewEvent, receipt: bytes) -> LoggedEvent:
-    return LoggedEvent(
-        index=index,
-        leaf_hash=event.leaf_hash,
-        event_type=event.event_type,
-        severity=event.severity,
-        device_id=event.device_id,
-        occurred_at=_second(event.occurred_at_ms // 1000),
         receipt=receipt,
     )

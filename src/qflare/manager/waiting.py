@@ -239,8 +239,13 @@ class Waiting(Generic[Item, Result]):
         """Return how many of the next *wanted* items of a call go into *batch*, and add their weight to it."""
         if self._weigh is None:
             return wanted
-        for number in range(wanted):
-            more = batch.weight + self._weigh(call.items[call.taken + number])
+        weights = list(map(self._weigh, call.items[call.taken : call.taken + wanted]))
+        whole = batch.weight + sum(weights)
+        if whole <= weight_max:
+            batch.weight = whole
+            return wanted
+        for number, weight in enumerate(weights):
+            more = batch.weight + weight
             # The first item of a batch goes whatever it weighs: it is a tenant's turn, and it may be too heavy for any.
             if more > weight_max and (batch.items or number):
                 return number

@@ -10,7 +10,7 @@ from qflare.errors import UsageError
 from qflare.model.event import EventSeverity, NewEvent, SecurityEventType
 from qflare.monitor.erasure import ARCHIVED
 from qflare.monitor.erasure import WHAT as ERASURE
-from qflare.monitor.telltales import looks_secret, sounds_secret
+from qflare.monitor.telltales import SHORTEST, are_harmless, looks_secret, sounds_secret
 from qflare.protocol.entry import EntryVault
 from qflare.protocol.identity import encode_name
 from qflare.protocol.leaf import JsonValue
@@ -18,7 +18,7 @@ from qflare.protocol.new_event import Draft, PreparedEvent, make_events, prepare
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from qflare.clock import Clock
     from qflare.model.ids import DeviceId, TenantId
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DATA_BYTES_MAX: Final = 16 * 1024
 """Most bytes of an event's canonical JSON."""
 
+_DRAFT_FIELDS: Final = len(Draft._fields)
 _PLAIN: Final = frozenset((int, bool, type(None)))
 """Types of values in which nothing has to be looked at."""
 
@@ -77,7 +78,7 @@ def prepare_security_events(drafts: Sequence[Draft], *, clock: Clock) -> list[Pr
     for draft in drafts:
         _check(draft)
     events = prepare_events(drafts, occurred_at_ms=clock.now_ms())
-    longest = max((len(event.data) for event in events), default=0)
+    longest = max([len(event.data) for event in events], default=0)
     if longest > DATA_BYTES_MAX:
         raise UsageError(f"event data is {longest} bytes of JSON, at most {DATA_BYTES_MAX}: log a digest instead")
     return events
@@ -87,8 +88,11 @@ def each_event(drafts: Sequence[Draft | UsageError], *, clock: Clock) -> list[Pr
     """Check and encode each event by itself: what cannot stand in the log is an error in its place."""
     good = [draft for draft in drafts if not isinstance(draft, UsageError)]
     with suppress(UsageError):
-        made = iter(prepare_security_events(good, clock=clock))
-        return [draft if isinstance(draft, UsageError) else next(made) for draft in drafts]
+        made: list[PreparedEvent | UsageError] = [*prepare_security_events(good, clock=clock)]
+        if len(good) == len(drafts):
+            return made
+        left = iter(made)
+        return [draft if isinstance(draft, UsageError) else next(left) for draft in drafts]
     return [_one(draft, clock) for draft in drafts]
 
 
@@ -104,9 +108,10 @@ def _one(draft: Draft | UsageError, clock: Clock) -> PreparedEvent | UsageError:
 
 def draft_of(item: object) -> Draft | UsageError:
     """Return what a caller's (event type, severity, data, device_id or None) says, or that it is none."""
-    if not isinstance(item, tuple | list) or len(item) != len(Draft._fields):
+    # What it nearly always is first, and without the constructor's call: of thousands this is a part of the cost.
+    if (type(item) is not tuple and not isinstance(item, tuple | list)) or len(item) != _DRAFT_FIELDS:
         return UsageError("an event is (event type, severity, data, device_id or None)")
-    return Draft(*item)
+    return tuple.__new__(Draft, item)
 
 
 def _check(draft: Draft) -> None:
@@ -133,11 +138,13 @@ def _refuse_secrets(value: object, *, path: str, depth: int) -> None:
     if isinstance(value, str):
         _refuse_text(value, path)
     elif type(value) is dict or isinstance(value, Mapping):
+        if type(value) is not dict or not are_harmless(value):
+            _refuse_names(value, path)
         for key, item in value.items():
-            if isinstance(key, str) and sounds_secret(key):
-                raise UsageError(f"{path}.{key} sounds like a secret, and the log is kept for ever: leave it out")
-            if type(item) not in _PLAIN:
-                _refuse_secrets(item, path=f"{path}.{key}", depth=depth + 1)
+            kind = type(item)
+            if kind in _PLAIN or (kind is str and len(item) < SHORTEST and "://" not in item):
+                continue  # what most values are, without a call for each
+            _refuse_secrets(item, path=f"{path}.{key}", depth=depth + 1)
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
             _refuse_secrets(item, path=f"{path}[{number}]", depth=depth + 1)
@@ -145,6 +152,12 @@ def _refuse_secrets(value: object, *, path: str, depth: int) -> None:
         raise UsageError(
             f"{path} holds bytes: the log is kept for ever, so write a name, a count or a public digest in hex"
         )
+
+
+def _refuse_names(names: Iterable[object], path: str) -> None:
+    for name in names:
+        if isinstance(name, str) and sounds_secret(name):
+            raise UsageError(f"{path}.{name} sounds like a secret, and the log is kept for ever: leave it out")
 
 
 def _refuse_text(value: str, path: str) -> None:

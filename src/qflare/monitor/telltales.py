@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
 
 _SECRET_NAME: Final = re.compile(
     r"(^|_)(secret|password|passwd|passphrase|private|psk|token|seed|credential|cookie|bearer|kek|dk|sk"
@@ -25,25 +27,35 @@ _LOOKS: Final = (
     ("an enrolment token", re.compile(r"\b[A-Za-z2-7]{156}\b")),
 )
 """Hexadecimal is not among them: digests and ids are written so, and nobody can tell a key from a digest."""
-_SHORTEST: Final = len("-----BEGIN PRIVATE KEY")
+SHORTEST: Final = len("-----BEGIN PRIVATE KEY")
 """Of all but an address, which is told by what it has behind its scheme."""
 _NAME_KEPT_MAX: Final = 64
+_NAMES_KEPT_MAX: Final = 1024
+_harmless: Final[set[str]] = set()
+"""Names that were looked at: events of one kind have the same names again and again."""
+
+
+def are_harmless(names: Iterable[Hashable]) -> bool:
+    """Return whether all *names* are known not to be those of secrets; if not, ask `sounds_secret` of each."""
+    return _harmless.issuperset(names)
 
 
 def sounds_secret(name: str) -> bool:
     """Return whether what goes by this name is a secret; `sessionKey`, `session-key` and `SESSIONKEY` are one name."""
-    return _sounds_secret(name) if len(name) <= _NAME_KEPT_MAX else _sounds_secret.__wrapped__(name)
-
-
-@lru_cache(maxsize=1024)
-def _sounds_secret(name: str) -> bool:
-    # Kept, for events of one kind have the same names again and again.
+    if name in _harmless:
+        return False
     words = _BETWEEN.sub("_", _CAMEL.sub("_", name))
-    return _SECRET_NAME.search(words) is not None and _HARMLESS_NAME.search(words) is None
+    if _SECRET_NAME.search(words) is not None and _HARMLESS_NAME.search(words) is None:
+        return True
+    if type(name) is str and len(name) <= _NAME_KEPT_MAX:
+        if len(_harmless) >= _NAMES_KEPT_MAX:
+            _harmless.clear()
+        _harmless.add(name)
+    return False
 
 
 def looks_secret(text: str) -> str | None:
     """Return what *text* seems to hold, None if nothing that must not be told."""
-    if len(text) < _SHORTEST and "://" not in text:
+    if len(text) < SHORTEST and "://" not in text:
         return None
     return next((what for what, look in _LOOKS if look.search(text)), None)

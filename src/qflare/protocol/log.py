@@ -129,6 +129,7 @@ def prove_append(old_frontier: Sequence[bytes], first_index: int, leaf_hashes: S
     _require_size(first_index + len(leaf_hashes), name="size")
     left_of = _frontier_by_level(before)
     rows: list[tuple[int, list[bytes]]] = []  # per level: how many hashes in front are old, hashes to the right edge
+    sha256 = hashlib.sha256  # as `hash_children`, without a call for each
     row, offset, last, level = list(leaf_hashes), first_index, first_index + len(leaf_hashes) - 1, 0
     while last > 0:
         old = offset & 1
@@ -137,7 +138,9 @@ def prove_append(old_frontier: Sequence[bytes], first_index: int, leaf_hashes: S
             row.insert(0, left_of[level])
         rows.append((old, row))
         # A last node without a right sibling is also the root of its parent: it goes up unchanged.
-        row = [hash_children(row[i], row[i + 1]) if i + 1 < len(row) else row[i] for i in range(0, len(row), 2)]
+        pairs = zip(row[::2], row[1::2], strict=False)
+        above = [sha256(b"\x01" + left + right).digest() for left, right in pairs]
+        row = [*above, row[-1]] if len(row) % 2 else above
         offset, last, level = offset >> 1, last >> 1, level + 1
     # From the root down: what a node's path goes on with is its parent's, made once for all leaves below.
     (root,), paths = row, [b""]
@@ -166,10 +169,15 @@ def path_length(index: int, size: int) -> int:
         UsageError: there is no such leaf.
     """
     _require_leaf(index, size)
+    return path_lengths(index, index + 1, size)[0]
+
+
+def path_lengths(first_index: int, end: int, size: int) -> list[int]:
+    """Return `path_length` of each leaf from *first_index* to the one before *end*, which are leaves of the tree."""
+    last = size - 1
     # Below the level where the leaf and the last leaf part there is a sibling at every level; above it, on the right
     # edge, only where the leaf's subtree is a right child.
-    inner = (index ^ (size - 1)).bit_length()
-    return inner + (index >> inner).bit_count()
+    return [(inner := (index ^ last).bit_length()) + (index >> inner).bit_count() for index in range(first_index, end)]
 
 
 def nodes_for_path(index: int, size: int) -> list[Node]:

@@ -14,7 +14,7 @@ from qflare.errors import DecodeError, LengthError, LogForkError, UsageError
 from qflare.model.event import SignedCheckpoint
 from qflare.primitives.sig import SIG44
 from qflare.protocol.checkpoint import verify_checkpoint
-from qflare.protocol.log import HASH_BYTES, SIZE_MAX, path_length, root_from_path
+from qflare.protocol.log import HASH_BYTES, SIZE_MAX, path_length, path_lengths, root_from_path
 from qflare.protocol.wire import RECEIPT_BYTES_MIN, RECEIPT_PATH_AT, RECEIPT_PATH_MAX
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def encode_receipts(first_index: int, size: int, time_s: int, paths: Sequence[by
         name = "receipt signature"
         raise LengthError(name, expected=SIG44.SIG_BYTES, actual=len(signature))
     receipts: list[bytes] = []
-    for index, path in enumerate(paths, first_index):
-        count = path_length(index, size)
+    for index, path, count in zip(range(first_index, end), paths, path_lengths(first_index, end, size), strict=True):
         if count > RECEIPT_PATH_MAX or len(path) != count * HASH_BYTES:
             message = f"the path of leaf {index} of {size} has {count} hashes (48 at most), got {len(path)} bytes"
             raise UsageError(message)

@@ -196,8 +196,11 @@ class SecurityMonitor:
         made = each_event([draft_of(item) for item in events], clock=foundation.clock)
         del events, given  # as above
         good = [event for event in made if not isinstance(event, UsageError)]
-        logged = iter(await foundation.log.log_events(self._tenant, good, call_id=change))
-        return tuple(event if isinstance(event, UsageError) else next(logged) for event in made)
+        logged = await foundation.log.log_events(self._tenant, good, call_id=change)
+        if len(good) == len(made):
+            return tuple(logged)
+        left = iter(logged)
+        return tuple(event if isinstance(event, UsageError) else next(left) for event in made)
 
     async def list_events(self, *, first: int = 0, limit: int = 100) -> tuple[AuditEntry, ...]:
         """Return the tenant's entries from index *first* on, sessions among them."""
