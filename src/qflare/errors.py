@@ -251,6 +251,23 @@ class SignerUnavailableError(StoreUnavailableError):
     """The signer of the log's heads does not answer; retrying later may help, and nothing was answered without it."""
 
 
+class UncoveredError(SignerUnavailableError):
+    """
+    What was asked is done and durable, but no signed head of the log covers it yet, so that it is not answered.
+
+    It stands exactly once, and the next head that is signed covers it.  Repeated under the same call id, once a head
+    can be signed, the call does nothing a second time and succeeds.
+    """
+
+    def __init__(self, reason: str, *, remedy: str = "") -> None:
+        """Carry the *reason* why none could be signed, and the *remedy* where it is another than to repeat the call."""
+        then = remedy or "repeat it with the same call id, which does nothing twice, or look at what stands"
+        super().__init__(
+            f"done and durable, but no signed head of the log covers it yet: {reason}; once one can be signed, {then}"
+        )
+        self.reason = reason
+
+
 class ConflictError(StoreError):
     """A named constraint refused the change."""
 

@@ -2,16 +2,12 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import socket
 import stat
-import sys
-import tempfile
 import threading
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -40,18 +36,16 @@ from qflare.service.signer.server import Door, SignerServer
 from qflare.service.signer.state import SignerState
 from qflare.stores.postgres import install_schema
 from qflare.stores.signer import SignerClient
-from service.processes import environment
+from service.signers import WAIT_S, short_folder, signer
 
 SYSTEM, INFO = SecurityEventType.SYSTEM, EventSeverity.INFO
 ORIGIN = "log.example/qflare"
-WAIT_S = 60
 
 
 @pytest.fixture
 def place():
-    """A folder whose name is short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="qfs-") as folder:
-        yield Path(folder)
+    with short_folder() as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -60,24 +54,6 @@ def state(place):
     yield opened
     with contextlib.suppress(OSError):
         opened.close()
-
-
-@asynccontextmanager
-async def signer(folder, socket_path, *arguments):
-    """A `qflare signer` as a process of its own."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "qflare", "signer", "--socket", socket_path, "--folder", folder, "--json", *arguments),
-        env=environment(folder.parent),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(WAIT_S):
-            process.said = json.loads(await process.stdout.readline())
-        yield process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await asyncio.wait_for(process.wait(), WAIT_S)
 
 
 @asynccontextmanager
@@ -366,7 +342,7 @@ async def test_nothing_is_answered_while_the_signer_is_gone(database_dsn, tmp_pa
     async with contextlib.AsyncExitStack() as stack:
         process = await stack.enter_async_context(signer(folder, path))
         (manager,) = await stack.enter_async_context(managers(database_dsn, tmp_path, **changes))
-        good = await events(manager, 5)
+        good, edge = await events(manager, 5), await Edge.provision(manager)
         working = asyncio.create_task(events(manager, 200, 5))
         async with asyncio.timeout(WAIT_S):
             while (await manager.monitor.get_security_dashboard_data()).log_size < 20:
@@ -374,7 +350,6 @@ async def test_nothing_is_answered_while_the_signer_is_gone(database_dsn, tmp_pa
         process.send_signal(signal.SIGKILL)
         await process.wait()
         good += [each for each in await working if isinstance(each, LoggedEvent)]
-        edge = await Edge.provision(manager)
         for ended in (*await events(manager, 3), *await asyncio.gather(edge.connect(manager), return_exceptions=True)):
             assert isinstance(ended, SignerUnavailableError), ended
         with pytest.raises(SignerUnavailableError):

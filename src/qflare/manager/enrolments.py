@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, utc
-from qflare.errors import AlreadyExistsError, QflareError, RefusedError, UsageError
+from qflare.errors import AlreadyExistsError, QflareError, RefusedError, UncoveredError, UsageError
 from qflare.manager.batcher import Batcher
 from qflare.manager.deadline import Deadline
 from qflare.manager.devices import Devices, new_device
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qflare.manager.buckets import Buckets
+    from qflare.manager.log import Log
     from qflare.manager.offload import Offload
     from qflare.manager.refusals import Refusals
     from qflare.manager.settings import ManagerSettings
@@ -55,6 +56,7 @@ class Enrolments:
         store: DeviceStore,
         buckets: Buckets,
         devices: Devices,
+        log: Log,
         refusals: Refusals,
         offload: Offload,
         clock: Clock,
@@ -62,6 +64,7 @@ class Enrolments:
         settings: ManagerSettings,
     ) -> None:
         """Keep one queue."""
+        self._log = log
         self._store = store
         self._buckets = buckets
         self._devices = devices
@@ -129,6 +132,7 @@ class Enrolments:
                 )
                 ended, outcomes = await self._enrol(opened, tokens, verdicts)
                 answers = await self._offload.run(partial(answer_enrolments, opened, ended, bucket_mark=ring.current))
+        uncovered = await self._uncovered(ended)
         if self._refusals.observations.is_observed:
             self._refusals.observations.note(
                 [
@@ -143,9 +147,19 @@ class Enrolments:
         return [
             self._refuse(answer, opened.claims[place], details[place], outcomes.get(place))
             if isinstance(answer, Refusal)
-            else answer
+            else uncovered or answer
             for place, answer in enumerate(answers)
         ]
+
+    async def _uncovered(self, ended: Sequence[int | Refusal]) -> UncoveredError | None:
+        """Wait for a head over what was enrolled, one for the batch; return why there is none."""
+        if all(isinstance(end, Refusal) for end in ended):
+            return None
+        try:
+            await self._log.cover()
+        except UncoveredError as failure:
+            return failure
+        return None
 
     async def _tokens(self, opened: OpenedEnrolments) -> tuple[list[TokenRecord | None], list[EnrolmentResult | None]]:
         """Find each request's token, or say what is wrong with it; None and None where its secret is not known here."""

@@ -70,6 +70,10 @@ class Heads:
                 return self._verified(certificate, signed, size, root)
         raise SignerUnavailableError("the signer signs for others all the time; retry")
 
+    async def require_signer(self) -> None:
+        """Ask the signer for its last head, which it answers where it could sign. `SignerUnavailableError` if not."""
+        await self._signer.last()
+
     async def _root_of(self, last: SignedCheckpoint) -> bytes:
         """Return our root of the size that the signer signed last."""
         try:

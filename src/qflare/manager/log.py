@@ -12,8 +12,9 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qflare.clock import Clock, utc
-from qflare.errors import ConflictError, QflareError, SignerUnavailableError
+from qflare.errors import ConflictError, QflareError, RestoredError, SignerUnavailableError, UncoveredError
 from qflare.manager.batcher import Batcher
+from qflare.manager.cover import Cover
 from qflare.manager.deadline import Deadline
 from qflare.manager.failures import Failures
 from qflare.manager.heads import Heads
@@ -116,6 +117,7 @@ class Log:
             weigh=_weigh,
             weight_max=_WEIGHT_MAX,
         )
+        self._cover = Cover(self._sign_present, waiting_max=settings.waiting_max)
         self._turn = asyncio.Lock()
         """Held while a batch is appended: in the order in which they came, whatever the others do meanwhile."""
 
@@ -191,24 +193,43 @@ class Log:
         Raises:
             EvidenceError: it does not go on from what this worker signed before.
         """
-        known = self._latest
-        head = await self._deadline.of(self._store.log_head())
-        checkpoint = self._held()
-        if checkpoint is None or checkpoint.size != head.size:
-            root = root_of(head)
-            if known is not None:
-                with self.failures.of("sign"):
-                    await require_goes_on(known, head.size, root, store=self._store, deadline=self._deadline)
-            with self.failures.of("sign"), self._identity.lend() as keys:
-                if keys.log is None:
-                    checkpoint = await self._sign_elsewhere(keys.certificate, head.size, root)
-                else:
-                    checkpoint = await self._offload.run(
-                        partial(self._sign, keys.certificate, keys.log, head.size, root)
-                    )
-            self._note(checkpoint, keys.certificate.serial)
+        checkpoint = await self._sign_present()
         await self._save_noted()
         return checkpoint
+
+    async def cover(self) -> None:
+        """
+        Return once a signed head covers what is committed, however many wait: before a change is answered (H9).
+
+        Callers share one look at the log and one signature, which began after each of them came.  As with receipts the
+        signed head is stored in the background.
+
+        Raises:
+            RestoredError: the database under this worker was restored.
+            UncoveredError: no head could be signed in time; what is committed stands.
+        """
+        await self._cover.wait()
+
+    async def require_signer(self) -> None:
+        """
+        Refuse before anything is made that is told once: what nobody may be told would be lost.
+
+        Raises:
+            SignerUnavailableError: no head can be signed now; nothing was changed.
+        """
+        try:
+            await self._cover.wait()
+            if self._heads is not None:
+                # Where nothing is left to sign nobody was asked.
+                with self.failures.of("sign"):
+                    await self._heads.require_signer()
+        except RestoredError:
+            raise
+        except QflareError as failure:
+            reason = failure.reason if isinstance(failure, UncoveredError) else str(failure)
+            raise SignerUnavailableError(
+                f"nothing was done, since no head of the log can be signed: {reason}"
+            ) from None
 
     async def save_heads(self, background: Background) -> None:
         """Store the newest signed head whenever there is one, until the manager closes."""
@@ -226,6 +247,7 @@ class Log:
     async def close(self, timeout_s: float) -> None:
         """Finish what was accepted, and store the last signed head."""
         await self._batcher.close(timeout_s)
+        await self._cover.close(timeout_s)
         try:
             await self._save_noted()
         except QflareError as failure:
@@ -234,6 +256,27 @@ class Log:
     def _held(self) -> SignedCheckpoint | None:
         """Return the newest signed head, if the log key in force signed it."""
         return self._latest if self._latest_serial == self._identity.serial else None
+
+    async def _sign_present(self) -> SignedCheckpoint:
+        """Return a signed head of the log as it stands, or of what it became meanwhile."""
+        known = self._latest
+        head = await self._deadline.of(self._store.log_head())
+        checkpoint = self._held()
+        is_later = checkpoint is not None and checkpoint is not known and checkpoint.size > head.size
+        if checkpoint is None or (checkpoint.size != head.size and not is_later):
+            root = root_of(head)
+            if known is not None:
+                with self.failures.of("sign"):
+                    await require_goes_on(known, head.size, root, store=self._store, deadline=self._deadline)
+            with self.failures.of("sign"), self._identity.lend() as keys:
+                if keys.log is None:
+                    checkpoint = await self._sign_elsewhere(keys.certificate, head.size, root)
+                else:
+                    checkpoint = await self._offload.run(
+                        partial(self._sign, keys.certificate, keys.log, head.size, root)
+                    )
+            self._note(checkpoint, keys.certificate.serial)
+        return checkpoint
 
     async def _receipts_elsewhere(self, certificate: Certificate, append: LogAppend) -> list[bytes]:
         """Have a signer of its own sign the head that *append* left, or a larger one, and make the receipts."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from qflare.errors import QflareError
     from qflare.manager.buckets import Buckets, Ring
     from qflare.manager.devices import Devices
+    from qflare.manager.log import Log
     from qflare.manager.offload import Offload
     from qflare.manager.refusals import Refusals
     from qflare.manager.sessions import Resolved, Sessions
@@ -55,11 +56,13 @@ class Rekeys:
         sessions: Sessions,
         devices: Devices,
         records: Records,
+        log: Log,
         refusals: Refusals,
         offload: Offload,
         settings: ManagerSettings,
     ) -> None:
         """Commit in *store*, answer through the session's own records."""
+        self._log = log
         self._store = store
         self._buckets = buckets
         self._sessions = sessions
@@ -76,6 +79,7 @@ class Rekeys:
         Raises:
             RefusedError: it is no rekey that can stand; the session does, in its present epoch.
             StoreUnavailableError: whether it committed is not known; the device sends the same body again.
+            UncoveredError: it did, and no head of the log could be signed; the device sends the same body again.
         """
         session = record.session
         rekey = read_rekey(body, epoch=record.header.epoch)
@@ -95,6 +99,8 @@ class Rekeys:
         if result is RekeyResult.REKEYED:
             # What is held knows the old epoch alone.
             self._sessions.renew(session.sid)
+        # A repetition too: the first answer may have failed here.
+        await self._log.cover()
         return await self._records.seals.submit(
             PlainRecord(session.tenant_id, session.sid, encode_rekeyed(rekey.bucket, rekey.epoch), b"", KIND_CONTROL),
             tenant_id=session.tenant_id,

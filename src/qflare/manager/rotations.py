@@ -26,6 +26,7 @@ from qflare.protocol.rotation import (
 
 if TYPE_CHECKING:
     from qflare.manager.credentials import Credentials
+    from qflare.manager.log import Log
     from qflare.manager.offload import Offload
     from qflare.manager.policies import Policies
     from qflare.manager.refusals import Refusals
@@ -43,11 +44,13 @@ class Rotations:
         records: Records,
         policies: Policies,
         uses: Uses,
+        log: Log,
         refusals: Refusals,
         offload: Offload,
         server_id: bytes,
     ) -> None:
         """Check with the roster, answer through the session's own records."""
+        self._log = log
         self._policies = policies
         self._uses = uses
         self._devices = devices
@@ -63,6 +66,7 @@ class Rotations:
 
         Raises:
             RefusedError: it is no rotation, or one that does not hold; the session stands.
+            UncoveredError: it is done, and no head of the log could be signed; the device sends the same body again.
         """
         session = record.session
         if record.header.kind != KIND_CONTROL:
@@ -97,6 +101,8 @@ class Rotations:
         if mark is None or not mark.is_overdue:
             # Not for a rotation of before that comes again: its keys may be overdue themselves by now.
             self._uses.forget_overdue(session.tenant_id, session.ref)
+        # A repetition too: the first answer may have failed here.
+        await self._log.cover()
         return await self._seal(record, encode_rotated(verdict.key_version))
 
     async def _urgency(self, record: OpenedRecord, key_version: int) -> Urgency:

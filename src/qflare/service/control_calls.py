@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.service.covered import covered
 from qflare.service.operator_calls import require_operator_name
 from qflare.service.tenant_view import TenantView
 
@@ -28,6 +29,7 @@ class ControlCalls(TenantView):
         foundation = (await self._engine()).foundation
         return await foundation.deadline.of(foundation.store.find_two_person_control(self.tenant))
 
+    @covered
     async def require_two_persons(self, *, by: str) -> TwoPersonControl:
         """
         Turn it on, or withdraw somebody's wish to turn it off.
@@ -43,6 +45,7 @@ class ControlCalls(TenantView):
             engine.foundation.store.require_two_persons(self.tenant, by=by, event=event)
         )
 
+    @covered
     async def allow_one_person(self, *, by: str) -> TwoPersonControl:
         """
         Say that *by* wants it off; off it is once another operator says so too, within a day.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qflare.service.arguments import as_bytes, as_call_id
+from qflare.service.covered import covered, told_once
 from qflare.service.tenant_view import TenantView
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class IdentityCalls(TenantView):
         """Return the certificate in force and every key of the identity with its state, reason and time."""
         return await (await self._engine()).certificates.report()
 
+    @covered
     async def rotate_identity(
         self, *, reason: str, is_compromised: bool = False, call_id: bytes | None = None
     ) -> Certificate:
@@ -49,6 +51,7 @@ class IdentityCalls(TenantView):
         certificates = (await self._engine()).certificates
         return await certificates.rotate(reason=reason, is_compromised=is_compromised, call_id=change)
 
+    @covered
     async def request_certificate(
         self, *, reason: str, is_compromised: bool = False, call_id: bytes | None = None
     ) -> bytes:
@@ -66,6 +69,7 @@ class IdentityCalls(TenantView):
         certificates = (await self._engine()).certificates
         return await certificates.request(reason=reason, is_compromised=is_compromised, call_id=change)
 
+    @covered
     async def import_certificate(self, certificate: bytes) -> Certificate:
         """
         Bring CERT into force, which the offline root signed for the keys of the latest `request_certificate`.
@@ -81,6 +85,7 @@ class IdentityCalls(TenantView):
         encoded = as_bytes(certificate, name="certificate")
         return await (await self._engine()).certificates.install(encoded)
 
+    @told_once(lambda root: root.stored.wipe(), remedy="export it again")
     async def export_root(self) -> RootKey:
         """
         Return a copy of the root's signing key; the log says so first. The caller wipes it.
@@ -88,8 +93,11 @@ class IdentityCalls(TenantView):
         Raises:
             KeyStateError: it was removed from the database before.
         """
-        return await (await self._engine()).certificates.export_root()
+        engine = await self._engine()
+        await engine.foundation.log.require_signer()
+        return await engine.certificates.export_root()
 
+    @covered
     async def remove_root(self) -> None:
         """Remove the root's signing key from the database: it is kept offline from now on."""
         await (await self._engine()).certificates.remove_root()

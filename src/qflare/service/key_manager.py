@@ -13,6 +13,7 @@ from qflare.model.observation import ANNOUNCEMENT, Observation
 from qflare.service.arguments import as_tenant, require_seconds, require_whole
 from qflare.service.assembly import Engine, Place, open_engine, open_foundation
 from qflare.service.control_calls import ControlCalls
+from qflare.service.covered import covered
 from qflare.service.exchanges import Exchanges
 from qflare.service.identity_calls import IdentityCalls
 from qflare.service.listing_calls import Listings
@@ -196,6 +197,7 @@ class QuantumKeyManager(
 
     # --- care -------------------------------------------------------------------------------------
 
+    @covered
     async def cleanup_expired_keys_and_sessions(self) -> CleanupReport:
         """Destroy and delete what is over, now; the maintenance loop does the same by itself."""
         return await (await self._engine()).maintenance.clean()
@@ -224,10 +226,12 @@ class QuantumKeyManager(
         require_seconds(timeout_s, name="timeout_s")
         return await gather(await self._engine(), timeout_s=timeout_s)
 
+    @covered
     async def turn(self) -> int:
         """Look at the clock now, do what a new bucket asks for, and return the server's bucket."""
         return await (await self._engine()).maintenance.step()
 
+    @covered
     async def accept_clock_jump(self, bucket: int) -> None:
         """Take the wall clock's word up to *bucket*: an operator has looked at the alarm about its jump (A2)."""
         require_whole(bucket, name="bucket", is_needed=True)

@@ -11,6 +11,7 @@ from qflare.model.reason import require_reason
 from qflare.model.session import SessionState
 from qflare.protocol.identity import device_ref
 from qflare.service.arguments import as_call_id, as_identifier, as_sid, require_name, require_whole
+from qflare.service.covered import covered
 from qflare.service.tenant_view import TenantView
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Listings(TenantView):
             foundation.store.list_sessions(self.tenant, limit=limit, after=last, ref=ref)
         )
 
+    @covered
     async def revoke_session(self, session_id: SessionId | bytes, *, reason: str, call_id: bytes | None = None) -> bool:
         """
         Revoke one session of this tenant, on every worker; False if it was not live. The device may begin another.
@@ -82,6 +84,7 @@ class Listings(TenantView):
         foundation = (await self._engine()).foundation
         return await foundation.deadline.of(foundation.store.get_token(self.tenant, wanted))
 
+    @covered
     async def revoke_enrolment_token(
         self, token_id: TokenId | bytes, *, reason: str, call_id: bytes | None = None
     ) -> IssuedToken:

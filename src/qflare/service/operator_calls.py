@@ -13,6 +13,7 @@ from qflare.model.reason import require_reason
 from qflare.model.response import RULE_PREFIX
 from qflare.secret import SecretBytes
 from qflare.service.arguments import require_kind, require_text
+from qflare.service.covered import covered, leave, told_once
 from qflare.service.operator_secret import is_secret_of, make_verifier, new_secret
 from qflare.service.tenant_view import TenantView
 
@@ -34,6 +35,7 @@ REASON_BYTES_MAX: Final = 1000
 class OperatorCalls(TenantView):
     """Mixed into `QuantumKeyManager`; everything here is about one tenant's operators."""
 
+    @told_once(leave, remedy="renew the operator's secret, or revoke the operator")
     async def add_operator(self, name: str) -> str:
         """
         Add an operator and return the secret with which they log in, 77 characters; it is shown once.
@@ -55,6 +57,7 @@ class OperatorCalls(TenantView):
         )
         return await self._give_secret(name, engine.foundation.store.add_operator, event)
 
+    @told_once(leave, remedy="renew the operator's secret again")
     async def renew_operator(self, name: str, *, reason: str) -> str:
         """
         Replace an operator's secret, which was lost or seen, and return the new one, 77 characters; it is shown once.
@@ -79,6 +82,7 @@ class OperatorCalls(TenantView):
         return await self._give_secret(name, engine.foundation.store.renew_operator, event)
 
     async def _give_secret(self, name: str, keep: _Keep, event: NewEvent) -> str:
+        await (await self._log()).require_signer()
         made = new_secret(self.tenant)
         with made.secret as secret:
             # Not among the threads of the C batches: devices would wait for it.
@@ -104,6 +108,7 @@ class OperatorCalls(TenantView):
             raise KeyNotFoundError(f"no operator {name!r} in this tenant; list them")
         return found
 
+    @covered
     async def revoke_operator(self, name: str, *, reason: str) -> Operator:
         """
         Take an operator's access, for good: no login any more, and pages that are open end within seconds.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qflare.model.rotation import RotationPolicy
 from qflare.service.arguments import as_call_id, require_kind, require_name
+from qflare.service.covered import covered
 from qflare.service.tenant_view import TenantView
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class PolicyCalls(TenantView):
         engine = await self._engine()
         return await engine.policies.get(self.tenant)
 
+    @covered
     async def set_rotation_policy(self, policy: RotationPolicy | None, *, call_id: bytes | None = None) -> None:
         """
         Make *policy* the tenant's, or remove it; it holds at once for the keys that exist.
@@ -53,6 +55,7 @@ class PolicyCalls(TenantView):
         engine = await self._engine()
         return await engine.policies.plan(self.tenant, policy)
 
+    @covered
     async def request_device_rotation(
         self, device_id: str, *, reason: str = "asked for by the operator", call_id: bytes | None = None
     ) -> RotationMark:

@@ -11,6 +11,7 @@ from qflare.model.ids import IncidentId, ResponseId
 from qflare.model.response import NewResponse, ResponseAction, ResponseState, ResponseTarget
 from qflare.protocol.identity import device_ref
 from qflare.service.arguments import as_call_id, as_identifier, as_list, require_kind, require_name
+from qflare.service.covered import covered
 from qflare.service.operator_calls import require_operator_name
 from qflare.service.tenant_view import TenantView
 
@@ -50,6 +51,7 @@ class ResponseCalls(TenantView):
         target = self._target(device_id, source)
         return await engine.responses.plan(self.tenant, as_action(action), target, per_minute=per_minute)
 
+    @covered
     async def respond(
         self,
         action: ResponseAction | str,
@@ -106,6 +108,7 @@ class ResponseCalls(TenantView):
         kept = await engine.responses.ask(self.tenant, asked)
         return kept if kept.lacks else await engine.responses.carry_out(self.tenant, kept)
 
+    @covered
     async def confirm_response(self, response_id: bytes, *, by: str) -> Response:
         """
         Say that another operator wants it too; it is carried out as soon as enough do.
@@ -118,6 +121,7 @@ class ResponseCalls(TenantView):
         engine = await self._engine()
         return await engine.responses.confirm(self.tenant, as_response(response_id), by=require_operator_name(by))
 
+    @covered
     async def undo_response(self, response_id: bytes, *, by: str, reason: str) -> Response:
         """
         Put back what was before a response; once, and only if what it did still stands.
@@ -131,6 +135,7 @@ class ResponseCalls(TenantView):
         named = require_operator_name(by)
         return await engine.responses.undo(self.tenant, as_response(response_id), by=named, because=reason)
 
+    @covered
     async def dismiss_response(self, response_id: bytes, *, by: str, reason: str) -> Response:
         """Say that a proposal is not wanted. `IllegalTransitionError` if it was carried out: undo it."""
         engine = await self._engine()

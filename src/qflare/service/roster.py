@@ -28,6 +28,7 @@ from qflare.service.arguments import (
     require_name,
     require_text,
 )
+from qflare.service.covered import covered, covered_many, leave, told_once
 from qflare.service.exchange import DevicePublicKey
 from qflare.service.tenant_view import TenantView
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 LIST_MAX: Final = 10_000
 MANY_MAX: Final = 4096
 """Most items of one `…_many` call about keys."""
+_REISSUED: Final = "revoke the token (list_enrolment_tokens() shows it) and issue another under a new call id"
 
 
 class Roster(TenantView):
@@ -70,6 +72,7 @@ class Roster(TenantView):
         """
         return raised((await self.generate_device_keypairs_many([device_id], algorithm, call_id=call_id))[0])
 
+    @told_once(DeviceKeypair.wipe, remedy="rotate the device's keys", is_many=True)
     async def generate_device_keypairs_many(
         self, device_ids: Sequence[str], algorithm: str = "Kyber1024", *, call_id: bytes | None = None
     ) -> tuple[DeviceKeypair | QflareError, ...]:
@@ -79,6 +82,7 @@ class Roster(TenantView):
         change = as_call_id(call_id)
         engine = await self._engine()
         foundation = engine.foundation
+        await foundation.log.require_signer()
         made = await engine.reserve.take(len(names))
         try:
             registered = await engine.registrations.queue.submit_many(
@@ -129,6 +133,7 @@ class Roster(TenantView):
         keys = (device_id, verification_key, encapsulation_key)
         return raised((await self.register_devices_many([keys], call_id=call_id))[0])
 
+    @covered_many
     async def register_devices_many(
         self, devices: Sequence[tuple[str, bytes, bytes]], *, call_id: bytes | None = None
     ) -> tuple[Device | QflareError, ...]:
@@ -174,6 +179,7 @@ class Roster(TenantView):
         """
         return raised((await self.rotate_device_keys_many([device_id], call_id=call_id))[0])
 
+    @told_once(DeviceKeypair.wipe, remedy="rotate the device's keys again", is_many=True)
     async def rotate_device_keys_many(
         self, device_ids: Sequence[str], *, call_id: bytes | None = None
     ) -> tuple[DeviceKeypair | QflareError, ...]:
@@ -182,6 +188,7 @@ class Roster(TenantView):
         change = as_call_id(call_id)
         engine = await self._engine()
         devices = await engine.devices.get_many(self.tenant, names)
+        await engine.foundation.log.require_signer()
         made = await engine.reserve.take(len(names))
         results: list[DeviceKeypair | QflareError] = []
         try:
@@ -252,6 +259,7 @@ class Roster(TenantView):
 
     # --- states -----------------------------------------------------------------------------------
 
+    @covered
     async def revoke_device(self, device_id: str, *, reason: str, call_id: bytes | None = None) -> Device:
         """
         Revoke a device for good: its sessions end in the same transaction, here and on every other worker.
@@ -268,6 +276,7 @@ class Roster(TenantView):
         """
         return await self._set_state(device_id, KeyState.DEACTIVATED, reason=reason, call_id=call_id)
 
+    @covered
     async def compromise_device(self, device_id: str, *, reason: str, call_id: bytes | None = None) -> Device:
         """
         Say that a device's private keys are known to others: as `revoke_device`, and an alarm in the log.
@@ -276,10 +285,12 @@ class Roster(TenantView):
         """
         return await self._set_state(device_id, KeyState.COMPROMISED, reason=reason, call_id=call_id)
 
+    @covered
     async def suspend_device(self, device_id: str, *, reason: str, call_id: bytes | None = None) -> Device:
         """Suspend a device until `resume_device`; its sessions end. Errors as `revoke_device`."""
         return await self._set_state(device_id, KeyState.SUSPENDED, reason=reason, call_id=call_id)
 
+    @covered
     async def resume_device(
         self, device_id: str, *, reason: str = "resumed by the operator", call_id: bytes | None = None
     ) -> Device:
@@ -301,6 +312,7 @@ class Roster(TenantView):
             engine.sessions.forget_device(self.tenant, ref)
         return device
 
+    @covered
     async def set_device_psk(
         self, device_id: str, psk: SecretBytes | bytes | None, *, reason: str = "", call_id: bytes | None = None
     ) -> None:
@@ -329,6 +341,7 @@ class Roster(TenantView):
 
     # --- tokens and tenants -----------------------------------------------------------------------
 
+    @told_once(leave, remedy=_REISSUED)
     async def issue_enrolment_token(
         self, device_id: str, *, valid_s: int = 86_400, call_id: bytes | None = None
     ) -> str:
@@ -349,8 +362,10 @@ class Roster(TenantView):
         name = require_name(device_id)
         change = as_call_id(call_id)
         engine = await self._engine()
+        await engine.foundation.log.require_signer()
         return await engine.enrolments.issue(self.tenant, name, valid_s=valid_s, call_id=change)
 
+    @told_once(leave, remedy=_REISSUED, is_many=True)
     async def issue_enrolment_tokens_many(
         self, device_ids: Sequence[str], *, valid_s: int = 86_400, call_id: bytes | None = None
     ) -> tuple[str | QflareError, ...]:
@@ -359,6 +374,7 @@ class Roster(TenantView):
         change = as_call_id(call_id)
         require_validity(valid_s)
         engine = await self._engine()
+        await engine.foundation.log.require_signer()
         issued: list[str | QflareError] = []
         for name in names:
             # Each by itself: what fails for one must not lose the texts of those before it.
@@ -369,6 +385,7 @@ class Roster(TenantView):
                 issued.append(failure)
         return tuple(issued)
 
+    @covered
     async def create_tenant(
         self, name: str, *, tenant_id: TenantId | None = None, call_id: bytes | None = None
     ) -> TenantId:

@@ -40,6 +40,7 @@ from qflare.service.arguments import (
     require_whole,
 )
 from qflare.service.assembly import Engine, Foundation, Place, open_foundation
+from qflare.service.covered import covered
 from qflare.service.opening import Opening
 from qflare.service.operator_calls import require_operator_name
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from qflare.manager.log import Log
     from qflare.model.keeper_ports import Keeper
     from qflare.protocol.disclosure import Disclosure
     from qflare.protocol.leaf import JsonValue
@@ -311,6 +313,7 @@ class SecurityMonitor:
             plan_erasure(self._tenant, name, store=foundation.store, vault=foundation.entry_keys)
         )
 
+    @covered
     async def erase_device_entries(self, device_id: str) -> ErasurePlan:
         """
         Destroy what opens the log's entries about a device, for good; the tree and every proof stay valid.
@@ -424,6 +427,7 @@ class SecurityMonitor:
         foundation = await self._foundation()
         return await foundation.deadline.of(foundation.store.find_incident(self._tenant, wanted))
 
+    @covered
     async def move_incident(self, incident_id: bytes, state: IncidentState, *, by: str, note: str = "") -> Incident:
         """
         Acknowledge, open again or close an incident, with an event in the log; return it as it stands.
@@ -517,6 +521,10 @@ class SecurityMonitor:
             return None
         detection = (await self._engine()).detection
         return None if detection is None else detection.figures
+
+    async def _log(self) -> Log:
+        """Return the log under which changes are answered (`covered`)."""
+        return (await self._foundation()).log
 
     async def _foundation(self) -> Foundation:
         if self._engine is not None:

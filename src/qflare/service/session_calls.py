@@ -29,6 +29,7 @@ from qflare.service.arguments import (
     raised,
     require_kind,
 )
+from qflare.service.covered import covered
 from qflare.service.exchange import SessionKeyRequest
 from qflare.service.tenant_view import TenantView
 
@@ -114,6 +115,7 @@ class SessionCalls(TenantView):
         engine = await self._engine()
         return await engine.lookups.queue.submit(Wanted(self.tenant, sid), tenant_id=self.tenant)
 
+    @covered
     async def end_session(
         self,
         session_id: SessionId | bytes,

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from qflare.manager.log import Log
     from qflare.model.ids import TenantId
     from qflare.service.assembly import Engine
 
@@ -21,3 +22,7 @@ class TenantView(ABC):
     @abstractmethod
     async def _engine(self) -> Engine:
         """Return the running engine, opening it first if need be."""
+
+    async def _log(self) -> Log:
+        """Return the log under which changes are answered (`covered`)."""
+        return (await self._engine()).foundation.log

@@ -1,0 +1,174 @@
+"""While no head can be signed no change succeeds: it stands once, is answered when one can be, and no secret is lost."""
+
+import os
+import signal
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from given_time import GivenTime
+from manager_world import Edge, TurnedClock, managers
+from qflare.errors import SignerUnavailableError, UncoveredError
+from qflare.model.device import KeyState
+from qflare.model.rotation import RotationPolicy
+from qflare.protocol.device_keys import DeviceKeys
+from qflare.stores.signer import SignerClient
+from service.signers import short_folder, signer
+
+SIGNER_S = 2.0
+BOUND_S = 30
+"""Far above the signer's timeout for each question of a call, on a slow machine."""
+WHY = {"reason": "test"}
+
+
+class World:
+    """A manager whose log a process signs, which is killed and started again, and what the changes are about."""
+
+    def __init__(self, place, manager, process, stack):
+        self.folder, self.socket = place / "keys", place / "s"
+        self.manager, self.monitor = manager, manager.monitor
+        self.process = process
+        self._stack = stack
+        self.keys = DeviceKeys.generate()
+
+    async def prepare(self):
+        manager = self.manager
+        names = ("revoked", "known", "away", "back", "psk", "due", "left", "cut", "shut", "put back", "two", "wanted")
+        self.edges = {name: await Edge.provision(manager, name) for name in names}
+        await manager.suspend_device("back", **WHY)
+        self.left, self.cut = [(await self.edges[name].connect(manager)).sid for name in ("left", "cut")]
+        await manager.issue_enrolment_token("token")
+        (self.token,) = await manager.list_enrolment_tokens()
+        for name in ("ann", "bob", "old"):
+            await manager.add_operator(name)
+        self.done = await manager.respond("quarantine", device_id="put back", by="ann", reason="x")
+        self.proposed = await manager.respond("revoke", device_id="two", by="ann", reason="x")
+        self.unwanted = await manager.respond("revoke", device_id="wanted", by="ann", reason="x")
+
+        self.plant = manager.for_tenant(await manager.create_tenant("another"))
+        for name in ("ann", "bob"):
+            await self.plant.add_operator(name)
+        await self.plant.require_two_persons(by="ann")
+
+    async def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+    async def start(self):
+        self.process = await self._stack.enter_async_context(signer(self.folder, self.socket))
+
+    async def size(self):
+        return await self.monitor.log_size()
+
+    async def signed(self):
+        client = SignerClient(str(self.socket), timeout_s=60.0)
+        try:
+            return (await client.last())[1].size
+        finally:
+            await client.close()
+
+    async def failed(self):
+        log = (await self.manager._engine()).foundation.log
+        return sum(count for (step, _), count in log.failures.counts.items() if step == "sign")
+
+    def register(self, call_id):
+        return self.manager.register_device(
+            "new",
+            verification_key=self.keys.verification_key,
+            encapsulation_key=self.keys.encapsulation_key,
+            call_id=call_id,
+        )
+
+
+@asynccontextmanager
+async def world(database_dsn, tmp_path, **changes):
+    async with AsyncExitStack() as stack:
+        place = stack.enter_context(short_folder())
+        process = await stack.enter_async_context(signer(place / "keys", place / "s"))
+        changes = {"signer_socket": str(place / "s"), "signer_timeout_s": SIGNER_S} | changes
+        # The clock stands still: a bucket that begins meanwhile has entries of its own.
+        (manager,) = await stack.enter_async_context(managers(database_dsn, tmp_path, clock=TurnedClock(), **changes))
+        its = World(place, manager, process, stack)
+        await its.prepare()
+        yield its
+
+
+CHANGES = {
+    "revoke_device": (lambda w, c: w.manager.revoke_device("revoked", **WHY, call_id=c), 1),
+    "compromise_device": (lambda w, c: w.manager.compromise_device("known", **WHY, call_id=c), 1),
+    "suspend_device": (lambda w, c: w.manager.suspend_device("away", **WHY, call_id=c), 1),
+    "resume_device": (lambda w, c: w.manager.resume_device("back", **WHY, call_id=c), 1),
+    "set_device_psk": (lambda w, c: w.manager.set_device_psk("psk", b"\x07" * 64, call_id=c), 1),
+    "register_device": (lambda w, c: w.register(c), 1),
+    "create_tenant": (lambda w, c: w.manager.create_tenant("plant", call_id=c), 1),
+    "revoke_enrolment_token": (
+        lambda w, c: w.manager.revoke_enrolment_token(w.token.token_id, **WHY, call_id=c),
+        1,
+    ),
+    "end_session": (lambda w, c: w.manager.end_session(w.left, call_id=c), 1),
+    "revoke_session": (lambda w, c: w.manager.revoke_session(w.cut, **WHY, call_id=c), 1),
+    "set_rotation_policy": (lambda w, c: w.manager.set_rotation_policy(RotationPolicy(max_records=5), call_id=c), 1),
+    "request_device_rotation": (lambda w, c: w.manager.request_device_rotation("due", call_id=c), 1),
+    "respond": (lambda w, c: w.manager.respond("quarantine", device_id="shut", by="ann", reason="x", call_id=c), 2),
+    "confirm_response": (lambda w, _: w.manager.confirm_response(w.proposed.response_id, by="bob"), 2),
+    "dismiss_response": (lambda w, _: w.manager.dismiss_response(w.unwanted.response_id, by="bob", reason="x"), 1),
+    "undo_response": (lambda w, _: w.manager.undo_response(w.done.response_id, by="bob", reason="x"), 1),
+    "require_two_persons": (lambda w, _: w.manager.require_two_persons(by="ann"), 1),
+    "allow_one_person": (lambda w, _: w.plant.allow_one_person(by="ann"), 1),
+    "remove_root": (lambda w, _: w.manager.remove_root(), 1),
+    "erase_device_entries": (lambda w, _: w.monitor.erase_device_entries("psk"), 1),
+}
+"""By call: the change, and the entries that it writes."""
+TOLD_ONCE = {
+    "issue_enrolment_token": lambda w, c: w.manager.issue_enrolment_token("x", call_id=c),
+    "issue_enrolment_tokens_many": lambda w, c: w.manager.issue_enrolment_tokens_many(["y", "z"], call_id=c),
+    "generate_device_keypair": lambda w, c: w.manager.generate_device_keypair("g", call_id=c),
+    "rotate_device_keys": lambda w, c: w.manager.rotate_device_keys("left", call_id=c),
+    "add_operator": lambda w, _: w.manager.add_operator("joe"),
+    "renew_operator": lambda w, _: w.manager.renew_operator("bob", **WHY),
+    "export_root": lambda w, _: w.manager.export_root(),
+    # Not told, but the signer itself makes their keys.
+    "request_certificate": lambda w, c: w.manager.request_certificate(**WHY, call_id=c),
+    "rotate_identity": lambda w, c: w.manager.rotate_identity(**WHY, call_id=c),
+}
+"""By call: a change of which nothing is done while no head can be signed."""
+
+
+async def test_a_change_stands_once_and_is_answered_under_a_head(database_dsn, tmp_path):
+    """Each changing call with the signer killed: no success, soon, counted once, done once; again with it: success."""
+    async with world(database_dsn, tmp_path) as its:
+        ids = {name: os.urandom(16) for name in (*TOLD_ONCE, *CHANGES)}
+        await its.kill()
+        for name, call in TOLD_ONCE.items():
+            size, failed, given = await its.size(), await its.failed(), GivenTime()
+            with pytest.raises(SignerUnavailableError) as ended:
+                await call(its, ids[name])
+            assert given.is_within(BOUND_S), name
+            assert not isinstance(ended.value, UncoveredError), name
+            # The signer is not asked for a head where it was asked for a key.
+            asked = 0 if name in {"request_certificate", "rotate_identity"} else 1
+            assert (size, failed + asked) == (await its.size(), await its.failed()), name
+        for name, (call, entries) in CHANGES.items():
+            size, failed, given = await its.size(), await its.failed(), GivenTime()
+            with pytest.raises(UncoveredError, match=r"done and durable.*qflare signer.*same call id"):
+                await call(its, ids[name])
+            assert given.is_within(BOUND_S), name
+            assert (size + entries, failed + 1) == (await its.size(), await its.failed()), name
+            with pytest.raises(UncoveredError):
+                await call(its, ids[name])
+            assert (size + entries, failed + 2) == (await its.size(), await its.failed()), name
+        assert KeyState.DEACTIVATED is (await its.manager.find_device("revoked")).state
+        assert KeyState.SUSPENDED is (await its.manager.find_device("shut")).state
+        assert KeyState.DEACTIVATED is (await its.manager.find_device("two")).state
+        await its.start()
+        size, failed = await its.size(), await its.failed()
+        for name, (call, _) in CHANGES.items():
+            await call(its, ids[name])
+            assert size == await its.size() == await its.signed(), name
+        for name, call in TOLD_ONCE.items():
+            if name not in {"export_root", "rotate_identity"}:
+                # Those need the root, which was removed above.
+                await call(its, ids[name])
+                assert await its.size() == await its.signed(), name
+        assert failed == await its.failed()
+        assert await its.size() == (await its.monitor.verify_log()).size

@@ -1,0 +1,85 @@
+"""Every public call that changes something is answered under a signed head, or says why it needs none."""
+
+import inspect
+
+from qflare.service.covered import HEAD, HOW, TOLD_ONCE
+from qflare.service.key_manager import QuantumKeyManager
+from qflare.service.security_monitor import SecurityMonitor
+
+LOOKS = {
+    QuantumKeyManager: {
+        "announcement", "check_operator", "current_bucket", "derive_session_key", "derive_session_keys_many", "figures",
+        "find_device", "find_enrolment_token", "find_operator", "find_response", "find_secret_id", "find_session",
+        "get_device_public_key", "get_device_public_keys_many", "get_identity_report", "get_key_statistics",
+        "get_two_person_control", "identity", "list_bucket_keys", "list_device_keys", "list_devices",
+        "list_enrolment_tokens", "list_operators", "list_responses", "list_server_keys", "list_sessions",
+        "list_tenants", "log_checkpoint", "log_hashes", "log_keys", "plan_response", "plan_rotations", "queue_statistics",
+        "readiness", "reserve_statistics", "response_use", "rotation_policy", "rotation_progress", "server_id",
+        "until_restored", "verify_session_key",
+    },
+    SecurityMonitor: {
+        "checkpoint", "disclose_event", "find_incident", "get_security_dashboard_data", "identities", "identity",
+        "list_events", "list_incidents", "log_size", "open_archived", "plan_device_erasure", "verify_event_integrity",
+        "verify_log",
+    },
+}  # fmt: skip
+"""Change nothing, or sign themselves."""
+NO_ENTRY = {
+    QuantumKeyManager: {
+        # Open, close, begin loops of this worker.
+        "close", "open", "start_responding",
+        # Messages and records: what they change is no entry of the log.
+        "answer_hello", "answer_hellos_many", "initiate_temporal_key_exchange", "initiate_temporal_key_exchanges_many",
+        "offer_for", "offers_for_many", "open_record", "open_records_many", "prepare_offers", "seal_record",
+        "seal_records_many", "seal_replies_many", "seal_reply", "seal_request", "seal_requests_many",
+    },
+    SecurityMonitor: {"close", "note_update_norms", "open"},
+}  # fmt: skip
+RECEIPT = {
+    QuantumKeyManager: {"complete_key_exchange", "confirm", "confirm_many"},
+    SecurityMonitor: {"log_security_event", "log_security_events_many"},
+}
+"""Answer with a receipt of the entry."""
+INSIDE = {QuantumKeyManager: {"answer_control", "answer_enrolment", "answer_enrolments_many"}, SecurityMonitor: set()}
+"""Cover in the batch: Rekeys, Rotations and Enrolments of `qflare.manager`."""
+BY_MANY = {
+    "generate_device_keypair": "generate_device_keypairs_many",
+    "register_device": "register_devices_many",
+    "rotate_device_keys": "rotate_device_keys_many",
+}
+"""Calls whose work and answer are another's."""
+
+
+def public_calls(kind):
+    """The awaited calls of a class, by name."""
+    return {
+        name: call for name, call in inspect.getmembers(kind, inspect.iscoroutinefunction) if not name.startswith("_")
+    }
+
+
+def declared(kind):
+    """How each call that says so comes under a head."""
+    return {name: how for name, call in public_calls(kind).items() if (how := getattr(call, HOW, None))}
+
+
+def test_every_call_says_how_its_answer_comes_under_a_head():
+    """Looks, calls without an entry, with a receipt, covered inside, by another call, or declared: each in one place."""
+    for kind in (QuantumKeyManager, SecurityMonitor):
+        calls = public_calls(kind)
+        by_many = {name: many for name, many in BY_MANY.items() if name in calls}
+        groups = [LOOKS[kind], NO_ENTRY[kind], RECEIPT[kind], INSIDE[kind], set(by_many), set(declared(kind))]
+        placed = [name for group in groups for name in group]
+        assert sorted(placed) == sorted(calls), set(placed) ^ set(calls)
+        for name, many in by_many.items():
+            assert many in inspect.unwrap(calls[name]).__code__.co_names
+            assert many in declared(kind)
+
+
+def test_what_is_told_once_asks_for_a_signer_first():
+    """A call whose secret is told once refuses before it makes one; each other one does what it does at once."""
+    for kind in (QuantumKeyManager, SecurityMonitor):
+        for name, how in declared(kind).items():
+            body = inspect.unwrap(getattr(kind, name)).__code__.co_names
+            asks = "require_signer" in body or "_give_secret" in body
+            assert how == (TOLD_ONCE if asks else HEAD), name
+    assert "require_signer" in QuantumKeyManager._give_secret.__code__.co_names
