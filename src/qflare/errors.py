@@ -259,9 +259,10 @@ class UncoveredError(SignerUnavailableError):
     can be signed, the call does nothing a second time and succeeds.
     """
 
-    def __init__(self, reason: str, *, remedy: str = "") -> None:
-        """Carry the *reason* why none could be signed, and the *remedy* where it is another than to repeat the call."""
-        then = remedy or "repeat it with the same call id, which does nothing twice, or look at what stands"
+    def __init__(self, reason: str, *, call_id: bytes | None = None, remedy: str = "") -> None:
+        """Carry the *reason* why none could be signed; *remedy* says what to do where it is not to repeat the call."""
+        named = "the same call id" if call_id is None else f"call id {call_id.hex()}"
+        then = remedy or f"repeat it with {named}, which does nothing twice, or look at what stands"
         super().__init__(
             f"done and durable, but no signed head of the log covers it yet: {reason}; once one can be signed, {then}"
         )

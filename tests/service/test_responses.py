@@ -60,6 +60,8 @@ async def test_a_dry_run_changes_nothing(database_dsn, admin, tmp_path):
         await operators(manager, "ann")
         edge = await Edge.provision(manager)
         await edge.connect(manager)
+        # Heads are stored in the background, but this one now.
+        await manager.monitor.checkpoint()
         before = await whole(admin)
         plans = {
             action: await manager.plan_response(action, device_id=edge.name)

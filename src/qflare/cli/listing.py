@@ -40,9 +40,11 @@ def parse_id(text: str, *, name: str) -> bytes:
     return value
 
 
-def parse_call_id(text: str | None) -> bytes | None:
-    """Read the id of a change, if one was given. `ConfigError` if it is none."""
-    return None if text is None else parse_id(text, name="--call-id")
+def parse_call_id(text: str | None) -> bytes:
+    """Read the id of a change; a fresh one if none was given, for an error to name. `ConfigError` if it is none."""
+    from qflare.model.call import fresh_call
+
+    return fresh_call() if text is None else parse_id(text, name="--call-id")
 
 
 def emit_page(

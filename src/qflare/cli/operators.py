@@ -87,6 +87,7 @@ def revoke(
     name: Name,
     *,
     reason: listing.Reason,
+    call_id: options.CallId = None,
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
@@ -96,8 +97,10 @@ def revoke(
     from qflare.cli.managing import run_with_manager
     from qflare.cli.output import emit
 
+    change = listing.parse_call_id(call_id)
+
     async def work(manager: QuantumKeyManager) -> Operator:
-        return await manager.revoke_operator(name, reason=reason)
+        return await manager.revoke_operator(name, reason=reason, call_id=change)
 
     facts = _facts(run_with_manager(work, dsn, data_dir, tenant=tenant))
     emit(facts, as_json=as_json, text=f"operator {name} is revoked")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from qflare.model.event import NewEvent
-from qflare.model.ids import TenantId
+from qflare.model.ids import CallId, TenantId
 from qflare.model.operator import NewOperator, Operator, Verifier
 
 
@@ -29,5 +29,7 @@ class OperatorStore(Protocol):
     ) -> tuple[Operator, ...]:
         """Return up to *limit* operators in order of name, bytewise, from the one after *after* on."""
 
-    async def revoke_operator(self, tenant_id: TenantId, name: str, *, reason: str, event: NewEvent) -> None:
+    async def revoke_operator(
+        self, tenant_id: TenantId, name: str, *, reason: str, event: NewEvent, call_id: CallId | None = None
+    ) -> None:
         """Take an operator's access; `IllegalTransitionError` if that was done, `KeyNotFoundError` if absent."""

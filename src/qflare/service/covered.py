@@ -83,11 +83,13 @@ def _declared(
                 discard(item)
             if not isinstance(failure, UncoveredError):
                 raise
-            if remedy:
-                failure = UncoveredError(failure.reason, remedy=f"{remedy}: its secret was told to nobody")
+            told = f"{remedy}: its secret was told to nobody" if remedy else ""
+            call_id = kwargs.get("call_id")
+            named = call_id if isinstance(call_id, bytes) else None
+            answer = UncoveredError(failure.reason, call_id=named, remedy=told)
             if not is_many:
-                raise failure from None
-            return tuple(item if isinstance(item, QflareError) else failure for item in items)
+                raise answer from None
+            return tuple(item if isinstance(item, QflareError) else answer for item in items)
         return result
 
     setattr(answered, HOW, how)

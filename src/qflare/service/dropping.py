@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import UsageError
 from qflare.manager.settings import ManagerSettings
+from qflare.model.call import call_about
 from qflare.model.event import EventSeverity, SecurityEventType
-from qflare.model.ids import DEFAULT_TENANT
+from qflare.model.ids import DEFAULT_TENANT, ID_BYTES, CallId
 from qflare.monitor.audit import verify_log
 from qflare.monitor.erasure import ARCHIVED
 from qflare.protocol.log_key import LogKey
@@ -118,7 +119,9 @@ async def _tell(foundation: Foundation, found: ExportFindings, digest: str) -> i
         {"archives_sha256": digest, "root": found.root.hex(), "size": found.size, "what": ARCHIVED},
     )
     (event,) = prepare_events([draft], occurred_at_ms=foundation.clock.now_ms())
-    return (await foundation.log.log_event(DEFAULT_TENANT, event)).index
+    # One entry for the same archives, however often it is tried, such as while no head can be signed.
+    change = call_about(CallId(found.root[:ID_BYTES]), b"archives-dropped", digest.encode())
+    return (await foundation.log.log_event(DEFAULT_TENANT, event, call_id=change)).index
 
 
 async def _drop(stack: AsyncExitStack, dsn: str, before: int, entry: int) -> int:

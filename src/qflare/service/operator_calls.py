@@ -12,7 +12,7 @@ from qflare.model.operator import NewOperator, Operator
 from qflare.model.reason import require_reason
 from qflare.model.response import RULE_PREFIX
 from qflare.secret import SecretBytes
-from qflare.service.arguments import require_kind, require_text
+from qflare.service.arguments import as_call_id, require_kind, require_text
 from qflare.service.covered import covered, leave, told_once
 from qflare.service.operator_secret import is_secret_of, make_verifier, new_secret
 from qflare.service.tenant_view import TenantView
@@ -109,9 +109,11 @@ class OperatorCalls(TenantView):
         return found
 
     @covered
-    async def revoke_operator(self, name: str, *, reason: str) -> Operator:
+    async def revoke_operator(self, name: str, *, reason: str, call_id: bytes | None = None) -> Operator:
         """
         Take an operator's access, for good: no login any more, and pages that are open end within seconds.
+
+        *call_id* is 16 random bytes: the same change again, within a day, is done once.
 
         Raises:
             IllegalTransitionError: that was done before.
@@ -120,6 +122,7 @@ class OperatorCalls(TenantView):
         """
         require_operator_name(name)
         _require_reason(reason, "say why the access ends")
+        change = as_call_id(call_id)
         engine = await self._engine()
         foundation = engine.foundation
         event = engine.devices.event(
@@ -129,7 +132,9 @@ class OperatorCalls(TenantView):
             device_id=None,
             severity=EventSeverity.WARNING,
         )
-        await foundation.deadline.of(foundation.store.revoke_operator(self.tenant, name, reason=reason, event=event))
+        await foundation.deadline.of(
+            foundation.store.revoke_operator(self.tenant, name, reason=reason, event=event, call_id=change)
+        )
         return await self.find_operator(name)
 
     async def find_secret_id(self, name: str) -> bytes | None:

@@ -12,7 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from qflare.clock import Clock, SystemClock
-from qflare.errors import ConflictError, KeyStateError, QflareError, UsageError
+from qflare.errors import ConflictError, KeyStateError, QflareError, UncoveredError, UsageError
 from qflare.service import correlation
 from qflare.service.aggregator.notices import Notices
 from qflare.service.page import deciding, lists, views
@@ -79,6 +79,11 @@ _LISTS: Final = {
 _CONFLICT: Final = 409
 _SHOWN: Final = frozenset({403, _CONFLICT, 429})
 """What is said on the document that the form is of; what is no form of ours has a line of its own."""
+_NOT_YET: Final = 503
+_UNCOVERED: Final = (
+    "It was done and stands, but no signed head of the log covers it yet, since none can be signed. The next one does; "
+    "whoever looks after the server finds the reason in its log."
+)
 _JSON: Final = "application/json"
 _UNAVAILABLE: Final = "The database does not answer as it should. Try again in a moment."
 _log = logging.getLogger("qflare.service.page")
@@ -272,6 +277,10 @@ class Page:
         look = self._watch(visit).look
         try:
             return redirect(await change(visit, look, fields))
+        except UncoveredError as failure:
+            # What the document shows is how it stands now.
+            self._say(_NOT_YET, str(failure))
+            return html(await show(visit, look, fields, problem=_UNCOVERED), (b"retry-after", b"2"), status=_NOT_YET)
         except (RequestError, UsageError, KeyStateError, ConflictError) as failure:
             status = failure.status if isinstance(failure, RequestError) else _CONFLICT
             if status not in _SHOWN:

@@ -6,7 +6,7 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from qflare.errors import IllegalTransitionError, KeyNotFoundError
-from qflare.model.call import fresh_call
+from qflare.model.call import call_about, fresh_call
 from qflare.model.operator import NewOperator, Operator, OperatorState, Verifier
 from qflare.stores.postgres.calls import carried_out
 from qflare.stores.postgres.connections import Connected
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from qflare.model.event import NewEvent
-    from qflare.model.ids import TenantId
+    from qflare.model.ids import CallId, TenantId
     from qflare.stores.postgres.connections import Transaction
 
 
@@ -74,9 +74,11 @@ class Operators(Connected):
             rows = await transaction.fetch("list_operators", transaction.tenant_id, after or "", limit)
         return tuple(_operator(row, tenant_id) for row in rows)
 
-    async def revoke_operator(self, tenant_id: TenantId, name: str, *, reason: str, event: NewEvent) -> None:
+    async def revoke_operator(
+        self, tenant_id: TenantId, name: str, *, reason: str, event: NewEvent, call_id: CallId | None = None
+    ) -> None:
         """Take an operator's access; `IllegalTransitionError` if that was done, `KeyNotFoundError` if absent."""
-        change = fresh_call()
+        change = call_about(call_id, b"operator-revoked", name.encode())
 
         async def revoke() -> int:
             async with self._connections.transaction(tenant_id) as transaction:
@@ -85,7 +87,7 @@ class Operators(Connected):
                 await transaction.note_call(change, "operator")
             return 1
 
-        await carried_out(self._connections, tenant_id, change, revoke, is_given=False)
+        await carried_out(self._connections, tenant_id, change, revoke, is_given=call_id is not None)
 
 
 async def _change(transaction: Transaction, query: str, name: str, *values: object) -> None:

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Final
 
 from qflare.errors import AlreadyExistsError, IllegalTransitionError, KeyNotFoundError
+from qflare.model.call import call_about
 from qflare.model.event import NewEvent
-from qflare.model.ids import NAME_BYTES_MAX, TenantId
+from qflare.model.ids import NAME_BYTES_MAX, CallId, TenantId
 from qflare.model.operator import SALT_BYTES, VERIFIER_BYTES, NewOperator, Operator, OperatorState, Verifier
 from qflare.testing.memory.constraints import REASON_BYTES_MAX, require, require_size, require_text
 from qflare.testing.memory.entries import Logging
@@ -73,14 +74,20 @@ class Operators(Logging):
             ]
             return tuple(sorted(mine, key=lambda row: row.name.encode())[:limit])
 
-    async def revoke_operator(self, tenant_id: TenantId, name: str, *, reason: str, event: NewEvent) -> None:
+    async def revoke_operator(
+        self, tenant_id: TenantId, name: str, *, reason: str, event: NewEvent, call_id: CallId | None = None
+    ) -> None:
         """Take an operator's access; `IllegalTransitionError` if that was done, `KeyNotFoundError` if absent."""
+        change = call_about(call_id, b"operator-revoked", name.encode())
         async with self._transaction(tenant_id) as tables:
+            if self._carried_out(tenant_id, change) is not None:
+                return
             row = _require_active(tables.operators.get((tenant_id, name)), name)
             require_text(reason, "operator_state_reason_size", 0, REASON_BYTES_MAX)
             revoked = replace(row, state=OperatorState.REVOKED, reason=reason, changed_at=self._now)
             tables.operators.put((tenant_id, name), revoked)
             self._write_events(tenant_id, [event])
+            self._note_call(tenant_id, change)
 
 
 def _require_active(row: Operator | None, name: str) -> Operator:
