@@ -108,6 +108,7 @@ def apply(
     source: Source = None,
     per_minute: PerMinute = None,
     hours: LastsHours = None,
+    call_id: options.CallId = None,
     tenant: options.Tenant = None,
     dsn: options.Dsn = None,
     data_dir: options.DataDir = None,
@@ -131,6 +132,7 @@ def apply(
         )
         return
     key = None if incident == "-" else listing.parse_id(incident, name="INCIDENT")
+    change = listing.parse_call_id(call_id)
 
     async def work(manager: QuantumKeyManager) -> Response:
         await authenticate(manager, by, secret_file)
@@ -143,6 +145,7 @@ def apply(
             per_minute=per_minute,
             lasts_s=None if hours is None else hours * 3600,
             incident_id=key,
+            call_id=change,
         )
 
     done = run_with_manager(work, dsn, data_dir, tenant=tenant)
