@@ -1,24 +1,27 @@
 -- name: append_events :one
 -- Append events of one tenant in order.
--- $1 tenant_id uuid, $2 types text[], $3 severities text[], $4 device_ids text[], $5 data bytea[], $6 leaves bytea[],
--- $7 occurred_ms bigint[], $8 call ids uuid[], $9 bigint[]: of each change, its event's place among these, from 0
--- One type, severity, device or time stands for all that are alike.
+-- $1 tenant_id uuid, $2 types text[], $3 severities text[], $4 device_ids text[], $5 data bytea, $6 its edges text,
+-- $7 leaves bytea, $8 their edges text, $9 leaf hashes bytea, $10 occurred_ms bigint[], $11 places of keys bigint[],
+-- $12 keys bytea, $13 call ids uuid[], $14 bigint[]: of each change, its event's place among these, from 0
+-- One type, severity, device or time stands for all that are alike; edges are an integer[] as text.
 WITH done AS MATERIALIZED (
     SELECT w.first_index, w.old_frontier
-      FROM (SELECT ARRAY[cardinality($6::bytea[])] AS size) AS n
-     CROSS JOIN LATERAL qflare.append_events(
+      FROM (SELECT ARRAY[octet_length($9::bytea) / 32] AS size) AS n
+     CROSS JOIN LATERAL qflare.append_entries(
                $1,
                CASE cardinality($2::text[]) WHEN 1 THEN array_fill(($2::text[])[1], n.size) ELSE $2 END,
                CASE cardinality($3::text[]) WHEN 1 THEN array_fill(($3::text[])[1], n.size) ELSE $3 END,
                CASE cardinality($4::text[]) WHEN 1 THEN array_fill(($4::text[])[1], n.size) ELSE $4 END,
-               $5, $6,
-               CASE cardinality($7::bigint[]) WHEN 1 THEN array_fill(($7::bigint[])[1], n.size) ELSE $7 END) AS w)
-SELECT d.first_index, d.old_frontier, qflare.note_calls($1, $8, 'event', d.first_index, $9) AS is_noted
+               $5, $6::text::integer[], $7, $8::text::integer[], $9,
+               CASE cardinality($10::bigint[]) WHEN 1 THEN array_fill(($10::bigint[])[1], n.size) ELSE $10 END,
+               $11, $12) AS w)
+SELECT d.first_index, d.old_frontier, qflare.note_calls($1, $13, 'event', d.first_index, $14) AS is_noted
   FROM done AS d;
 
 -- name: write_events :one
 -- The same inside a transaction that entered the tenant; only those with $2 true.
--- $1 tenant_id uuid, $2 keep boolean[], $3 to $8 as $2 to $7 of append_events
+-- $1 tenant_id uuid, $2 keep boolean[], $3 types text[], $4 severities text[], $5 device_ids text[], $6 data bytea[],
+-- $7 leaves bytea[], $8 occurred_ms bigint[]
 SELECT w.first_index, w.old_frontier
   FROM qflare.write_events($1, $2, $3, $4, $5, $6, $7, $8) AS w;
 

@@ -277,7 +277,7 @@ async def test_callers_of_a_batch_get_their_own_answers_through_cut_connections(
             for record in opened:
                 with record, record.plaintext.view() as view:
                     assert b"x" == bytes(view)
-            proxy.cut("append_events", point)
+            proxy.cut("append_entries", point)
             logged = await asyncio.gather(*(manager.monitor.log_security_event(*EVENT, {"n": n}) for n in range(5)))
             assert 5 == len({each.index for each in logged})
         assert 9 == proxy.made

@@ -207,7 +207,7 @@ class Kinds:
 @pytest.mark.parametrize(
     "change_of",
     [
-        ("events", "append_events", 2),
+        ("events", "append_entries", 2),
         ("sessions", "confirm_sessions", 2),
         ("streams", "accept_streams", 2),
         ("devices", "add_devices", 1),
@@ -242,7 +242,7 @@ async def test_an_unknown_outcome_says_so_and_may_be_repeated(store, hasty, prox
     size = (await store.log_head()).size
     calls = (
         (
-            "append_events",
+            "append_entries",
             lambda change: hasty.append_events(T, [event], call_ids=[change]),
         ),
         (

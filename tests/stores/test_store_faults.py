@@ -273,6 +273,6 @@ async def test_a_running_worker_outlives_a_migration_and_names_a_schema_that_is_
     await admin.execute("DELETE FROM qflare.schema_version")
     with pytest.raises(SchemaMismatchError, match="qflare migrate"):
         await store.check()
-    await admin.execute("DROP FUNCTION qflare.append_events")
+    await admin.execute("DROP FUNCTION qflare.append_entries")
     with pytest.raises(SchemaMismatchError):
         await store.append_events(T, [new_event()])

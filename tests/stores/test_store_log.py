@@ -1,8 +1,11 @@
 import asyncio
 import hashlib
 import random
+import uuid
+from dataclasses import replace
 from os import urandom
 
+import asyncpg
 import pytest
 
 from qflare.errors import BatchError, ConflictError
@@ -17,7 +20,8 @@ from qflare.protocol.log import (
     verify_consistency,
     verify_inclusion,
 )
-from store_records import new_event
+from qflare.stores.postgres.columns import event_columns
+from store_records import new_event, new_sealed_event
 
 pytestmark = pytest.mark.contract
 
@@ -169,3 +173,63 @@ async def test_only_confirm_writes_session_entries(admin):
             " leaf_data, data, recorded_at) VALUES (0, gen_random_uuid(), 1, 'system', 'info', sha256('\\x0001'),"
             " '\\x01', '{}', now())"
         )
+
+
+async def test_a_leaf_hash_of_other_data_is_refused(store, admin):
+    """Workers bring the hashes of their leaves, and the rows' constraint holds each against its leaf."""
+    await store.append_events(DEFAULT_TENANT, [new_event()])
+    events = [new_event(), new_event()._replace(leaf_hash=urandom(32)), new_event()]
+    with pytest.raises(ConflictError, match="audit_entry_leaf_hash_of_data"):
+        await store.append_events(DEFAULT_TENANT, events)
+    assert 1 == (await store.log_head()).size
+    assert 1 == await admin.fetchval("SELECT count(*) FROM qflare.audit_entry")
+
+
+async def test_columns_of_different_lengths_are_refused(store, admin):
+    """No leaf without an entry, and no byte of no entry."""
+    hashed = hashlib.sha256(b"\x00leafleaf").digest()
+    good = [
+        str(uuid.UUID(bytes=DEFAULT_TENANT)), ["system"] * 2, ["info"] * 2, [None] * 2, b"{}{}", [0, 2, 4], b"leafleaf" * 2, [0, 8, 16],
+        hashed * 2, [1, 2], [1], bytes(93),
+    ]  # fmt: skip
+    call = (
+        "SELECT first_index FROM qflare.append_entries($1::text::uuid, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+    )
+    bad = {
+        1: ["system"], 2: ["info"] * 3, 3: [None], 4: b"{}{}x", 5: [0, 4], 6: b"leafleaf", 7: [0, 8, 15], 8: hashed * 3,
+        9: [1], 10: [], 11: bytes(92),
+    }  # fmt: skip
+    for place, value in bad.items():
+        with pytest.raises(asyncpg.DataError, match="of different lengths"):
+            await admin.fetchval(call, *good[:place], value, *good[place + 1 :])
+    assert 0 == await admin.fetchval(call, *good)
+    assert (2, 2, [(1, bytes(32), bytes(61))]) == (
+        (await store.log_head()).size,
+        await admin.fetchval("SELECT count(*) FROM qflare.audit_entry"),
+        [tuple(row) for row in await admin.fetch("SELECT log_index, subject, sealed_key FROM qflare.audit_key")],
+    )
+
+
+async def test_what_workers_of_before_call_appends_the_same(store, admin):
+    """`append_events` with arrays, keys in front of the data, goes on from entries of the newer call, and they from it."""
+    frontier = Frontier()
+    for number in (3, 1, 6):
+        events = [new_sealed_event(), *(new_event(device_id="d") for _ in range(number))]
+        await store.append_events(DEFAULT_TENANT, events)
+        await admin.execute(
+            "SELECT qflare.append_events($1::text::uuid, $2, $3, $4, $5, $6, $7)",
+            str(uuid.UUID(bytes=DEFAULT_TENANT)),
+            *event_columns(events),
+        )
+        await admin.execute("RESET ROLE")
+        frontier, _ = frontier.append([event.leaf_hash for event in events] * 2)
+        assert frontier == Frontier(*await head_of(store))
+    entries = await store.list_entries(None, first=0, limit=99)
+    for place in range(len(events)):
+        one, other = entries[-1 - place], entries[-1 - place - len(events)]
+        assert replace(one, index=0, recorded_at=other.recorded_at) == replace(other, index=0)
+
+
+async def head_of(store):
+    head = await store.log_head()
+    return head.size, head.frontier

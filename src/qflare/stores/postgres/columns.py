@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from asyncpg.pgproto.pgproto import UUID
@@ -40,6 +41,11 @@ def as_uuids(identifiers: Sequence[bytes]) -> list[UUID]:
 def shortened(values: list[Value]) -> list[Value]:
     """Return a column as it is, or its one value if all rows have the same: for statements that take either."""
     return values[:1] if values.count(values[0]) == len(values) else values
+
+
+def joined(values: Sequence[bytes]) -> tuple[bytes, str]:
+    """Return the values of a column behind each other, and where each begins and the last ends, as an array's text."""
+    return b"".join(values), f"{{{','.join(map(str, accumulate(map(len, values), initial=0)))}}}"
 
 
 def as_time(seconds: int) -> datetime:

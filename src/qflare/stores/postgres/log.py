@@ -15,8 +15,8 @@ from qflare.stores.postgres.columns import (
     as_time,
     as_uuid,
     as_uuids,
-    event_columns,
     hashed_append,
+    joined,
     shortened,
     split_frontier,
 )
@@ -215,19 +215,25 @@ class _Entries:
 
     async def _append(self) -> asyncpg.Record:
         named = [(number, change) for number, place in enumerate(self._sent) if (change := self._changes[place])]
-        types, severities, device_ids, data, leaves, times_ms = event_columns(
-            [self._events[place] for place in self._sent]
-        )
-        # The driver takes a microsecond for each value of a column: most are alike.
+        events = [self._events[place] for place in self._sent]
+        # The driver takes a microsecond for each value of a column: most are alike, and the others go as one.
+        keyed = [(number, event.sealed_key) for number, event in enumerate(events) if event.sealed_key is not None]
+        data, data_edges = joined([event.data if event.stored is None else event.stored for event in events])
+        leaves, leaf_edges = joined([event.leaf_data for event in events])
         rows = await self._connections.attempt(
             "append_events",
             as_uuid(self._tenant_id),
-            shortened(types),
-            shortened(severities),
-            shortened(device_ids),
+            shortened([event.event_type._value_ for event in events]),
+            shortened([event.severity._value_ for event in events]),
+            shortened([event.device_id if event.stored is None else None for event in events]),
             data,
+            data_edges,
             leaves,
-            shortened(times_ms),
+            leaf_edges,
+            b"".join([event.leaf_hash for event in events]),
+            shortened([event.occurred_at_ms for event in events]),
+            [number for number, _ in keyed],
+            b"".join([part for _, key in keyed for part in key]),
             as_uuids([self._batch, *(change for _, change in named)]),
             [0, *(number for number, _ in named)],
         )
