@@ -261,10 +261,10 @@ class Log:
         """Return a signed head of the log as it stands, or of what it became meanwhile."""
         known = self._latest
         head = await self._deadline.of(self._store.log_head())
+        root = root_of(head)
         checkpoint = self._held()
         is_later = checkpoint is not None and checkpoint is not known and checkpoint.size > head.size
-        if checkpoint is None or (checkpoint.size != head.size and not is_later):
-            root = root_of(head)
+        if checkpoint is None or ((checkpoint.size, checkpoint.root) != (head.size, root) and not is_later):
             if known is not None:
                 with self.failures.of("sign"):
                     await require_goes_on(known, head.size, root, store=self._store, deadline=self._deadline)
