@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _HEADS: Final = 8
 """Signed heads behind the first suspect from which the way down is tried, beside the latest."""
+_NEAR: Final = 500
+"""How far from its place a moved leaf is looked for, in entries."""
 _TELLS: Final = "receipts (--receipts) or a copy that was kept (--reference) tell it"
 _MISMATCHES_MAX: Final = 1 << 16
 """Most nodes that are remembered as not those of the rows: a log that was moved as a whole has one in every place."""
@@ -180,8 +182,8 @@ class Suspects:
     async def _descend(self, size: int, root: bytes, walked: int) -> tuple[Node, bytes] | None:
         """Return the lowest node under *root* that is not that of the rows, with its hash, or None."""
         names = nodes_for_frontier(size)
-        nodes = await self._source.find_nodes(names)
-        if len(nodes) != len(names) or frontier_from_nodes(size, nodes).root() != root:
+        nodes = await self._standing(names, size, root)
+        if nodes is None:
             return None
         here = next((node for node in names if self._is_bad(node, walked)), None)
         while here is not None and here[0] > 1:
@@ -193,10 +195,36 @@ class Suspects:
             here = left if self._is_bad(left, walked) else right
         return None if here is None else (here, nodes[here])
 
+    async def _standing(self, names: Sequence[Node], size: int, root: bytes) -> dict[Node, bytes] | None:
+        """Return the complete subtrees of a tree of *size* as they lead to *root*, or None."""
+        nodes = await self._source.find_nodes(names)
+        if len(nodes) == len(names) and frontier_from_nodes(size, nodes).root() == root:
+            return nodes
+        *inner, last = names
+        if last[0] > 0 or any(node not in nodes for node in inner):
+            return None
+        # The last entry is a subtree by itself: where rows were moved it stands beside its place.
+        near = range(max(0, last[1] - _NEAR), last[1] + _NEAR + 1)
+        leaves = await self._source.find_nodes([(0, index) for index in near])
+        above = [nodes[node] for node in inner]
+        leaf = await self._runner.run(partial(_leaf_under, root, above, tuple(leaves.values())))
+        return None if leaf is None else nodes | {last: leaf}
+
     def _is_bad(self, node: Node, walked: int) -> bool:
         """Whether a node, which is that of the signed log, is not that of the rows, or was not reached."""
         compared = walked if self._compared_to is None else min(walked, self._compared_to)
         return node in self._mismatches or range_of(node)[1] >= compared
+
+
+def _leaf_under(root: bytes, above: Sequence[bytes], leaves: Sequence[bytes]) -> bytes | None:
+    """Return which of *leaves* leads with the subtrees before it, the largest first, to *root*."""
+    for leaf in leaves:
+        node = leaf
+        for left in reversed(above):
+            node = hash_children(left, node)
+        if node == root:
+            return leaf
+    return None
 
 
 def is_signed(checkpoint: SignedCheckpoint, keys: Sequence[LogKey]) -> bool:
