@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 33;
+SET LOCAL qflare.installs_version = 34;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -569,8 +569,10 @@ CREATE TABLE IF NOT EXISTS qflare.log_head (
     only_row boolean NOT NULL DEFAULT true,
     size     qflare.log_head_size NOT NULL DEFAULT 0,
     frontier qflare.log_head_frontier NOT NULL DEFAULT '',
+    headed_from bigint,            -- index of the first heading: from it on every session stands under one
     CONSTRAINT log_head_pkey PRIMARY KEY (only_row),
-    CONSTRAINT log_head_only_row CHECK (only_row)
+    CONSTRAINT log_head_only_row CHECK (only_row),
+    CONSTRAINT log_head_headed_from_range CHECK (headed_from >= 0)
 );
 
 -- Hashes of complete subtrees above the leaves (RFC 9162); read by inclusion and consistency proofs.
@@ -907,7 +909,7 @@ CREATE TABLE IF NOT EXISTS qflare.change (
 
 -- Indexes beyond the keys ----------------------------------------------------------------------------------------------
 
--- Read by confirm_sessions (at most four live sessions a device) and by the end of a device's sessions.
+-- Read by head_sessions (at most four live sessions a device) and by the end of a device's sessions.
 CREATE INDEX IF NOT EXISTS session_live_by_device ON qflare.session (ref, tenant_id) WHERE state = 'live';
 -- Read by the turn, which seals reply keys again in order of request.
 CREATE INDEX IF NOT EXISTS reply_key_by_bucket ON qflare.reply_key (bucket, request_id);
@@ -1992,13 +1994,14 @@ BEGIN
 END
 $$;
 
--- confirm_sessions: H8 for a batch of claims of one tenant; results as ClaimResult.
--- log_indexes[i] is null where no session stands. first_index and old_frontier are null if nothing was created.
-CREATE OR REPLACE FUNCTION qflare.confirm_sessions(
+-- head_sessions: H8 for a batch of claims of one tenant; results as ClaimResult.
+-- log_indexes[i] is null where no session stands. first_index and old_frontier are null if nothing was created: else the
+-- heading stands at first_index, before its sessions, whose tenant and time no leaf of their own says (docs/audit.md).
+CREATE OR REPLACE FUNCTION qflare.head_sessions(
     p_tenant uuid, p_forms smallint[], p_ticket_buckets bigint[], p_sids uuid[], p_refs bytea[],
     p_key_versions bigint[], p_starts bigint[], p_lifetimes integer[], p_policies bigint[], p_th3_hashes bytea[],
     p_leaf_hashes bytea[], p_leaves bytea[], p_state_buckets bigint[], p_chain_keys bytea[], p_proves_kem boolean[],
-    p_now timestamptz, p_live_bucket bigint,
+    p_now timestamptz, p_live_bucket bigint, p_heading_leaf bytea, p_heading_data bytea,
     OUT results text[], OUT log_indexes bigint[], OUT first_index bigint, OUT old_frontier bytea)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -2012,6 +2015,8 @@ DECLARE
     v_crowded bytea[];
     v_ended   bigint[];
     v_excess  uuid[];
+    v_heading CONSTANT bytea := sha256('\x00'::bytea || p_heading_leaf);
+    v_from    bigint;       -- the first heading of the log
 BEGIN
     v_live := qflare.hold_buckets(p_ticket_buckets || p_state_buckets);
 
@@ -2095,19 +2100,26 @@ BEGIN
         END IF;
 
         -- From here on the log is locked: as little as possible, and no other lock but the counts'.
-        SELECT h.size, h.frontier INTO STRICT first_index, old_frontier FROM qflare.log_head AS h FOR UPDATE;
+        SELECT h.size, h.frontier, h.headed_from INTO STRICT first_index, old_frontier, v_from
+          FROM qflare.log_head AS h FOR UPDATE;
 
         INSERT INTO qflare.audit_entry (log_index, tenant_id, entry_type, event_type, severity, leaf_hash,
                                         leaf_data, data, recorded_at)
-        SELECT first_index + c.turn, p_tenant, 1, 'key_exchange', 'info', c.leaf_hash, c.leaf_data, '{}', p_now
+        SELECT first_index, p_tenant, get_byte(p_heading_leaf, 9), 'session_heading', 'info', v_heading, p_heading_leaf,
+               p_heading_data, p_now
+         UNION ALL
+        SELECT first_index + 1 + c.turn, p_tenant, 1, 'key_exchange', 'info', c.leaf_hash, c.leaf_data, '{}', p_now
           FROM unnest(v_turns, p_leaf_hashes, p_leaves) AS c (turn, leaf_hash, leaf_data)
          WHERE c.turn IS NOT NULL;
-        PERFORM qflare.extend_log(first_index, old_frontier, v_leaves);
+        PERFORM qflare.extend_log(first_index, old_frontier, v_heading || v_leaves);
+        IF v_from IS NULL THEN
+            UPDATE qflare.log_head SET headed_from = first_index;
+        END IF;
 
         INSERT INTO qflare.session (tenant_id, sid, slot, ref, key_version, form, start_bucket, last_bucket,
                                     policy, state, log_index, created_at)
         SELECT p_tenant, c.sid, (c.start + c.lifetime - 1) / 192 % 4, c.ref, c.key_version, c.form, c.start,
-               c.start + c.lifetime - 1, c.policy, 'live', first_index + c.turn, p_now
+               c.start + c.lifetime - 1, c.policy, 'live', first_index + 1 + c.turn, p_now
           FROM unnest(v_turns, p_sids, p_refs, p_key_versions, p_forms, p_starts, p_lifetimes, p_policies)
                AS c (turn, sid, ref, key_version, form, start, lifetime, policy)
          WHERE c.turn IS NOT NULL;
@@ -2133,7 +2145,7 @@ BEGIN
             WITH ranked AS (
                 SELECT s.sid,
                        row_number() OVER (PARTITION BY s.ref
-                                          ORDER BY s.log_index >= confirm_sessions.first_index DESC,
+                                          ORDER BY s.log_index >= head_sessions.first_index DESC,
                                                    s.carried_at IS NOT NULL DESC, s.log_index DESC) AS place
                   FROM qflare.session AS s
                  WHERE s.tenant_id = p_tenant
@@ -2151,7 +2163,7 @@ BEGIN
         END IF;
 
         FOR v_place IN 1 .. v_count LOOP
-            log_indexes[v_place] := first_index + v_turns[v_place];
+            log_indexes[v_place] := first_index + 1 + v_turns[v_place];
             IF v_turns[v_place] IS NOT NULL THEN
                 results[v_place] := 'created';
             END IF;
@@ -2175,6 +2187,43 @@ BEGIN
                 WHERE e.sid = h.sid AND e.tenant_id = p_tenant AND e.ref = c.ref AND e.state = 'live'
                   AND e.last_bucket >= p_live_bucket LIMIT 1) AS s ON true;
     END IF;
+END
+$$;
+
+-- confirm_sessions: head_sessions for workers of version 33, which write no heading: here it is made for them, an event of
+-- type 2, and they are told of the log as if it had stood before their batch.
+CREATE OR REPLACE FUNCTION qflare.confirm_sessions(
+    p_tenant uuid, p_forms smallint[], p_ticket_buckets bigint[], p_sids uuid[], p_refs bytea[],
+    p_key_versions bigint[], p_starts bigint[], p_lifetimes integer[], p_policies bigint[], p_th3_hashes bytea[],
+    p_leaf_hashes bytea[], p_leaves bytea[], p_state_buckets bigint[], p_chain_keys bytea[], p_proves_kem boolean[],
+    p_now timestamptz, p_live_bucket bigint,
+    OUT results text[], OUT log_indexes bigint[], OUT first_index bigint, OUT old_frontier bytea)
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_entered CONSTANT boolean := qflare.enter(p_tenant);  -- before anything else
+    v_leaf    CONSTANT bytea   := '\x51465831204c45414602'::bytea || uuid_send(gen_random_uuid()) || uuid_send(p_tenant)
+                                  || int8send(floor(extract(epoch FROM p_now) * 1000)::bigint)
+                                  || '\x0f'::bytea || 'session_heading'::bytea || '\x04'::bytea || 'info'::bytea
+                                  || '\x00'::bytea || int4send(2) || '{}'::bytea;
+    v_node    bytea            := sha256('\x00'::bytea || v_leaf);
+    v_size    bigint;
+BEGIN
+    SELECT h.results, h.log_indexes, h.first_index, h.old_frontier
+      INTO results, log_indexes, first_index, old_frontier
+      FROM qflare.head_sessions(p_tenant, p_forms, p_ticket_buckets, p_sids, p_refs, p_key_versions, p_starts,
+                                p_lifetimes, p_policies, p_th3_hashes, p_leaf_hashes, p_leaves, p_state_buckets,
+                                p_chain_keys, p_proves_kem, p_now, p_live_bucket, v_leaf, '{}') AS h;
+    IF first_index IS NULL THEN
+        RETURN;
+    END IF;
+    v_size := first_index;
+    WHILE v_size % 2 = 1 LOOP
+        v_node := sha256('\x01'::bytea || substring(old_frontier FROM octet_length(old_frontier) - 31) || v_node);
+        old_frontier := substring(old_frontier FROM 1 FOR octet_length(old_frontier) - 32);
+        v_size := v_size / 2;
+    END LOOP;
+    old_frontier := old_frontier || v_node;
+    first_index := first_index + 1;
 END
 $$;
 

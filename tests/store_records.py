@@ -15,6 +15,7 @@ from qflare.model.response import NewResponse, ResponseAction, ResponseTarget
 from qflare.model.session import RekeyClaim, SealedChain, SessionClaim, StreamClaim
 from qflare.model.signal import Signal
 from qflare.model.turn import SealedPage, TurnedRange, TurnStage
+from qflare.protocol.heading import session_heading
 from qflare.protocol.log import hash_leaf
 
 BUCKET = 1000
@@ -184,8 +185,15 @@ async def register(store, count=1, *, tenant_id=DEFAULT_TENANT, **how):
 
 async def confirm(store, *claims, tenant_id=DEFAULT_TENANT, live_bucket=BUCKET - 1):
     """Confirm claims and return their outcomes."""
-    outcomes, _ = await store.confirm_sessions(tenant_id, claims, now_s=NOW_S, live_bucket=live_bucket)
+    outcomes, _ = await store.confirm_sessions(
+        tenant_id, claims, now_s=NOW_S, live_bucket=live_bucket, heading=heading(tenant_id)
+    )
     return outcomes
+
+
+def heading(tenant_id=DEFAULT_TENANT):
+    """Return what stands before sessions of NOW_S in the log."""
+    return session_heading(tenant_id, NOW_S)
 
 
 async def begin_session(store, device, **how):

@@ -1,14 +1,14 @@
--- name: confirm_sessions :one
--- H8 for a batch of claims of one tenant.
+-- name: head_sessions :one
+-- H8 for a batch of claims of one tenant, whose sessions stand under one heading.
 -- $1 tenant_id uuid, $2 forms smallint[], $3 ticket buckets bigint[], $4 sids uuid[], $5 refs bytea[],
 -- $6 key versions bigint[], $7 starts bigint[], $8 lifetimes integer[], $9 policies bigint[], $10 th3 hashes bytea[],
 -- $11 leaf hashes bytea[], $12 leaves bytea[], $13 state buckets bigint[], $14 sealed chain keys bytea[],
--- $15 proves_kem boolean[], $16 now timestamptz, $17 lowest live bucket bigint
+-- $15 proves_kem boolean[], $16 now timestamptz, $17 lowest live bucket bigint, $18 heading's leaf bytea, $19 what its row stores bytea
 -- Of forms, ticket buckets, key versions, starts, lifetimes, policies, state buckets and proves_kem one value alone may
 -- come for all claims: the driver then writes one instead of hundreds that are alike.
 SELECT r.results, r.log_indexes, r.first_index, r.old_frontier
   FROM (SELECT ARRAY[cardinality($4::uuid[])] AS claims) AS n
- CROSS JOIN LATERAL qflare.confirm_sessions(
+ CROSS JOIN LATERAL qflare.head_sessions(
            $1,
            CASE cardinality($2::smallint[])  WHEN 1 THEN array_fill($2[1],  n.claims) ELSE $2  END,
            CASE cardinality($3::bigint[])    WHEN 1 THEN array_fill($3[1],  n.claims) ELSE $3  END,
@@ -21,7 +21,7 @@ SELECT r.results, r.log_indexes, r.first_index, r.old_frontier
            CASE cardinality($13::bigint[])   WHEN 1 THEN array_fill($13[1], n.claims) ELSE $13 END,
            $14,
            CASE cardinality($15::boolean[])  WHEN 1 THEN array_fill($15[1], n.claims) ELSE $15 END,
-           $16, $17) AS r;
+           $16, $17, $18, $19) AS r;
 
 -- name: find_session_tenants :many
 -- Which tenant each known session belongs to.

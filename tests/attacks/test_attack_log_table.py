@@ -57,10 +57,6 @@ class World:
             await self.admin.execute(f"DROP TABLE kept_{table}")
         await self.keep()
 
-    async def kind_of(self, index):
-        """Return an entry's type."""
-        return await self.admin.fetchval("SELECT entry_type FROM qflare.audit_entry WHERE log_index = $1", index)
-
     async def verify(self, **named):
         return await verify_log(
             store=self.foundation.store, keys=self.keys, runner=self.foundation.offload, **{"is_deep": True} | named
@@ -174,6 +170,12 @@ async def forge(world, index):
     )
 
 
+def pair_of(world, index):
+    """Return the pair that the tree alone can name, less what a signed head between them shows to be right."""
+    before, behind = world.between_heads(index)
+    return max(index & ~1, before), min(index | 1, behind)
+
+
 async def deleted(world, index):
     await world.admin.execute("DELETE FROM qflare.audit_entry WHERE log_index = $1", index)
     return index, index
@@ -211,12 +213,12 @@ async def removed(world, index):
     """Delete an entry and close the gap: the tree alone cannot tell which of a pair is gone."""
     await deleted(world, index)
     await shift(world, index + 1, -1)
-    return index & ~1, index | 1
+    return pair_of(world, index)
 
 
 async def exchanged(world, index):
     """The same pair, with nothing to compare either with."""
-    return (index & ~1, index | 1) if await forge(world, index) else (index, index)
+    return pair_of(world, index) if await forge(world, index) else (index, index)
 
 
 async def cut_in_front(world, count, *, renumbers):
@@ -247,7 +249,7 @@ async def rebuilt(world, index):
     return world.between_heads(index)
 
 
-EVEN_AND_ODD = (2, 3, 6, 7)
+EVEN_AND_ODD = (2, 3, 6, 7, 8, 9)
 WAYS = [
     *(partial(deleted, index=index) for index in (0, *EVEN_AND_ODD)),
     *(partial(swapped, one=one, other=other) for one, other in ((2, 3), (3, 4), (4, 7), (5, 9), (8, 1), (6, 8))),
@@ -255,7 +257,7 @@ WAYS = [
         partial(copied_over, index=index, source=source)
         for index, source in ((2, 7), (3, 7), (7, 2), (8, 3), (3, 2), (2, 3))
     ),
-    *(partial(inserted, index=index, source=2) for index in (3, 4, 7)),
+    *(partial(inserted, index=index, source=source) for index in (3, 4, 7, 8, 13) for source in (2, 5)),
     *(partial(removed, index=index) for index in EVEN_AND_ODD),
     *(partial(exchanged, index=index) for index in EVEN_AND_ODD),
     *(partial(cut_in_front, count=count, renumbers=renumbers) for count in (1, 2, 3) for renumbers in (True, False)),
@@ -300,7 +302,12 @@ async def test_receipts_tell_which_of_a_pair_is_bad(database_dsn, tmp_path, admi
 
 OTHERS = {
     "log_node": {"level": "level + 9", "node_index": "node_index + 1000", "hash": "sha256(hash)"},
-    "log_head": {"only_row": None, "size": "size + 1", "frontier": "sha256(frontier) || substr(frontier, 33)"},
+    "log_head": {
+        "only_row": None,
+        "size": "size + 1",
+        "frontier": "sha256(frontier) || substr(frontier, 33)",
+        "headed_from": "headed_from + 1",
+    },
     "checkpoint": {
         "size": "size + 1000",
         "root": "sha256(root)",

@@ -268,7 +268,7 @@ async def test_callers_of_a_batch_get_their_own_answers_through_cut_connections(
     async with proxied(database_dsn) as proxy, make_manager(proxy.dsn, tmp_path) as manager:
         edges = [await Edge.provision(manager) for _ in range(4)]
         for point in (Point.FORWARDED, Point.ANSWERED, Point.COMPLETE):
-            proxy.cut("confirm_sessions", point)
+            proxy.cut("head_sessions", point)
             established = await asyncio.gather(*(edge.connect(manager) for edge in edges))
             proxy.cut("accept_streams", point)
             opened = await asyncio.gather(

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qflare.errors import ConfigError, DecodeError
+from qflare.model.ids import TenantId
 from qflare.monitor.audit_state import AuditState
+from qflare.monitor.headings import Headings
 from qflare.protocol.log import Frontier
 from qflare.secret import SecretBytes
 from qflare.service.state_file import StateFile
@@ -26,6 +28,7 @@ STATE = AuditState(
     tenants=frozenset({bytes(16)}),
     erased=1,
     unsaid={2: bytes(16)},
+    headings=Headings(tenant_id=TenantId(bytes(16)), recorded_at_ms=7, first=3),
     checked_at_s=7,
 )
 OTHERS = {
@@ -39,6 +42,7 @@ OTHERS = {
     "tenants": frozenset(),
     "erased": 0,
     "unsaid": {},
+    "headings": Headings(first=3),
     "checked_at_s": 8,
 }
 

@@ -206,6 +206,14 @@ async def test_what_a_row_held_is_checked_against_its_leaf(filled, tmp_path):
     ):
         with pytest.raises(EvidenceError):
             check(changed)
+    # Tenant (16 bytes) and time (8) of every row, the session's too, which its heading binds; and what it stores.
+    for number, place in enumerate(places):
+        kind, body = records[place]
+        for at in (8, 23, 24, 31, len(body) - 1):
+            changed = body[:at] + bytes((body[at] ^ 1,)) + body[at + 1 :]
+            with pytest.raises(EvidenceError) as caught:
+                check([*records[:place], (kind, changed), *records[place + 1 :]])
+            assert number == caught.value.index
 
 
 async def test_bounds_that_cannot_be_are_told(filled, tmp_path):

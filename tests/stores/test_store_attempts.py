@@ -22,6 +22,7 @@ from qflare.stores.postgres.columns import as_time
 from store_records import (
     NOW_S,
     begin_session,
+    heading,
     new_bucket,
     new_claim,
     new_device,
@@ -36,13 +37,13 @@ pytestmark = pytest.mark.contract
 REPEATED = {
     "accept_streams",
     "bucket_mark",
-    "confirm_sessions",
     "count_responses",
     "database_time_ms",
     "drop_changes",
     "drop_reply_keys",
     "enrol_devices",
     "find_buckets",
+    "head_sessions",
     "find_chains",
     "find_devices",
     "find_identity",
@@ -132,7 +133,7 @@ class Kinds:
     async def sessions(self):
         (device,) = await register(self.near)
         claim = new_claim(device)
-        outcomes, _ = await self.far.confirm_sessions(T, [claim], now_s=NOW_S, live_bucket=999)
+        outcomes, _ = await self.far.confirm_sessions(T, [claim], heading=heading(), now_s=NOW_S, live_bucket=999)
         assert outcomes[0].result in {"created", "repeated"}
         found = await self.near.find_sessions(T, [claim.sid])
         return int(found[claim.sid].log_index == outcomes[0].log_index)
@@ -208,8 +209,8 @@ class Kinds:
     "change_of",
     [
         ("events", "append_entries", 2),
-        ("sessions", "confirm_sessions", 2),
-        ("streams", "accept_streams", 2),
+        ("sessions", "head_sessions", 3),
+        ("streams", "accept_streams", 3),
         ("devices", "add_devices", 1),
         ("named_devices", "add_devices", 2),
         ("revocations", "revoke_token", 2),
@@ -219,7 +220,7 @@ class Kinds:
         ("rotations", "rotate_device_keys", 2),
         ("psks", "note_calls", 2),
         ("tokens", "note_calls", 1),
-        ("ends", "end_sessions", 3),
+        ("ends", "end_sessions", 4),
     ],
 )
 async def test_a_connection_cut_around_commit_ends_the_call_once(store, far, proxy, change_of):

@@ -685,8 +685,8 @@ async def test_a_call_id_makes_a_psk_and_an_end_of_sessions_once(store):
         ended = await store.end_sessions(T, sids, SessionState.ENDED, events=[new_event()], call_id=change)
         assert 2 == ended
         assert await store.forget_calls()
-    # Two sessions' entries, one device, one psk, one end.
-    assert 2 + 1 + 1 + 1 == await size_of(store)
+    # Two sessions' entries with a heading each, one device, one psk, one end.
+    assert 2 * 2 + 1 + 1 + 1 == await size_of(store)
     with pytest.raises(BatchError):
         await store.append_events(T, [new_event()], call_ids=[])
 

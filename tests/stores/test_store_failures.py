@@ -16,7 +16,7 @@ from qflare.errors import (
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.stores.postgres import PoolSettings, PostgresStore, open_pool, open_store
 from qflare.stores.postgres.failures import translated
-from store_records import NOW_S, new_claim, new_device, new_event, publish, register
+from store_records import NOW_S, heading, new_claim, new_device, new_event, publish, register
 
 pytestmark = pytest.mark.contract
 
@@ -73,7 +73,9 @@ async def test_a_log_that_is_locked_refuses_in_bounded_time_and_answers_nothing(
             with pytest.raises(StoreUnavailableError, match="lock"):
                 await store.append_events(DEFAULT_TENANT, [new_event()])
             with pytest.raises(StoreUnavailableError, match="lock"):
-                await store.confirm_sessions(DEFAULT_TENANT, [new_claim(device)], now_s=NOW_S, live_bucket=999)
+                await store.confirm_sessions(
+                    DEFAULT_TENANT, [new_claim(device)], heading=heading(), now_s=NOW_S, live_bucket=999
+                )
         assert 0 == await admin.fetchval("SELECT count(*) FROM qflare.handshake")
         assert 0 == await admin.fetchval("SELECT count(*) FROM qflare.session_route")
     finally:
@@ -107,14 +109,18 @@ async def test_a_cancelled_call_leaves_nothing_half_done(database_dsn, admin):
         async with admin.transaction():
             await admin.execute("SELECT 1 FROM qflare.log_head FOR UPDATE")
             task = asyncio.create_task(
-                store.confirm_sessions(DEFAULT_TENANT, [new_claim(device)], now_s=NOW_S, live_bucket=999)
+                store.confirm_sessions(
+                    DEFAULT_TENANT, [new_claim(device)], heading=heading(), now_s=NOW_S, live_bucket=999
+                )
             )
             await asyncio.sleep(0.2)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
         assert 0 == await admin.fetchval("SELECT count(*) FROM qflare.handshake")
-        outcomes, _ = await store.confirm_sessions(DEFAULT_TENANT, [new_claim(device)], now_s=NOW_S, live_bucket=999)
+        outcomes, _ = await store.confirm_sessions(
+            DEFAULT_TENANT, [new_claim(device)], heading=heading(), now_s=NOW_S, live_bucket=999
+        )
         assert "created" == outcomes[0].result
     finally:
         await store.close()
@@ -275,7 +281,9 @@ async def test_it_works_without_a_statement_cache(database_dsn):
     try:
         await publish(store)
         (device,) = await register(store)
-        outcomes, _ = await store.confirm_sessions(DEFAULT_TENANT, [new_claim(device)], now_s=NOW_S, live_bucket=999)
+        outcomes, _ = await store.confirm_sessions(
+            DEFAULT_TENANT, [new_claim(device)], heading=heading(), now_s=NOW_S, live_bucket=999
+        )
         assert "created" == outcomes[0].result
     finally:
         await store.close()

@@ -13,6 +13,7 @@ from store_records import (
     NOW_S,
     begin_session,
     confirm,
+    heading,
     new_bucket,
     new_claim,
     new_device,
@@ -38,9 +39,12 @@ async def test_a_confirmed_session_can_be_read_back(store):
     await publish(store)
     (device,) = await register(store)
     claim = new_claim(device, form=2, lifetime=7)
-    outcomes, append = await store.confirm_sessions(DEFAULT_TENANT, [claim], now_s=NOW_S, live_bucket=BUCKET - 1)
+    outcomes, append = await store.confirm_sessions(
+        DEFAULT_TENANT, [claim], heading=heading(), now_s=NOW_S, live_bucket=BUCKET - 1
+    )
     assert ["created"] == results(outcomes)
-    assert (claim.leaf_hash,) == append.leaf_hashes
+    assert 2 == len(append.leaf_hashes)
+    assert claim.leaf_hash == append.leaf_hashes[1]
     session = (await store.find_sessions(DEFAULT_TENANT, [claim.sid]))[claim.sid]
     assert (claim.ref, device.device_id, 2, BUCKET, 7, SessionState.LIVE, 0) == (
         session.ref,
@@ -51,7 +55,7 @@ async def test_a_confirmed_session_can_be_read_back(store):
         session.state,
         session.epoch,
     )
-    assert outcomes[0].log_index == session.log_index == append.first_index
+    assert outcomes[0].log_index == session.log_index == append.first_index + 1
     assert {claim.sid: DEFAULT_TENANT} == await store.find_session_tenants([claim.sid, urandom(16)])
     (chain,) = await store.find_chains(DEFAULT_TENANT, [claim.sid], first=BUCKET - 5, last=BUCKET + 5)
     assert (claim.sealed_chain_key, BUCKET) == (chain.sealed_chain_key, chain.bucket)
@@ -92,10 +96,12 @@ async def test_one_bad_claim_never_fails_its_batch(store):
         "created",
         "expired",
     ]
-    outcomes, append = await store.confirm_sessions(DEFAULT_TENANT, claims, now_s=NOW_S, live_bucket=BUCKET - 1)
+    outcomes, append = await store.confirm_sessions(
+        DEFAULT_TENANT, claims, heading=heading(), now_s=NOW_S, live_bucket=BUCKET - 1
+    )
     assert expected == results(outcomes)
-    assert (claims[1].leaf_hash, claims[7].leaf_hash) == append.leaf_hashes
-    assert [append.first_index, append.first_index + 1] == [outcomes[1].log_index, outcomes[7].log_index]
+    assert (claims[1].leaf_hash, claims[7].leaf_hash) == append.leaf_hashes[1:]
+    assert [append.first_index + 1, append.first_index + 2] == [outcomes[1].log_index, outcomes[7].log_index]
     assert [None] * 6 == [outcomes[i].log_index for i in (0, 2, 3, 4, 6, 8)]
 
 
@@ -105,7 +111,9 @@ async def test_proofs_follow_from_what_an_append_returns(store):
     devices = await register(store, 13)
     for count in (1, 2, 3, 7, 13):
         claims = [new_claim(device) for device in devices[:count]]
-        _, append = await store.confirm_sessions(DEFAULT_TENANT, claims, now_s=NOW_S, live_bucket=BUCKET - 1)
+        _, append = await store.confirm_sessions(
+            DEFAULT_TENANT, claims, heading=heading(), now_s=NOW_S, live_bucket=BUCKET - 1
+        )
         head = await store.log_head()
         root = Frontier(head.size, head.frontier).root()
         paths = inclusion_paths(append.old_frontier, append.first_index, append.leaf_hashes)
@@ -132,7 +140,7 @@ async def test_a_race_on_one_claim_makes_exactly_one_session(store, admin):
     outcomes = [outcome for (outcome,) in await asyncio.gather(*(confirm(store, claim) for _ in range(64)))]
     assert ["created"] + ["repeated"] * 63 == sorted(results(outcomes))
     assert 1 == len({outcome.log_index for outcome in outcomes})
-    assert size + 1 == (await store.log_head()).size
+    assert size + 2 == (await store.log_head()).size  # and its heading
     assert 1 == await admin.fetchval("SELECT count(*) FROM qflare.session")
 
 
@@ -398,7 +406,7 @@ async def test_statistics_count_one_tenant(store):
 
 async def test_empty_batches_cost_nothing(store):
     """An empty batch is answered without a statement."""
-    assert ((), None) == await store.confirm_sessions(DEFAULT_TENANT, [], now_s=NOW_S, live_bucket=0)
+    assert ((), None) == await store.confirm_sessions(DEFAULT_TENANT, [], heading=heading(), now_s=NOW_S, live_bucket=0)
     assert () == await accept(store)
     assert 0 == await store.save_chains([])
     assert {} == await store.find_sessions(DEFAULT_TENANT, [])
@@ -416,7 +424,9 @@ async def test_claims_alike_and_different_are_stored_as_they_are(store, count):
         for number, device in enumerate(devices)
     ]
     for claims in (alike, different):
-        outcomes, _ = await store.confirm_sessions(DEFAULT_TENANT, claims, now_s=NOW_S, live_bucket=BUCKET - 1)
+        outcomes, _ = await store.confirm_sessions(
+            DEFAULT_TENANT, claims, heading=heading(), now_s=NOW_S, live_bucket=BUCKET - 1
+        )
         assert ["created"] * count == results(outcomes)
         found = await store.find_sessions(DEFAULT_TENANT, [claim.sid for claim in claims])
         assert [(its.form, its.ref, its.key_version, its.start, its.lifetime, its.policy) for its in claims] == [

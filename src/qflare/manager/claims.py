@@ -11,6 +11,7 @@ from qflare.manager.deadline import Deadline
 from qflare.model.session import ClaimOutcome, ClaimResult, SealedChain, SessionClaim
 from qflare.primitives.kdf import chain_advance_many
 from qflare.protocol import wire
+from qflare.protocol.heading import session_heading
 from qflare.secret import SecretBytes
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from qflare.manager.log import Log
     from qflare.manager.offload import Offload
     from qflare.manager.settings import ManagerSettings
-    from qflare.model.event import LogAppend
+    from qflare.model.event import LogAppend, NewEvent
     from qflare.model.ids import SessionId, TenantId
     from qflare.model.session_ports import SessionStore
     from qflare.protocol.confirm import Confirmation
@@ -60,10 +61,12 @@ class Claims:
                 if its.form == wire.FORM_OFFER
                 and not self._credentials.has_proven_kem(its.tenant_id, its.ref, its.key_version)
             }
-            claims = await self._offload.run(partial(_seal_claims, ring, confirmations, proving))
+            claims, heading = await self._offload.run(partial(_seal_claims, ring, tenant_id, confirmations, proving))
             # H8
             outcomes, append = await self._deadline.of(
-                self._store.confirm_sessions(tenant_id, claims, now_s=ring.now_s, live_bucket=ring.first)
+                self._store.confirm_sessions(
+                    tenant_id, claims, now_s=ring.now_s, live_bucket=ring.first, heading=heading
+                )
             )
             await self._carry(confirmations, outcomes)
             receipts = await self._receipts(outcomes, append)
@@ -108,9 +111,13 @@ class Claims:
 
 
 def _seal_claims(
-    ring: Ring, confirmations: Sequence[Confirmation], proving: AbstractSet[SessionId]
-) -> list[SessionClaim]:
-    """Seal each CK_start under the KEK of its own bucket and make the claims of H8; those *proving* show a KEM key."""
+    ring: Ring, tenant_id: TenantId, confirmations: Sequence[Confirmation], proving: AbstractSet[SessionId]
+) -> tuple[list[SessionClaim], NewEvent]:
+    """
+    Seal each CK_start under the KEK of its own bucket and make the claims of H8, and the heading of their entries.
+
+    Those *proving* show a KEM key.
+    """
     sealed: dict[SessionId, bytes] = {}
     by_start: dict[int, list[Confirmation]] = {}
     for confirmation in confirmations:
@@ -120,7 +127,7 @@ def _seal_claims(
             owners = [(confirmation.tenant_id, confirmation.sid, 0) for confirmation in group]
             values = seal_chain_keys(ring, start, owners, chain_keys)
         sealed.update(zip([confirmation.sid for confirmation in group], values, strict=True))
-    return [
+    claims = [
         # In the order of the fields: naming them costs as much again.
         SessionClaim(
             confirmation.form,
@@ -141,6 +148,7 @@ def _seal_claims(
         )
         for confirmation in confirmations
     ]
+    return claims, session_heading(tenant_id, ring.now_s)
 
 
 def _chain_keys_of(confirmations: Sequence[Confirmation]) -> SecretBytes:

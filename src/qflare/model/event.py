@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from qflare.errors import UsageError
 from qflare.model.ids import DeviceId, TenantId
 
 SESSION_ENTRY: Final = 1
@@ -21,6 +22,7 @@ class SecurityEventType(StrEnum):
     """What an audit entry is about."""
 
     KEY_EXCHANGE = "key_exchange"
+    SESSION_HEADING = "session_heading"
     KEY_GENERATION = "key_generation"
     KEY_ROTATION = "key_rotation"
     KEY_REVOCATION = "key_revocation"
@@ -128,12 +130,31 @@ class LogAppend:
     """Of an append by change: where each of its events stands, new or not."""
 
 
+class Heading(NamedTuple):
+    """What stands before the sessions that one transaction made (docs/audit.md, headings)."""
+
+    entry: AuditEntry | None
+    """The event that says whose they are and when they were made; None if none stands there."""
+    is_due: bool
+    """Whether one has to: not before the first heading of the log."""
+
+
+def require_heading(heading: NewEvent, now_s: int) -> None:
+    """Refuse an event under which sessions of *now_s* cannot stand."""
+    if heading.event_type is not SecurityEventType.SESSION_HEADING or heading.stored is None:
+        raise UsageError("sessions stand under a heading: make it with protocol.heading.session_heading")
+    if heading.occurred_at_ms != now_s * 1000:
+        raise UsageError(f"the heading is of {heading.occurred_at_ms} ms, its sessions of {now_s} s: say one time")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogHead:
     """Size and frontier of the log as committed."""
 
     size: int
     frontier: tuple[bytes, ...]
+    headed_from: int | None = None
+    """Index of the first heading: from it on every session stands under one; None before the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from qflare.model.event import (
         AuditEntry,
         EventSeverity,
+        Heading,
         LogAppend,
         LogHead,
         NewEvent,
@@ -45,6 +46,9 @@ class LogStore(Protocol):
     async def find_entry(self, tenant_id: TenantId, index: int) -> AuditEntry | None:
         """Return one entry of the tenant, or None."""
 
+    async def find_heading(self, tenant_id: TenantId, index: int) -> Heading:
+        """Return what heads the run of sessions in which the tenant's entry at *index* stands."""
+
     async def find_nodes(self, nodes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         """Return hashes of complete subtrees by (level, index); level 0 are the leaves."""
 
@@ -66,4 +70,4 @@ class LogStore(Protocol):
     async def latest_events(
         self, tenant_id: TenantId, *, severities: Collection[EventSeverity], limit: int, among: int
     ) -> tuple[int, ...]:
-        """Return where the newest entries that are no sessions' stand, newest first, *among* the last so many."""
+        """Return where the newest entries but sessions' and headings' stand, newest first, *among* the last so many."""

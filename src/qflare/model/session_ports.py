@@ -27,10 +27,19 @@ class SessionStore(Protocol):
     """Sessions, their sealed chain keys, and what was accepted already."""
 
     async def confirm_sessions(
-        self, tenant_id: TenantId, claims: Sequence[SessionClaim], *, now_s: int, live_bucket: int
+        self,
+        tenant_id: TenantId,
+        claims: Sequence[SessionClaim],
+        *,
+        now_s: int,
+        live_bucket: int,
+        heading: NewEvent,
     ) -> tuple[tuple[ClaimOutcome, ...], LogAppend | None]:
         """
         Run H8 for each claim: device row locked, handshake row, session, sealed state, audit entry; at most 4 live.
+
+        *heading* is the event that says in the log whose the sessions are and when they were made: tenant_id and now_s.
+        It stands before their entries if there are any, and first in what the append lists.
 
         A bucket lives while its row of `save_bucket` stands.  *live_bucket* is the lowest live one: claims of buckets
         below it, or of buckets without a row, are `ClaimResult.EXPIRED`, and sessions that end below it are over.

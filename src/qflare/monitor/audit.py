@@ -1,7 +1,7 @@
 """
 The check of the whole log: every row read again, every leaf, node, root and signature computed again.
 
-What it finds: an edit of any column that a leaf covers, a row deleted, swapped, doubled, inserted or cut off at either
+What it finds: an edit of any column, a row deleted, swapped, doubled, inserted or cut off at either
 end, and, against receipts and heads that others hold, a whole older copy.  The first bad index is named.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -207,6 +207,7 @@ class _Audit:
         size = self._walk.frontier.size
         if self._suspects.has_any:
             raise await self._suspects.problem(walked=size, head=head)
+        self._check_headed(head)
         await self._check_heads(head, checkpoint)
         self._known.require_reached(size)
         low = self._suspects.bounds.low
@@ -277,6 +278,7 @@ class _Audit:
         self._walk.kinds = Counter(resume.kinds)
         self._walk.tenants = set(resume.tenants)
         self._walk.erased, self._walk.unsaid = resume.erased, dict(resume.unsaid)
+        self._walk.headings = replace(resume.headings)
         self._roots |= resume.roots | {size: resume.frontier.root()}
         self._heads = resume.heads
         self._suspects.bounds.begin(resume.signed_size)
@@ -294,6 +296,7 @@ class _Audit:
             tenants=frozenset(self._walk.tenants),
             erased=self._walk.erased,
             unsaid=dict(self._walk.unsaid),
+            headings=replace(self._walk.headings),
             checked_at_s=now_s,
         )
 
@@ -377,6 +380,18 @@ class _Audit:
         if unsaid:
             index = min(unsaid)
             raise EvidenceError(f"the key of entry {index} is gone, and no entry says that it was erased", index=index)
+
+    def _check_headed(self, head: LogHead) -> None:
+        """Compare where the head says that headings begin with where they do."""
+        first = self._walk.headings.first
+        # Before a kept head nothing was read: the first heading may stand there.
+        is_before = self._first > 0 and head.headed_from is not None and head.headed_from < self._first
+        if head.headed_from != first and not is_before:
+            raise EvidenceError(
+                f"the head says that the first heading of sessions is entry {head.headed_from}, it is {first}: the "
+                "head was altered",
+                index=None,
+            )
 
     async def _check_heads(self, head: LogHead, checkpoint: SignedCheckpoint | None) -> None:
         size = self._walk.frontier.size

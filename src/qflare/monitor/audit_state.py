@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import DecodeError
 from qflare.model.ids import TenantId
+from qflare.monitor.headings import Headings
 from qflare.protocol.log import SIZE_MAX, Frontier
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qflare.secret import SecretBytes
 
-FORMAT: Final = "qflare-audit-state-2"
+FORMAT: Final = "qflare-audit-state-3"
 BYTES_MAX: Final = 1 << 26
 
 
@@ -44,6 +47,8 @@ class AuditState:
     erased: int
     unsaid: dict[int, TenantId]
     """Entries whose key is gone, of which no entry that was read says that they were erased."""
+    headings: Headings
+    """Under which heading the next sessions stand."""
     checked_at_s: int
     """When it was written, POSIX seconds."""
 
@@ -62,6 +67,10 @@ class AuditState:
             "tenants": sorted(each.hex() for each in self.tenants),
             "erased": self.erased,
             "unsaid": {str(index): tenant.hex() for index, tenant in sorted(self.unsaid.items())},
+            "heading": None
+            if self.headings.tenant_id is None
+            else {"tenant": self.headings.tenant_id.hex(), "time_ms": self.headings.recorded_at_ms},
+            "headed_from": self.headings.first,
             "checked_at_s": self.checked_at_s,
         }
         return json.dumps(facts | {"hmac": _tag(facts, key)}, sort_keys=True, indent=1).encode() + b"\n"
@@ -96,10 +105,21 @@ class AuditState:
                 tenants=frozenset(bytes.fromhex(each) for each in facts["tenants"]),
                 erased=facts["erased"],
                 unsaid={int(index): TenantId(bytes.fromhex(tenant)) for index, tenant in facts["unsaid"].items()},
+                headings=_headings(facts["heading"], facts["headed_from"]),
                 checked_at_s=facts["checked_at_s"],
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise problem from None
+
+
+def _headings(heading: Mapping[str, object] | None, first: int | None) -> Headings:
+    headings = Headings(first=first)
+    if heading is not None:
+        tenant, time_ms = heading["tenant"], heading["time_ms"]
+        if not isinstance(tenant, str) or not isinstance(time_ms, int):
+            raise TypeError
+        headings.tenant_id, headings.recorded_at_ms = TenantId(bytes.fromhex(tenant)), time_ms
+    return headings
 
 
 def _tag(facts: dict[str, object], key: SecretBytes) -> str:

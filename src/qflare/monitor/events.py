@@ -121,6 +121,8 @@ def _check(draft: Draft) -> None:
         raise UsageError("event_type is a SecurityEventType and severity an EventSeverity")
     if type(given[2]) is not dict and not isinstance(given[2], Mapping):
         raise UsageError(f"event data must be a dict, got {type(data).__name__}")
+    if event_type is SecurityEventType.SESSION_HEADING:
+        raise UsageError("a session_heading is written with its sessions alone: choose another type")
     named: object = device_id
     if named is not None:
         if not isinstance(named, str):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import (
@@ -24,6 +24,7 @@ from qflare.errors import (
 from qflare.model.event import EVENT_ENTRY, FIELDS_ENTRY, SESSION_ENTRY, SecurityEventType
 from qflare.monitor.audit_state import AuditState
 from qflare.monitor.bounds import Bounds
+from qflare.monitor.headings import Headings
 from qflare.monitor.held import check_held, sizes_of
 from qflare.monitor.known import Known
 from qflare.protocol import log_export
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 _REPORT_EVERY: Final = 1000
 _SESSION_HEAD: Final = MAGIC_LEAF + bytes((SESSION_ENTRY,))
 _EVENT_HEAD: Final = MAGIC_LEAF + bytes((EVENT_ENTRY,))
+_NO_DATA: Final = b"{}"
 _FIELDS_HEAD: Final = MAGIC_LEAF + bytes((FIELDS_ENTRY,))
 
 
@@ -141,6 +143,7 @@ class ExportCheck:
         """Of the tree before its first entry."""
         self._leaf_data = b""
         self._needs_row = False
+        self._headings = Headings()
         self._recorded_at_us = 0
 
     def read(self, file: BinaryIO) -> None:
@@ -318,6 +321,11 @@ class ExportCheck:
         self._position = self._frontier.size
         self._leaf_data = record.leaf_data
         self._needs_row = self._is_archive and not record.leaf_data.startswith(_EVENT_HEAD)
+        if self._is_archive and not self._needs_row:
+            leaf = decode_event_leaf(record.leaf_data)
+            self._headings.problem_of(
+                index, EVENT_ENTRY, leaf.event_type, tenant_id=leaf.tenant_id, recorded_at_ms=leaf.occurred_at_ms
+            )
         self._mark_root()
         if self._position % _REPORT_EVERY == 0:
             if self._progress is not None:
@@ -347,10 +355,21 @@ class ExportCheck:
         row, leaf_data = log_export.decode_row(body), self._leaf_data
         if row.index != self._position - 1 or not leaf_data:
             raise self._bad(f"what the row of entry {row.index} held stands in the place of another")
+        time_ms, rest_us = divmod(row.recorded_at_us, 1000)
+        problem = "no entry has a time like that" if rest_us else None
+        kind, event_type = SESSION_ENTRY, SecurityEventType.KEY_EXCHANGE
         if leaf_data.startswith(_FIELDS_HEAD):
-            stated = decode_fields_leaf(leaf_data).row_digest
-            if stated != digest_row(row.tenant_id, row.stored):
-                raise EvidenceError(f"what the row of entry {row.index} held was altered", index=row.index)
+            leaf = decode_fields_leaf(leaf_data)
+            kind, event_type = FIELDS_ENTRY, leaf.event_type
+            if (leaf.row_digest, leaf.occurred_at_ms) != (digest_row(row.tenant_id, row.stored), time_ms):
+                problem = "it is not what its leaf says"
+        elif row.stored != _NO_DATA:
+            problem = "a session's holds nothing"
+        problem = problem or self._headings.problem_of(
+            row.index, kind, event_type, tenant_id=row.tenant_id, recorded_at_ms=time_ms
+        )
+        if problem is not None:
+            raise EvidenceError(f"what the row of entry {row.index} held was altered: {problem}", index=row.index)
         self._leaf_data, self._needs_row = b"", False
         self._recorded_at_us = max(self._recorded_at_us, row.recorded_at_us)
 
@@ -368,6 +387,7 @@ class ExportCheck:
         self._frontier, self._running = done.frontier, record.running
         self._roots |= done.roots
         self._kinds = Counter(done.kinds)
+        self._headings = replace(done.headings)
         self._heads, self._signed_size = done.heads, done.signed_size
         self._bounds.begin(done.signed_size)
 
@@ -384,6 +404,7 @@ class ExportCheck:
             tenants=frozenset(),
             erased=0,
             unsaid={},
+            headings=replace(self._headings),
             checked_at_s=self._now_s,
         )
 

@@ -17,6 +17,7 @@ from qflare.model.event import (
     SecurityEventType,
     SignedCheckpoint,
 )
+from qflare.monitor.headings import misfit
 from qflare.protocol.checkpoint import verify_checkpoint
 from qflare.protocol.entry import EntryVault, check_opening, decode_fields_leaf, digest_row, open_entry, open_stored
 from qflare.protocol.labels import MAGIC_LEAF
@@ -92,6 +93,8 @@ async def prove_event(
             raise EvidenceError(f"entry {index} was logged and is gone", index=index)
         raise KeyNotFoundError(f"no entry {index} in this tenant's log")
     check_entry(entry, vault)
+    if entry.entry_type == SESSION_ENTRY:
+        await _check_headed(entry, store)
     if isinstance(event, LoggedEvent):
         _check_logged(event, entry, (certificate, *earlier))
     checkpoint = await log.checkpoint()
@@ -141,7 +144,7 @@ def _problem_of(entry: AuditEntry, vault: EntryVault | None) -> str | None:  # n
     if hash_leaf(entry.leaf_data) != entry.leaf_hash:
         return "its leaf hash is not that of its leaf data"
     if entry.entry_type == SESSION_ENTRY:
-        # The leaf of a session names nobody and no time (H9): tenant and time are for look-ups, the rest is fixed.
+        # The leaf of a session names nobody and no time (H9): both are its heading's, the rest is fixed.
         head = MAGIC_LEAF + bytes((SESSION_ENTRY,))
         if len(entry.leaf_data) != LEAF_BYTES or not entry.leaf_data.startswith(head):
             return "it is marked as a session's, its leaf is not"
@@ -162,7 +165,7 @@ def _problem_of(entry: AuditEntry, vault: EntryVault | None) -> str | None:  # n
         ("severity", leaf.severity, entry.severity),
         ("device", leaf.device_id, entry.device_id),
         ("data", leaf.data, entry.data),
-        ("time", leaf.occurred_at_ms, _milliseconds(entry.recorded_at)),
+        ("time", leaf.occurred_at_ms, unix_ms(entry.recorded_at)),
     ):
         if stated != stored:
             return f"its column {name!r} is not what its leaf says"
@@ -178,7 +181,7 @@ def _fields_problem_of(entry: AuditEntry, vault: EntryVault | None) -> str | Non
     for name, is_same in (
         ("event type", leaf.event_type == entry.event_type),
         ("severity", leaf.severity == entry.severity),
-        ("time", leaf.occurred_at_ms == _milliseconds(entry.recorded_at)),
+        ("time", leaf.occurred_at_ms == unix_ms(entry.recorded_at)),
         ("device", entry.device_id is None or entry.stored is not None),
         ("tenant' or 'data", leaf.row_digest == digest_row(entry.tenant_id, stored)),
     ):
@@ -195,12 +198,25 @@ def _fields_problem_of(entry: AuditEntry, vault: EntryVault | None) -> str | Non
     return None
 
 
-def _milliseconds(time: datetime) -> int | None:
+def unix_ms(time: datetime) -> int | None:
     """Return Unix milliseconds, None for a time that no event was ever written with."""
     if time.tzinfo is None:  # what the driver makes of an infinite time
         return None
     whole, rest = divmod(time - _EPOCH, timedelta(milliseconds=1))
     return None if rest else whole
+
+
+async def _check_headed(entry: AuditEntry, store: LogStore) -> None:
+    heading, is_due = await store.find_heading(entry.tenant_id, entry.index)
+    if heading is not None:
+        check_entry(heading)
+    problem = misfit(
+        None if heading is None else (heading.tenant_id, unix_ms(heading.recorded_at)),
+        (entry.tenant_id, unix_ms(entry.recorded_at)),
+        is_due=is_due,
+    )
+    if problem is not None:
+        raise EvidenceError(f"entry {entry.index} was altered: {problem}", index=entry.index)
 
 
 def _check_logged(event: LoggedEvent, entry: AuditEntry, certificates: Sequence[Certificate]) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from qflare.errors import EvidenceError
 from qflare.monitor.erasure import erased_by
+from qflare.monitor.headings import Headings
 from qflare.monitor.known import Known
-from qflare.monitor.proof import check_entry
+from qflare.monitor.proof import check_entry, unix_ms
 from qflare.protocol.entry import is_erased
 from qflare.protocol.log import Frontier
 
@@ -43,6 +44,7 @@ class Walk:
     known: Known = field(default_factory=Known)
     """Leaf hashes that others hold."""
     frontier: Frontier = field(default_factory=Frontier)
+    headings: Headings = field(default_factory=Headings)
     kinds: Counter[str] = field(default_factory=Counter)
     tenants: set[bytes] = field(default_factory=set)
     erased: int = 0
@@ -86,4 +88,13 @@ class Walk:
             check_entry(entry, self.vault)
         except EvidenceError as problem:
             return problem
+        unfit = self.headings.problem_of(
+            index,
+            entry.entry_type,
+            entry.event_type,
+            tenant_id=entry.tenant_id,
+            recorded_at_ms=unix_ms(entry.recorded_at),
+        )
+        if unfit is not None:
+            return EvidenceError(f"entry {index} was altered: {unfit}", index=index)
         return self.known.problem_of(index, entry.leaf_hash)

@@ -15,7 +15,8 @@ from qflare.model.event import (
     EventSeverity,
     SecurityEventType,
 )
-from qflare.monitor.proof import check_entry
+from qflare.monitor.headings import Headings
+from qflare.monitor.proof import check_entry, unix_ms
 from qflare.protocol import log_export
 from qflare.protocol.entry import decode_fields_leaf, is_sealed, open_entry
 from qflare.protocol.labels import MAGIC_LEAF
@@ -60,13 +61,12 @@ def read_archived(
         EvidenceError: it does not open, or a row in it does not fit its leaf.
     """
     found: list[ArchivedEntry] = []
+    headings = Headings()
     for path in paths:
         try:
             for record, row in _rows(path, passphrase):
-                if record.index < first or len(found) == limit:
-                    continue
-                entry = _entry_of(record, row)
-                if entry.tenant_id == tenant_id:
+                entry = _entry_of(record, row, headings)
+                if entry.tenant_id == tenant_id and entry.index >= first and len(found) < limit:
                     found.append(_shown(entry))
         except OSError as failure:
             raise ConfigError(f"cannot read {path}: {failure.strerror}") from None
@@ -111,7 +111,7 @@ def _rows(path: Path, passphrase: SecretBytes) -> Iterator[tuple[EntryRecord, Ro
             yield kept, None
 
 
-def _entry_of(record: EntryRecord, row: RowRecord | None) -> AuditEntry:
+def _entry_of(record: EntryRecord, row: RowRecord | None, headings: Headings) -> AuditEntry:
     leaf_data = record.leaf_data
     kind = leaf_data[len(MAGIC_LEAF)] if len(leaf_data) > len(MAGIC_LEAF) else 0
     try:
@@ -142,6 +142,11 @@ def _entry_of(record: EntryRecord, row: RowRecord | None) -> AuditEntry:
         recorded_at=recorded_at,
     )
     check_entry(entry)
+    problem = headings.problem_of(
+        record.index, kind, event_type, tenant_id=tenant_id, recorded_at_ms=unix_ms(recorded_at)
+    )
+    if problem is not None:
+        raise EvidenceError(f"what the row of entry {record.index} held was altered: {problem}", index=record.index)
     return entry
 
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import BatchError, ConflictError, EvidenceError, StoreUnavailableError
 from qflare.model.call import fresh_call
-from qflare.model.event import AuditEntry, EventSeverity, LogAppend, LogHead, NewEvent, SealedKey, SecurityEventType
+from qflare.model.event import (
+    AuditEntry,
+    EventSeverity,
+    Heading,
+    LogAppend,
+    LogHead,
+    NewEvent,
+    SealedKey,
+    SecurityEventType,
+)
 from qflare.model.event import SignedCheckpoint as Checkpoint
 from qflare.model.ids import CallId, DeviceId, TenantId
 from qflare.stores.postgres.calls import CALL_ONCE, find_calls
@@ -114,6 +123,14 @@ class Log(Connected):
                 raise ConflictError("some of these entries were erased meanwhile: look again which are left")
             await transaction.write_events([event])
 
+    async def find_heading(self, tenant_id: TenantId, index: int) -> Heading:
+        """Return what heads the run of sessions in which the tenant's entry at *index* stands."""
+        async with self._connections.transaction(tenant_id) as transaction:
+            row = await transaction.fetch_row("find_heading", transaction.tenant_id, index)
+        if row is None or row["log_index"] is None:
+            return Heading(None, is_due=row is not None and row["is_due"])
+        return Heading(entry_of(row), is_due=row["is_due"])
+
     async def find_nodes(self, nodes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         """Return hashes of complete subtrees by (level, index); level 0 are the leaves."""
         if not nodes:
@@ -160,7 +177,7 @@ class Log(Connected):
     async def latest_events(
         self, tenant_id: TenantId, *, severities: Collection[EventSeverity], limit: int, among: int
     ) -> tuple[int, ...]:
-        """Return where the newest entries that are no sessions' stand, newest first, *among* the last so many."""
+        """Return where the newest entries but sessions' and headings' stand, newest first, *among* the last so many."""
         async with self._connections.transaction(tenant_id) as transaction:
             rows = await transaction.fetch(
                 "latest_events", transaction.tenant_id, limit, among, [each.value for each in severities]
@@ -277,7 +294,8 @@ def head_of(rows: Sequence[asyncpg.Record]) -> LogHead:
     """Return the head that was read, and raise `EvidenceError` where its row is gone."""
     if not rows:
         raise EvidenceError("the log's head was deleted: every append moves it, and nothing takes it away", index=0)
-    return LogHead(size=rows[0]["size"], frontier=split_frontier(rows[0]["frontier"]))
+    (row,) = rows
+    return LogHead(size=row["size"], frontier=split_frontier(row["frontier"]), headed_from=row["headed_from"])
 
 
 def entry_of(row: asyncpg.Record) -> AuditEntry:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import StoreUnavailableError, UsageError
 from qflare.model.call import call_about
+from qflare.model.event import require_heading
 from qflare.model.ids import ID_BYTES, CallId, DeviceId, DeviceRef, SessionId, TenantId
 from qflare.model.session import (
     OVER,
@@ -40,15 +41,26 @@ class Sessions(Connected):
     """Tables handshake, session, session_route and session_count."""
 
     async def confirm_sessions(
-        self, tenant_id: TenantId, claims: Sequence[SessionClaim], *, now_s: int, live_bucket: int
+        self,
+        tenant_id: TenantId,
+        claims: Sequence[SessionClaim],
+        *,
+        now_s: int,
+        live_bucket: int,
+        heading: NewEvent,
     ) -> tuple[tuple[ClaimOutcome, ...], LogAppend | None]:
-        """Run H8 for each claim: one statement, one transaction; `LogAppend` lists the created ones in order."""
+        """
+        Run H8 for each claim: one statement, one transaction.
+
+        `LogAppend` lists *heading* and the created ones in order.
+        """
         if not claims:
             return (), None
         if any(claim.tenant_id != tenant_id for claim in claims):
             raise UsageError("every claim of a batch must be of the batch's tenant; make one batch a tenant")
+        require_heading(heading, now_s)
         row = await self._connections.get_row(
-            "confirm_sessions",
+            "head_sessions",
             as_uuid(tenant_id),
             shortened([claim.form for claim in claims]),
             shortened([claim.ticket_bucket for claim in claims]),
@@ -66,6 +78,8 @@ class Sessions(Connected):
             shortened([claim.proves_kem for claim in claims]),
             as_time(now_s),
             live_bucket,
+            heading.leaf_data,
+            heading.stored,
         )
         outcomes = tuple(
             ClaimOutcome(_RESULTS[result], log_index)
@@ -76,7 +90,7 @@ class Sessions(Connected):
             for claim, outcome in zip(claims, outcomes, strict=True)
             if outcome.result is ClaimResult.CREATED
         ]
-        return outcomes, hashed_append(row, hashes)
+        return outcomes, hashed_append(row, [heading.leaf_hash, *hashes])
 
     async def find_session_tenants(self, sids: Sequence[SessionId]) -> dict[SessionId, TenantId]:
         """Return which tenant each known session belongs to."""

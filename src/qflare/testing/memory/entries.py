@@ -41,12 +41,10 @@ class Logging(Held):
 
     def _write_events(self, tenant_id: TenantId, events: Sequence[NewEvent]) -> LogAppend | None:
         """Append events in the caller's transaction; None if there are none."""
-        return self._append([_entry(tenant_id, event) for event in events])
+        return self._append([event_entry(tenant_id, event) for event in events]) if events else None
 
-    def _append(self, entries: Sequence[AuditEntry]) -> LogAppend | None:
-        """Append entries, whose indexes are given here, in the caller's transaction."""
-        if not entries:
-            return None
+    def _append(self, entries: Sequence[AuditEntry]) -> LogAppend:
+        """Append entries, one at least, whose indexes are given here, in the caller's transaction."""
         tables = self._tables
         head = tables.head.value
         for number, entry in enumerate(entries):
@@ -58,6 +56,13 @@ class Logging(Held):
             tables.nodes.put((level, index), value)
         tables.head.put(grown)
         return LogAppend(first_index=head.size, old_frontier=head.hashes, leaf_hashes=hashes)
+
+    def _append_sessions(self, heading: AuditEntry, sessions: Sequence[AuditEntry]) -> LogAppend:
+        """Append the entries of new sessions under their heading."""
+        append = self._append([heading, *sessions])
+        if self._tables.headed_from.value is None:
+            self._tables.headed_from.put(append.first_index)
+        return append
 
     def _note_call(self, tenant_id: TenantId, change: CallId, *, outcome: int = 1) -> None:
         """Remember what the caller's transaction carries out."""
@@ -85,7 +90,8 @@ def session_entry(tenant_id: TenantId, *, leaf_hash: bytes, leaf_data: bytes, at
     )
 
 
-def _entry(tenant_id: TenantId, event: NewEvent) -> AuditEntry:
+def event_entry(tenant_id: TenantId, event: NewEvent) -> AuditEntry:
+    """Return an event's entry, without its index."""
     return AuditEntry(
         index=0,
         entry_type=EVENT_ENTRY if event.stored is None else FIELDS_ENTRY,

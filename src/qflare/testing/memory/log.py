@@ -13,6 +13,7 @@ from qflare.model.event import (
     SESSION_ENTRY,
     AuditEntry,
     EventSeverity,
+    Heading,
     LogAppend,
     LogHead,
     NewEvent,
@@ -68,7 +69,8 @@ class Log(Logging):
     async def log_head(self) -> LogHead:
         """Return size and frontier as committed."""
         async with self._transaction() as tables:
-            return LogHead(size=tables.head.value.size, frontier=tables.head.value.hashes)
+            head = tables.head.value
+            return LogHead(size=head.size, frontier=head.hashes, headed_from=tables.headed_from.value)
 
     async def list_entries(self, tenant_id: TenantId | None, *, first: int, limit: int) -> tuple[AuditEntry, ...]:
         """Return entries from index *first* on; None reads all tenants, as the auditor does."""
@@ -136,6 +138,19 @@ class Log(Logging):
                 tables.entries.put(index, replace(row, sealed_key=None))
             self._write_events(tenant_id, [event])
 
+    async def find_heading(self, tenant_id: TenantId, index: int) -> Heading:
+        """Return what heads the run of sessions in which the tenant's entry at *index* stands."""
+        require_numbers(index)
+        async with self._transaction(tenant_id) as tables:
+            at = index - 1
+            while (row := tables.entries.get(at)) and row.tenant_id == tenant_id and row.entry_type == SESSION_ENTRY:
+                at -= 1
+            is_heading = (
+                row is not None and row.tenant_id == tenant_id and row.event_type is SecurityEventType.SESSION_HEADING
+            )
+            first = tables.headed_from.value
+            return Heading(row if is_heading else None, is_due=first is not None and index >= first)
+
     async def find_nodes(self, nodes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         """Return hashes of complete subtrees by (level, index); level 0 are the leaves."""
         async with self._transaction() as tables:
@@ -182,9 +197,15 @@ class Log(Logging):
     async def latest_events(
         self, tenant_id: TenantId, *, severities: Collection[EventSeverity], limit: int, among: int
     ) -> tuple[int, ...]:
-        """Return where the newest entries that are no sessions' stand, newest first, *among* the last so many."""
+        """Return where the newest entries but sessions' and headings' stand, newest first, *among* the last so many."""
         require_numbers(limit, among)
         async with self._transaction(tenant_id) as tables:
             mine = [row for row in tables.entries.values() if row.tenant_id == tenant_id][::-1][:among]
-            events = [row.index for row in mine if row.entry_type != SESSION_ENTRY and row.severity in severities]
+            events = [
+                row.index
+                for row in mine
+                if row.entry_type != SESSION_ENTRY
+                and row.event_type is not SecurityEventType.SESSION_HEADING
+                and row.severity in severities
+            ]
             return tuple(events[:limit])

@@ -9,6 +9,7 @@ from qflare.clock import utc
 from qflare.errors import UsageError
 from qflare.model.call import call_about
 from qflare.model.device import KeyState
+from qflare.model.event import require_heading
 from qflare.model.ids import ID_BYTES, CallId, DeviceRef, SessionId, TenantId
 from qflare.model.session import (
     OVER,
@@ -29,7 +30,7 @@ from qflare.testing.memory.constraints import (
     require_size,
     require_text,
 )
-from qflare.testing.memory.entries import Logging, session_entry
+from qflare.testing.memory.entries import Logging, event_entry, session_entry
 from qflare.testing.memory.rows import SessionCount, SessionRow
 from qflare.testing.memory.states import moved
 
@@ -55,19 +56,26 @@ class Sessions(Logging):
     """Handshakes, sessions and their counts."""
 
     async def confirm_sessions(
-        self, tenant_id: TenantId, claims: Sequence[SessionClaim], *, now_s: int, live_bucket: int
+        self,
+        tenant_id: TenantId,
+        claims: Sequence[SessionClaim],
+        *,
+        now_s: int,
+        live_bucket: int,
+        heading: NewEvent,
     ) -> tuple[tuple[ClaimOutcome, ...], LogAppend | None]:
-        """Run H8 for each claim, in one transaction; `LogAppend` lists the created ones in order."""
+        """Run H8 for each claim, in one transaction; `LogAppend` lists *heading* and the created ones in order."""
         if not claims:
             return (), None
         if any(claim.tenant_id != tenant_id for claim in claims):
             raise UsageError("every claim of a batch must be of the batch's tenant; make one batch a tenant")
+        require_heading(heading, now_s)
         async with self._transaction(tenant_id, *(claim.sid for claim in claims)):
             now = utc(now_s)
             outcomes = [self._refusal_of(claim, live_bucket) for claim in claims]
             places = [place for place, refusal in enumerate(outcomes) if refusal is None and self._claim(claims[place])]
-            append = self._create([claims[place] for place in places], now=now, live_bucket=live_bucket)
-            for number, place in enumerate(places):
+            append = self._create([claims[place] for place in places], heading, now=now, live_bucket=live_bucket)
+            for number, place in enumerate(places, 1):
                 first = 0 if append is None else append.first_index
                 outcomes[place] = ClaimOutcome(result=ClaimResult.CREATED, log_index=first + number)
             return tuple(
@@ -211,9 +219,14 @@ class Sessions(Logging):
         tables.sessions.put(claim.sid, _new_session(claim))
         return True
 
-    def _create(self, claims: Sequence[SessionClaim], *, now: datetime, live_bucket: int) -> LogAppend | None:
+    def _create(
+        self, claims: Sequence[SessionClaim], heading: NewEvent, *, now: datetime, live_bucket: int
+    ) -> LogAppend | None:
+        if not claims:
+            return None
         tables = self._tables
-        append = self._append(
+        append = self._append_sessions(
+            event_entry(claims[0].tenant_id, heading),
             [
                 session_entry(
                     claim.tenant_id,
@@ -222,11 +235,9 @@ class Sessions(Logging):
                     at=now,
                 )
                 for claim in claims
-            ]
+            ],
         )
-        if append is None:
-            return None
-        for number, claim in enumerate(claims):
+        for number, claim in enumerate(claims, 1):
             row = tables.sessions[claim.sid]
             tables.sessions.put(row.sid, replace(row, log_index=append.first_index + number, created_at=now))
             key = (row.tenant_id, row.last)

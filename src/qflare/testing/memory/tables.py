@@ -97,6 +97,7 @@ class Tables:
         self.entries: Table[int, AuditEntry] = Table(journal)
         self.nodes: Table[tuple[int, int], bytes] = Table(journal)
         self.head = Cell(journal, Frontier())
+        self.headed_from: Cell[int | None] = Cell(journal, None)
         self.checkpoints: Table[int, SignedCheckpoint] = Table(journal)
         self.calls: Table[tuple[TenantId, CallId], CallRow] = Table(journal)
         self.changes: Table[int, ChangeRow] = Table(journal)

@@ -1,0 +1,105 @@
+"""Headings as the store writes them: for its callers, and for workers of the version before, which know none."""
+
+from os import urandom
+from pathlib import Path
+
+import pytest
+
+from qflare.errors import UsageError
+from qflare.model.event import Heading, SecurityEventType
+from qflare.model.ids import DEFAULT_TENANT, TenantId
+from qflare.monitor.proof import check_entry
+from qflare.protocol.heading import session_heading
+from qflare.protocol.log import Frontier
+from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, split_frontier
+from qflare.stores.postgres.definition import parse_queries
+from store_records import BUCKET, NOW_S, confirm, heading, new_claim, new_event, publish, register
+
+pytestmark = pytest.mark.contract
+RELEASED = Path(__file__).parent / "released" / "0001_queries.sql"
+
+
+async def test_a_heading_stands_before_the_sessions_of_one_transaction(store):
+    """Every session of a batch is under the heading that was given, and none of another batch or tenant is."""
+    await publish(store)
+    devices = await register(store, 3)
+    assert Heading(None, is_due=False) == await store.find_heading(DEFAULT_TENANT, 0)
+    batches = [[new_claim(device) for device in devices[:count]] for count in (1, 3)]
+    for claims in batches:
+        given = heading()
+        outcomes, append = await store.confirm_sessions(
+            DEFAULT_TENANT, claims, now_s=NOW_S, live_bucket=BUCKET - 1, heading=given
+        )
+        assert (given.leaf_hash, *(claim.leaf_hash for claim in claims)) == append.leaf_hashes
+        for outcome in outcomes:
+            found = await store.find_heading(DEFAULT_TENANT, outcome.log_index)
+            assert (append.first_index, given.leaf_hash, True) == (
+                found.entry.index,
+                found.entry.leaf_hash,
+                found.is_due,
+            )
+            assert Heading(None, is_due=True) == await store.find_heading(TenantId(urandom(16)), outcome.log_index)
+    # What repeats a handshake makes no session, and no heading.
+    size = (await store.log_head()).size
+    outcomes, append = await store.confirm_sessions(
+        DEFAULT_TENANT, batches[0], now_s=NOW_S, live_bucket=BUCKET - 1, heading=heading()
+    )
+    assert (["repeated"], None, size) == (
+        [outcome.result for outcome in outcomes],
+        append,
+        (await store.log_head()).size,
+    )
+
+
+async def test_sessions_stand_under_no_other_event(store):
+    """What is no heading, or one of another time, is refused before anything is written."""
+    await publish(store)
+    (device,) = await register(store)
+    size = (await store.log_head()).size
+    for bad in (new_event(), session_heading(DEFAULT_TENANT, NOW_S + 1)):
+        with pytest.raises(UsageError, match="heading"):
+            await store.confirm_sessions(
+                DEFAULT_TENANT, [new_claim(device)], now_s=NOW_S, live_bucket=BUCKET - 1, heading=bad
+            )
+    assert size == (await store.log_head()).size
+
+
+async def test_the_database_writes_headings_for_workers_of_the_version_before(store, admin):
+    """What version 33 and those before call makes a heading too, and tells of the log as if it had stood before the leaves given."""
+    queries = parse_queries(RELEASED.read_text(), origin=RELEASED.name)
+    (statement,) = (query.text for query in queries if query.name == "confirm_sessions")
+    await publish(store)
+    devices = await register(store, 5)
+    await confirm(store, new_claim(devices[0]))
+    for count in (1, 2, 4):
+        claims = [new_claim(device) for device in devices[:count]]
+        row = await admin.fetchrow(
+            statement,
+            as_uuid(DEFAULT_TENANT),
+            [its.form for its in claims],
+            [its.ticket_bucket for its in claims],
+            as_uuids([its.sid for its in claims]),
+            [its.ref for its in claims],
+            [its.key_version for its in claims],
+            [its.start for its in claims],
+            [its.lifetime for its in claims],
+            [its.policy for its in claims],
+            [its.th3_hash for its in claims],
+            [its.leaf_hash for its in claims],
+            [its.leaf_data for its in claims],
+            [its.state_bucket for its in claims],
+            [its.sealed_chain_key for its in claims],
+            [its.proves_kem for its in claims],
+            as_time(NOW_S),
+            BUCKET - 1,
+        )
+        assert ["created"] * count == row["results"]
+        made = await store.find_entry(DEFAULT_TENANT, row["first_index"] - 1)
+        check_entry(made)
+        assert (SecurityEventType.SESSION_HEADING, as_time(NOW_S)) == (made.event_type, made.recorded_at)
+        grown, _ = Frontier(row["first_index"], split_frontier(row["old_frontier"])).append(
+            [its.leaf_hash for its in claims]
+        )
+        head = await store.log_head()
+        assert (grown.size, grown.hashes) == (head.size, head.frontier)
+        assert [row["first_index"] + number for number in range(count)] == row["log_indexes"]
