@@ -60,6 +60,7 @@ class World:
         for name in ("ann", "bob", "old"):
             await manager.add_operator(name)
         self.bucket = await manager.current_bucket()
+        self.serial = (await manager.get_identity_report()).certificate.serial
         self.done = await manager.respond("quarantine", device_id="put back", by="ann", reason="x")
         self.proposed = await manager.respond("revoke", device_id="two", by="ann", reason="x")
         self.unwanted = await manager.respond("revoke", device_id="wanted", by="ann", reason="x")
@@ -312,3 +313,19 @@ async def test_the_page_says_that_it_is_done_and_not_covered(database_dsn, tmp_p
         await its.start()
         assert 303 == (await decided(client, its.proposed, "confirm", joe)).status_code
         assert size == await its.size() == await its.signed()
+
+
+async def test_a_lost_signer_is_replaced(database_dsn, tmp_path):
+    """With the folder of the signer gone for good a fresh one takes over by a rotation, which it covers itself."""
+    async with world(database_dsn, tmp_path) as its:
+        await its.kill()
+        its.folder.rename(its.folder.with_name("lost"))
+        await its.start()
+        with pytest.raises(UncoveredError, match="does not hold that key"):
+            await its.manager.suspend_device("away", **WHY, call_id=bytes(16))
+        certificate = await its.manager.rotate_identity(reason="signer lost", is_compromised=True)
+        assert certificate.serial == its.serial + 2
+        assert await its.size() == await its.signed()
+        size = await its.size()
+        assert KeyState.SUSPENDED is (await its.manager.suspend_device("away", **WHY, call_id=bytes(16))).state
+        assert size == await its.size() == (await its.monitor.verify_log()).size
