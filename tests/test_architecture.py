@@ -73,6 +73,7 @@ PUBLIC = [
     "SessionKeyRequest",
     "SessionUsedUpError",
     "StoreUnavailableError",
+    "UncoveredError",
     "Urgency",
     "UsageError",
     "__version__",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         RefusedError,
         SessionUsedUpError,
         StoreUnavailableError,
+        UncoveredError,
         UsageError,
     )
     from qflare.manager.device_keypair import DeviceKeypair
@@ -96,6 +97,7 @@ _MODULES: Final = {
     "SessionKeyRequest": "qflare.service.exchange",
     "SessionUsedUpError": "qflare.errors",
     "StoreUnavailableError": "qflare.errors",
+    "UncoveredError": "qflare.errors",
     "Urgency": "qflare.protocol.rotation",
     "UsageError": "qflare.errors",
     "about": "qflare.service.versions",
@@ -145,6 +147,7 @@ __all__ = [
     "SessionKeyRequest",
     "SessionUsedUpError",
     "StoreUnavailableError",
+    "UncoveredError",
     "Urgency",
     "UsageError",
     "__version__",
