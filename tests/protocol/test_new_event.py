@@ -2,6 +2,7 @@
 
 import enum
 import os
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 
 from qflare._native.entries import entry_leaves as native_leaves
 from qflare._native.entries import force_plain
+from qflare.clock import SystemClock
 from qflare.errors import BatchError, LengthError, UsageError
 from qflare.manager.entry_keys import EntryKeys
 from qflare.model.event import EventSeverity, SecurityEventType
+from qflare.monitor.events import each_event
 from qflare.protocol import entry
 from qflare.protocol.leaf import encode_event_data
 from qflare.protocol.log import hash_leaf
@@ -146,3 +149,55 @@ def test_the_border_refuses_parts_that_do_not_fit():
     for tenant, given_salts in ((TENANT[1:], salts[:32]), (TENANT, salts), (TENANT, salts[:31])):
         with pytest.raises(LengthError):
             native_leaves(tenant, given_salts, parts, [1])
+
+
+class Keys(Mapping):
+    """A map whose keys are what it was given, unhashable ones among them."""
+
+    def __init__(self, *keys):
+        self.keys_given = keys
+
+    def __iter__(self):
+        return iter(self.keys_given)
+
+    def __len__(self):
+        return len(self.keys_given)
+
+    def __getitem__(self, key):
+        return 1
+
+
+def test_names_that_were_seen_before_change_nothing():
+    """Hundreds of sets of names, each in two orders and again later, are encoded as each by itself is."""
+    maps = [{f"{place}-{number}": number for number in range(place % 5)} for place in range(700)]
+    maps += [dict(reversed(each.items())) for each in maps] + [{"x" * 600: 1, "a": None}, {}]
+    for _ in range(2):
+        for data, event in zip(
+            maps,
+            new_events([Draft(TYPE, INFO, data) for data in maps], tenant_id=TENANT, occurred_at_ms=1),
+            strict=True,
+        ):
+            assert encode_event_data(data) == event.data
+
+
+@pytest.mark.parametrize("data", [Keys([1]), Keys({}), Keys(1, "a"), {1: 2, "a": 3}, {("a",): 1}])
+def test_keys_that_are_no_text_are_refused_in_their_place(data):
+    """Keys of any other type, even one that nothing can be looked up by, are an error of that event alone."""
+    drafts = [Draft(TYPE, INFO, {"a": 1}), Draft(TYPE, INFO, data), Draft(TYPE, INFO, {"a": 2})]
+    first, bad, last = each_event(drafts, clock=SystemClock())
+    assert (UsageError, b'{"a":1}', b'{"a":2}') == (type(bad), first.data, last.data)
+
+
+class Name(str):
+    """Text of a type of its own."""
+
+    __slots__ = ()
+
+
+def test_names_of_a_type_of_their_own_are_text():
+    """They are encoded as the text that they are, and looked at as such."""
+    for _ in range(2):
+        (event,) = new_events([Draft(TYPE, INFO, {Name("n"): 1, "m": 2})], tenant_id=TENANT, occurred_at_ms=1)
+        assert b'{"m":2,"n":1}' == event.data
+        (refused,) = each_event([Draft(TYPE, INFO, {Name("password"): 1})], clock=SystemClock())
+        assert isinstance(refused, UsageError)

@@ -27,6 +27,8 @@ DATA_BYTES_MAX: Final = 16 * 1024
 """Most bytes of an event's canonical JSON."""
 
 _DRAFT_FIELDS: Final = len(Draft._fields)
+_OPERATOR_ACTION: Final = SecurityEventType.OPERATOR_ACTION
+_SESSION_HEADING: Final = SecurityEventType.SESSION_HEADING
 _PLAIN: Final = frozenset((int, bool, type(None)))
 """Types of values in which nothing has to be looked at."""
 
@@ -115,41 +117,40 @@ def draft_of(item: object) -> Draft | UsageError:
 
 
 def _check(draft: Draft) -> None:
-    event_type, severity, data, device_id = draft
-    given: tuple[object, object, object] = (event_type, severity, data)
-    if not isinstance(given[0], SecurityEventType) or not isinstance(given[1], EventSeverity):
+    given: tuple[object, object, object, object] = draft
+    event_type, severity, data, device_id = given
+    if not isinstance(event_type, SecurityEventType) or not isinstance(severity, EventSeverity):
         raise UsageError("event_type is a SecurityEventType and severity an EventSeverity")
-    if type(given[2]) is not dict and not isinstance(given[2], Mapping):
+    if type(data) is not dict and not isinstance(data, Mapping):
         raise UsageError(f"event data must be a dict, got {type(data).__name__}")
-    if event_type is SecurityEventType.SESSION_HEADING:
+    if event_type is _SESSION_HEADING:
         raise UsageError("a session_heading is written with its sessions alone: choose another type")
-    named: object = device_id
-    if named is not None:
-        if not isinstance(named, str):
-            raise UsageError(f"device_id must be text, got {type(named).__name__}")
-        encode_name(named)
-    _refuse_secrets(data, path="data", depth=0)
-    if event_type is SecurityEventType.OPERATOR_ACTION and (what := data.get("what")) in (ERASURE, ARCHIVED):
+    if device_id is not None:
+        if not isinstance(device_id, str):
+            raise UsageError(f"device_id must be text, got {type(device_id).__name__}")
+        encode_name(device_id)
+    _refuse_secrets(data, "data", 0)
+    if event_type is _OPERATOR_ACTION and (what := data.get("what")) in (ERASURE, ARCHIVED):
         raise UsageError(f"only an erasure or archive itself is logged with 'what' = {what!r}: name yours otherwise")
 
 
-def _refuse_secrets(value: object, *, path: str, depth: int) -> None:
+def _refuse_secrets(value: object, path: str, depth: int) -> None:
     # The canonical encoding refuses what is nested too deep; this only must not recurse without end.
     if depth > 16:  # noqa: PLR2004 - twice what the encoding takes
         raise UsageError(f"{path} is nested too deep")
-    if isinstance(value, str):
-        _refuse_text(value, path)
-    elif type(value) is dict or isinstance(value, Mapping):
+    if type(value) is dict or isinstance(value, Mapping):
         if type(value) is not dict or not are_harmless(value):
             _refuse_names(value, path)
         for key, item in value.items():
             kind = type(item)
             if kind in _PLAIN or (kind is str and len(item) < SHORTEST and "://" not in item):
                 continue  # what most values are, without a call for each
-            _refuse_secrets(item, path=f"{path}.{key}", depth=depth + 1)
+            _refuse_secrets(item, f"{path}.{key}", depth + 1)
+    elif isinstance(value, str):
+        _refuse_text(value, path)
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
-            _refuse_secrets(item, path=f"{path}[{number}]", depth=depth + 1)
+            _refuse_secrets(item, f"{path}[{number}]", depth + 1)
     elif isinstance(value, SecretBytes | bytes | bytearray | memoryview):
         raise UsageError(
             f"{path} holds bytes: the log is kept for ever, so write a name, a count or a public digest in hex"
