@@ -62,7 +62,7 @@ def new_device(device_id=None, *, is_kem_proven=False):
 
 
 def new_claim(device, *, tenant_id=DEFAULT_TENANT, bucket=BUCKET, **changes):
-    leaf_data = b"QFX1 LEAF" + os.urandom(156)
+    leaf_data = b"QFX1 LEAF\x01" + os.urandom(155)
     values = {
         "form": 1,
         "ticket_bucket": bucket,

@@ -25,26 +25,20 @@ SELECT d.first_index, d.old_frontier, qflare.note_calls($1, $13, 'event', d.firs
 SELECT w.first_index, w.old_frontier
   FROM qflare.write_events($1, $2, $3, $4, $5, $6, $7, $8) AS w;
 
--- name: find_heading :one
--- The entry that heads the run of sessions in which the one at $2 stands, and whether there has to be one; inside a
--- tenant's transaction. A run is one tenant's: where one of it is missing among
--- the tenant's own, what stands before is another run's. It is no longer than the largest batch, 4,096.
--- $1 tenant_id uuid, $2 log index bigint
-SELECT e.log_index, e.tenant_id, e.entry_type, e.event_type, e.severity, e.device_id, e.leaf_hash, e.leaf_data, e.data,
-       e.recorded_at, NULL::bytea AS subject, NULL::bytea AS sealed_key,
-       coalesce($2 >= h.headed_from, false) AS is_due
-  FROM qflare.log_head AS h
-  LEFT JOIN LATERAL (
-       SELECT b.log_index FROM (
-              SELECT a.log_index, a.entry_type FROM qflare.audit_entry AS a
-               WHERE a.tenant_id = $1 AND a.log_index < $2
-               ORDER BY a.log_index DESC LIMIT 8192) AS b
-        WHERE b.entry_type <> 1
-        ORDER BY b.log_index DESC LIMIT 1) AS f ON true
-  LEFT JOIN qflare.audit_entry AS e
-    ON e.log_index = f.log_index AND e.tenant_id = $1 AND e.event_type = 'session_heading'
-   AND $2 - f.log_index - 1 = (SELECT count(*) FROM qflare.audit_entry AS c
-                                WHERE c.tenant_id = $1 AND c.log_index > f.log_index AND c.log_index < $2);
+-- name: find_run :many
+-- The entry at $1 and those before it back to the first that is no session's, the last first; in the auditor's transaction.
+-- A session's is told by its leaf, which the tree covers, not by its column.
+-- $1 log index bigint, $2 most entries bigint
+SELECT a.log_index, a.tenant_id, a.entry_type, a.event_type, a.severity, a.device_id, a.leaf_hash, a.leaf_data, a.data,
+       a.recorded_at, NULL::bytea AS subject, NULL::bytea AS sealed_key,
+       substring(a.leaf_data FROM 10 FOR 1) = '\x01' AS is_session
+  FROM qflare.audit_entry AS a
+ WHERE a.log_index BETWEEN
+       coalesce((SELECT b.log_index FROM qflare.audit_entry AS b
+                  WHERE b.log_index > $1::bigint - $2::bigint AND b.log_index < $1
+                    AND substring(b.leaf_data FROM 10 FOR 1) <> '\x01'
+                  ORDER BY b.log_index DESC LIMIT 1), $1 - $2 + 1) AND $1
+ ORDER BY a.log_index DESC;
 
 -- name: log_head :one
 -- Size, frontier and first heading as committed.

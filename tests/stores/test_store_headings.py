@@ -1,13 +1,12 @@
 """Headings as the store writes them: for its callers, and for workers of the version before, which know none."""
 
-from os import urandom
 from pathlib import Path
 
 import pytest
 
 from qflare.errors import UsageError
-from qflare.model.event import Heading, SecurityEventType
-from qflare.model.ids import DEFAULT_TENANT, TenantId
+from qflare.model.event import SecurityEventType, SessionRun
+from qflare.model.ids import DEFAULT_TENANT
 from qflare.monitor.proof import check_entry
 from qflare.protocol.heading import session_heading
 from qflare.protocol.log import Frontier
@@ -23,7 +22,7 @@ async def test_a_heading_stands_before_the_sessions_of_one_transaction(store):
     """Every session of a batch is under the heading that was given, and none of another batch or tenant is."""
     await publish(store)
     devices = await register(store, 3)
-    assert Heading(None, is_due=False) == await store.find_heading(DEFAULT_TENANT, 0)
+    assert SessionRun(1001, (), None) == await store.find_run(1000)
     batches = [[new_claim(device) for device in devices[:count]] for count in (1, 3)]
     for claims in batches:
         given = heading()
@@ -32,13 +31,10 @@ async def test_a_heading_stands_before_the_sessions_of_one_transaction(store):
         )
         assert (given.leaf_hash, *(claim.leaf_hash for claim in claims)) == append.leaf_hashes
         for outcome in outcomes:
-            found = await store.find_heading(DEFAULT_TENANT, outcome.log_index)
-            assert (append.first_index, given.leaf_hash, True) == (
-                found.entry.index,
-                found.entry.leaf_hash,
-                found.is_due,
-            )
-            assert Heading(None, is_due=True) == await store.find_heading(TenantId(urandom(16)), outcome.log_index)
+            found = await store.find_run(outcome.log_index)
+            assert (append.first_index, given.leaf_hash) == (found.first, found.head.leaf_hash)
+            place = outcome.log_index - found.first
+            assert (given.leaf_data, *(claim.leaf_data for claim in claims[:place])) == found.leaves
     # What repeats a handshake makes no session, and no heading.
     size = (await store.log_head()).size
     outcomes, append = await store.confirm_sessions(

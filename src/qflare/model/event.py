@@ -16,6 +16,8 @@ EVENT_ENTRY: Final = 2
 """Entry type of a leaf that is an event's canonical encoding, as every event was written before type 3."""
 FIELDS_ENTRY: Final = 3
 """Entry type of a leaf that commits to each field of an event by itself: every event since."""
+RUN_MAX: Final = 1 + 4096
+"""Most entries that one transaction makes of sessions: their heading and the largest batch."""
 
 
 class SecurityEventType(StrEnum):
@@ -130,13 +132,16 @@ class LogAppend:
     """Of an append by change: where each of its events stands, new or not."""
 
 
-class Heading(NamedTuple):
-    """What stands before the sessions that one transaction made (docs/audit.md, headings)."""
+class SessionRun(NamedTuple):
+    """A session's entry and those before it, whosever they are, back to the first that is no session's."""
 
-    entry: AuditEntry | None
-    """The event that says whose they are and when they were made; None if none stands there."""
-    is_due: bool
-    """Whether one has to: not before the first heading of the log."""
+    first: int
+    """Index of the first of them."""
+    leaves: tuple[bytes, ...]
+    """Leaf data in order, without a gap, that of the session's entry last; RUN_MAX at most."""
+    head: AuditEntry | None
+    """The entry at `first`; None if that is a session's too: then the log, or what is left of it, begins there, or they
+    are more than any transaction makes."""
 
 
 def require_heading(heading: NewEvent, now_s: int) -> None:

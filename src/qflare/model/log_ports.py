@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from qflare.model.event import (
         AuditEntry,
         EventSeverity,
-        Heading,
         LogAppend,
         LogHead,
         NewEvent,
         SecurityEventType,
+        SessionRun,
         SignedCheckpoint,
     )
     from qflare.model.ids import CallId, TenantId
@@ -46,8 +46,8 @@ class LogStore(Protocol):
     async def find_entry(self, tenant_id: TenantId, index: int) -> AuditEntry | None:
         """Return one entry of the tenant, or None."""
 
-    async def find_heading(self, tenant_id: TenantId, index: int) -> Heading:
-        """Return what heads the run of sessions in which the tenant's entry at *index* stands."""
+    async def find_run(self, index: int) -> SessionRun:
+        """Return the entry at *index* and the sessions' before it, of all tenants; needs the auditor's role."""
 
     async def find_nodes(self, nodes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         """Return hashes of complete subtrees by (level, index); level 0 are the leaves."""

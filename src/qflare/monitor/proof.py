@@ -22,7 +22,17 @@ from qflare.protocol.checkpoint import verify_checkpoint
 from qflare.protocol.entry import EntryVault, check_opening, decode_fields_leaf, digest_row, open_entry, open_stored
 from qflare.protocol.labels import MAGIC_LEAF
 from qflare.protocol.leaf import decode_event_leaf
-from qflare.protocol.log import hash_leaf, inclusion_path, nodes_for_path, verify_inclusion
+from qflare.protocol.log import (
+    consistency_path,
+    frontier_from_nodes,
+    hash_leaf,
+    inclusion_path,
+    nodes_for_consistency,
+    nodes_for_frontier,
+    nodes_for_path,
+    verify_consistency,
+    verify_inclusion,
+)
 from qflare.protocol.receipt import decode_receipt, verify_receipt
 from qflare.protocol.wire import LEAF_BYTES
 
@@ -93,8 +103,6 @@ async def prove_event(
             raise EvidenceError(f"entry {index} was logged and is gone", index=index)
         raise KeyNotFoundError(f"no entry {index} in this tenant's log")
     check_entry(entry, vault)
-    if entry.entry_type == SESSION_ENTRY:
-        await _check_headed(entry, store)
     if isinstance(event, LoggedEvent):
         _check_logged(event, entry, (certificate, *earlier))
     checkpoint = await log.checkpoint()
@@ -107,6 +115,8 @@ async def prove_event(
         under_any((certificate, *earlier), lambda each: verify_checkpoint(each.log_key, each.log_origin, checkpoint))
     except AuthenticationError:
         raise EvidenceError(f"entry {index} does not lead to the signed head", index=index) from None
+    if entry.entry_type == SESSION_ENTRY:
+        await _check_headed(entry, store, checkpoint)
     return EventProof(entry=open_entry(entry, vault), checkpoint=checkpoint, path=path)
 
 
@@ -206,14 +216,36 @@ def unix_ms(time: datetime) -> int | None:
     return None if rest else whole
 
 
-async def _check_headed(entry: AuditEntry, store: LogStore) -> None:
-    heading, is_due = await store.find_heading(entry.tenant_id, entry.index)
+async def _check_headed(entry: AuditEntry, store: LogStore, checkpoint: SignedCheckpoint) -> None:
+    """
+    Check tenant and time of a session's row, which stands under a signed head, by the heading of its run.
+
+    Which entry heads it, the leaves say, of whatever tenant: they are shown to stand under the same head.
+    """
+    run, size = await store.find_run(entry.index), entry.index + 1
+    nodes = await store.find_nodes([*nodes_for_frontier(run.first), *nodes_for_consistency(size, checkpoint.size)])
+    try:
+        frontier, _ = frontier_from_nodes(run.first, nodes).append([hash_leaf(each) for each in run.leaves])
+        path = consistency_path(size, checkpoint.size, nodes)
+        verify_consistency(size, checkpoint.size, old_root=frontier.root(), new_root=checkpoint.root, path=path)
+    except AuthenticationError:
+        raise EvidenceError(
+            f"the entries {run.first} to {entry.index}, which say whose session entry {entry.index} is, do not lead to "
+            "the signed head",
+            index=run.first,
+            last=entry.index,
+        ) from None
+    heading = run.head
     if heading is not None:
         check_entry(heading)
+        if heading.event_type is not SecurityEventType.SESSION_HEADING:
+            heading = None
+    # Where an entry that is no heading stands before it, that is what was signed; this tells of dropped ones.
+    headed_from = None if heading is not None else (await store.log_head()).headed_from
     problem = misfit(
         None if heading is None else (heading.tenant_id, unix_ms(heading.recorded_at)),
         (entry.tenant_id, unix_ms(entry.recorded_at)),
-        is_due=is_due,
+        is_due=headed_from is not None and headed_from <= entry.index,
     )
     if problem is not None:
         raise EvidenceError(f"entry {entry.index} was altered: {problem}", index=entry.index)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Final
 from qflare.errors import BatchError, ConflictError, EvidenceError, StoreUnavailableError
 from qflare.model.call import fresh_call
 from qflare.model.event import (
+    RUN_MAX,
     AuditEntry,
     EventSeverity,
-    Heading,
     LogAppend,
     LogHead,
     NewEvent,
     SealedKey,
     SecurityEventType,
+    SessionRun,
 )
 from qflare.model.event import SignedCheckpoint as Checkpoint
 from qflare.model.ids import CallId, DeviceId, TenantId
@@ -123,13 +124,15 @@ class Log(Connected):
                 raise ConflictError("some of these entries were erased meanwhile: look again which are left")
             await transaction.write_events([event])
 
-    async def find_heading(self, tenant_id: TenantId, index: int) -> Heading:
-        """Return what heads the run of sessions in which the tenant's entry at *index* stands."""
-        async with self._connections.transaction(tenant_id) as transaction:
-            row = await transaction.fetch_row("find_heading", transaction.tenant_id, index)
-        if row is None or row["log_index"] is None:
-            return Heading(None, is_due=row is not None and row["is_due"])
-        return Heading(entry_of(row), is_due=row["is_due"])
+    async def find_run(self, index: int) -> SessionRun:
+        """Return the entry at *index* and the sessions' before it, of all tenants; needs the auditor's role."""
+        async with self._connections.transaction() as transaction:
+            await transaction.execute("become_auditor")
+            rows = await transaction.fetch("find_run", index, RUN_MAX)
+        run = [row for place, row in enumerate(rows) if row["log_index"] == index - place][::-1]
+        leaves = tuple(row["leaf_data"] for row in run)
+        head = entry_of(run[0]) if run and not run[0]["is_session"] else None
+        return SessionRun(index + 1 - len(run), leaves, head)
 
     async def find_nodes(self, nodes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         """Return hashes of complete subtrees by (level, index); level 0 are the leaves."""

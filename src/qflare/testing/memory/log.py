@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Final
 from qflare.clock import utc
 from qflare.errors import BatchError, ConflictError
 from qflare.model.event import (
+    RUN_MAX,
     SESSION_ENTRY,
     AuditEntry,
     EventSeverity,
-    Heading,
     LogAppend,
     LogHead,
     NewEvent,
     SealedKey,
     SecurityEventType,
+    SessionRun,
     SignedCheckpoint,
 )
 from qflare.model.ids import CallId, DeviceId, TenantId
@@ -138,18 +139,17 @@ class Log(Logging):
                 tables.entries.put(index, replace(row, sealed_key=None))
             self._write_events(tenant_id, [event])
 
-    async def find_heading(self, tenant_id: TenantId, index: int) -> Heading:
-        """Return what heads the run of sessions in which the tenant's entry at *index* stands."""
+    async def find_run(self, index: int) -> SessionRun:
+        """Return the entry at *index* and the sessions' before it, of all tenants."""
         require_numbers(index)
-        async with self._transaction(tenant_id) as tables:
-            at = index - 1
-            while (row := tables.entries.get(at)) and row.tenant_id == tenant_id and row.entry_type == SESSION_ENTRY:
-                at -= 1
-            is_heading = (
-                row is not None and row.tenant_id == tenant_id and row.event_type is SecurityEventType.SESSION_HEADING
-            )
-            first = tables.headed_from.value
-            return Heading(row if is_heading else None, is_due=first is not None and index >= first)
+        async with self._transaction() as tables:
+            run: list[AuditEntry] = []
+            while len(run) < RUN_MAX and (row := tables.entries.get(index - len(run))):
+                run.insert(0, row)
+                if row.index < index and row.entry_type != SESSION_ENTRY:
+                    break
+            head = run[0] if run and run[0].entry_type != SESSION_ENTRY else None
+            return SessionRun(index + 1 - len(run), tuple(row.leaf_data for row in run), head)
 
     async def find_nodes(self, nodes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         """Return hashes of complete subtrees by (level, index); level 0 are the leaves."""
