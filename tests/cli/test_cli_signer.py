@@ -25,6 +25,7 @@ async def test_commands_say_what_stands_without_a_signer(database_dsn, tmp_path)
                 tmp_path / "data",
                 QFLARE_DSN=database_dsn,
                 QFLARE_SIGNER_SOCKET=socket,
+                QFLARE_SIGNER_TIMEOUT_S="30",
                 QFLARE_KEEPER_DIR=str(tmp_path / "volatile"),
             )
 

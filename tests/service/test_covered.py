@@ -1,8 +1,13 @@
 """Every public call that changes something is answered under a signed head, or says why it needs none."""
 
+import asyncio
 import inspect
 
-from qflare.service.covered import HEAD, HOW, TOLD_ONCE
+import pytest
+
+from qflare.errors import KeyNotFoundError, UncoveredError
+from qflare.secret import SecretBytes
+from qflare.service.covered import HEAD, HOW, TOLD_ONCE, covered, covered_many, told_once
 from qflare.service.key_manager import QuantumKeyManager
 from qflare.service.security_monitor import SecurityMonitor
 
@@ -83,3 +88,71 @@ def test_what_is_told_once_asks_for_a_signer_first():
             asks = "require_signer" in body or "_give_secret" in body
             assert how == (TOLD_ONCE if asks else HEAD), name
     assert "require_signer" in QuantumKeyManager._give_secret.__code__.co_names
+
+
+class Calls:
+    """Calls of every kind over a log whose cover ends as the test says."""
+
+    def __init__(self, end):
+        self._end = end
+
+    async def _log(self):
+        return self
+
+    async def cover(self):
+        await self._end()
+
+    @covered
+    async def change(self, *, call_id=None):
+        return call_id
+
+    @covered_many
+    async def change_many(self, results, *, call_id=None):  # noqa: ARG002 - named in the error
+        return results
+
+    @told_once(SecretBytes.wipe, remedy="make another")
+    async def tell(self, secret):
+        return secret
+
+    @told_once(SecretBytes.wipe, remedy="make others", is_many=True)
+    async def tell_many(self, results):
+        return results
+
+
+def is_wiped(secret):
+    with secret.view() as view:
+        return not any(view)
+
+
+async def uncovered():
+    raise UncoveredError("no signer")
+
+
+async def test_what_is_not_covered_is_no_answer_and_no_secret_outlives_it():
+    """One call or many, told once or not: done items become errors that name the call, other errors stay, none twice."""
+    calls, call_id, absent = Calls(uncovered), b"\x0f" * 16, KeyNotFoundError("none")
+    for named, said in ((call_id, f"call id {call_id.hex()}"), (None, "the same call id")):
+        with pytest.raises(UncoveredError, match=f"no signer.*{said}"):
+            await calls.change(call_id=named)
+    results = await calls.change_many((1, absent, 2), call_id=call_id)
+    assert [UncoveredError, KeyNotFoundError, UncoveredError] == [type(each) for each in results]
+    assert call_id.hex() in str(results[0])
+    # Nothing was done: nobody need wait for a head.
+    assert (absent,) == await calls.change_many((absent,))
+    one, two, three = [SecretBytes.copy_of(b"secret") for _ in range(3)]
+    with pytest.raises(UncoveredError, match="make another: its secret was told to nobody"):
+        await calls.tell(one)
+    results = await calls.tell_many((two, absent, three))
+    assert [UncoveredError, KeyNotFoundError, UncoveredError] == [type(each) for each in results]
+    assert [True] * 3 == [is_wiped(each) for each in (one, two, three)]
+
+
+async def test_a_secret_is_wiped_where_its_caller_left():
+    """Cancelled while the head is waited for, the secret goes with the call."""
+    secret = SecretBytes.copy_of(b"secret")
+    task = asyncio.create_task(Calls(asyncio.Event().wait).tell(secret))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert is_wiped(secret)
