@@ -222,7 +222,12 @@ async def test_rewritten_history_is_found_by_signature_and_receipts(database_dsn
         frontier, _ = frontier.append([row["leaf_hash"] for row in rows])
         await admin.execute("DELETE FROM qflare.audit_entry WHERE log_index >= $1", before)
         await admin.execute("DELETE FROM qflare.checkpoint WHERE size > $1", before)
-        await admin.execute("UPDATE qflare.log_head SET size = $1, frontier = $2", before, b"".join(frontier.hashes))
+        await admin.execute(
+            "UPDATE qflare.log_head SET size = $1, frontier = $2,"
+            " headed_from = CASE WHEN headed_from < $1 THEN headed_from END",
+            before,
+            b"".join(frontier.hashes),
+        )
         assert nodes
         await manager.monitor.verify_log(deep=False)
         with pytest.raises(EvidenceError, match="older copy") as caught:
