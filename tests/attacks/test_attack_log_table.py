@@ -110,7 +110,10 @@ class World:
         await self.admin.execute("DELETE FROM qflare.log_node")
         await self.admin.executemany("INSERT INTO qflare.log_node VALUES ($1, $2, $3)", [one for one in made if one[0]])
         await self.admin.execute(
-            "UPDATE qflare.log_head SET size = $1, frontier = $2", frontier.size, b"".join(frontier.hashes)
+            "UPDATE qflare.log_head SET size = $1::bigint, frontier = $2, headed_from = CASE WHEN headed_from < $1::bigint THEN headed_from "
+            "END",
+            frontier.size,
+            b"".join(frontier.hashes),
         )
         if not keeps_signed:
             await self.admin.execute("DELETE FROM qflare.checkpoint WHERE size > $1", frontier.size)
@@ -122,11 +125,12 @@ async def worlds(database, folder, admin):
     async with managers(database, folder, clock=TurnedClock()) as (manager,):
         edge = await Edge.provision(manager)
         evidence = [(await edge.connect(manager)).evidence]
+        await manager.monitor.checkpoint()
         for number in range(9):
             await manager.monitor.log_security_event(
                 SecurityEventType.SYSTEM, EventSeverity.INFO, {"n": number}, device_id=edge.name
             )
-            if number % 4 == 0:
+            if number % 3 == 0:  # heads of even and of odd sizes
                 await manager.monitor.checkpoint()
         evidence.append((await edge.connect(manager)).evidence)
         await manager.monitor.checkpoint()
@@ -191,7 +195,7 @@ async def copied_over(world, index, source):
     await deleted(world, index)
     await insert_copy(world, index, source)
     # Two equal leaves beside each other: nothing says which of them is the copy.
-    return (index & ~1, index | 1) if index ^ 1 == source else (index, index)
+    return pair_of(world, index) if index ^ 1 == source else (index, index)
 
 
 async def insert_copy(world, index, source):

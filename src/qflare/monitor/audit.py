@@ -207,8 +207,8 @@ class _Audit:
         size = self._walk.frontier.size
         if self._suspects.has_any:
             raise await self._suspects.problem(walked=size, head=head)
-        self._check_headed(head)
         await self._check_heads(head, checkpoint)
+        self._check_headed(head)
         self._known.require_reached(size)
         low = self._suspects.bounds.low
         check = partial(check_held, self._receipts, self._roots, keys=self._keys, first=self._first, size=size, low=low)
