@@ -38,7 +38,7 @@ def as_uuids(identifiers: Sequence[bytes]) -> list[UUID]:
     return [as_uuid(identifier) for identifier in identifiers]
 
 
-def shortened(values: list[Value]) -> list[Value]:
+def shortened(values: Sequence[Value]) -> Sequence[Value]:
     """Return a column as it is, or its one value if all rows have the same: for statements that take either."""
     return values[:1] if values.count(values[0]) == len(values) else values
 

@@ -237,21 +237,23 @@ class _Entries:
         named = [(number, change) for number, place in enumerate(self._sent) if (change := self._changes[place])]
         events = [self._events[place] for place in self._sent]
         # The driver takes a microsecond for each value of a column: most are alike, and the others go as one.
-        keyed = [(number, event.sealed_key) for number, event in enumerate(events) if event.sealed_key is not None]
-        data, data_edges = joined([event.data if event.stored is None else event.stored for event in events])
-        leaves, leaf_edges = joined([event.leaf_data for event in events])
+        types, severities, device_ids, data, leaves, hashes, times_ms, stored, keys = zip(*events, strict=True)
+        keyed = [(number, key) for number, key in enumerate(keys) if key is not None]
+        rows_data, data_edges = joined([each if row is None else row for each, row in zip(data, stored, strict=True)])
+        leaf_data, leaf_edges = joined(leaves)
         rows = await self._connections.attempt(
             "append_events",
             as_uuid(self._tenant_id),
-            shortened([event.event_type._value_ for event in events]),
-            shortened([event.severity._value_ for event in events]),
-            shortened([event.device_id if event.stored is None else None for event in events]),
-            data,
+            [each._value_ for each in shortened(types)],
+            [each._value_ for each in shortened(severities)],
+            # Of entry type 3 the device stands in what is stored, sealed.
+            shortened([each if row is None else None for each, row in zip(device_ids, stored, strict=True)]),
+            rows_data,
             data_edges,
-            leaves,
+            leaf_data,
             leaf_edges,
-            b"".join([event.leaf_hash for event in events]),
-            shortened([event.occurred_at_ms for event in events]),
+            b"".join(hashes),
+            shortened(times_ms),
             [number for number, _ in keyed],
             b"".join([part for _, key in keyed for part in key]),
             as_uuids([self._batch, *(change for _, change in named)]),
