@@ -223,8 +223,8 @@ async def test_rewritten_history_is_found_by_signature_and_receipts(database_dsn
         await admin.execute("DELETE FROM qflare.audit_entry WHERE log_index >= $1", before)
         await admin.execute("DELETE FROM qflare.checkpoint WHERE size > $1", before)
         await admin.execute(
-            "UPDATE qflare.log_head SET size = $1, frontier = $2,"
-            " headed_from = CASE WHEN headed_from < $1 THEN headed_from END",
+            "UPDATE qflare.log_head SET size = $1::bigint, frontier = $2,"
+            " headed_from = CASE WHEN headed_from < $1::bigint THEN headed_from END",
             before,
             b"".join(frontier.hashes),
         )
