@@ -4,6 +4,7 @@ import pytest
 
 from manager_world import Edge, TurnedClock, engine_of, make_manager
 from qflare.errors import RefusedError
+from qflare.model.event import SecurityEventType
 from qflare.model.signal import Signal
 
 WIDTH_S = 300
@@ -91,6 +92,9 @@ async def test_the_log_and_the_detector_show(database_dsn, tmp_path):
     async with make_manager(database_dsn, tmp_path, tick_max_s=3600, detection=True) as manager:
         edge = await Edge.provision(manager)
         pending = await edge.hello(manager)
+        # What a worker writes by itself, which nobody waits for.
+        event = engine_of(manager).devices.event(manager.tenant, SecurityEventType.SYSTEM, {"n": 1}, device_id=None)
+        await engine_of(manager).foundation.log.append(manager.tenant, [event])
         figures = flat(await manager.figures())
         assert figures["qflare_audit_unsigned_entries",] > 0
         assert {figures["qflare_detector_alarms_total", signal] for signal in Signal} == {0}
