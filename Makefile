@@ -25,8 +25,9 @@ $(VENV)/.installed: $(NATIVE)
 demo: $(VENV)/.installed
 	$(BIN)/qflare demo $(QFLARE_DEMO_ARGS)
 
+# All of it, its parts side by side; PYTEST_ARGS runs what it names, e.g.  make test PYTEST_ARGS='tests/protocol -x'
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(if $(PYTEST_ARGS),$(BIN)/python -m pytest $(PYTEST_ARGS),PYTHON=$(BIN)/python bash tests/run)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
