@@ -8,6 +8,7 @@ from qflare.errors import EvidenceError
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT, TenantId
 from qflare.protocol.heading import session_heading
+from qflare.protocol.log import Frontier
 from qflare.stores.postgres.columns import as_uuid
 
 OTHER = TenantId(b"\x99" * 16)
@@ -47,6 +48,15 @@ async def forge_heading(admin, index, *, tenant_id=DEFAULT_TENANT, later_s=3600)
         made.stored,
         later_s,
     )
+
+
+async def rebuild(admin):
+    """Make every node and the head anew over the rows as they are."""
+    rows = await admin.fetch("SELECT leaf_hash FROM qflare.audit_entry ORDER BY log_index")
+    frontier, made = Frontier().append([row["leaf_hash"] for row in rows])
+    await admin.execute("DELETE FROM qflare.log_node")
+    await admin.executemany("INSERT INTO qflare.log_node VALUES ($1, $2, $3)", [one for one in made if one[0]])
+    await admin.execute("UPDATE qflare.log_head SET frontier = $1", b"".join(frontier.hashes))
 
 
 async def keep(admin):
@@ -124,4 +134,22 @@ async def test_where_headings_are_said_to_begin_lets_no_session_move(beginning, 
             with pytest.raises(EvidenceError) as caught:
                 await manager.for_tenant(OTHER).monitor.verify_event_integrity(index)
             assert index == caught.value.index
+            await restore(admin)
+
+
+async def test_a_heading_written_anew_is_named_and_not_its_session(database_dsn, tmp_path, admin):
+    """Of a heading whose hash and whole tree were made anew the range between two heads is named, which has it."""
+    async with managers(database_dsn, tmp_path, clock=TurnedClock()) as (manager,):
+        await fill(manager)
+        await unlock(admin)
+        await keep(admin)
+        for index in await sessions_of(admin):
+            await forge_heading(admin, index - 1)
+            for makes_tree in (False, True):
+                if makes_tree:
+                    await rebuild(admin)
+                for is_deep in (True, False):
+                    with pytest.raises(EvidenceError) as caught:
+                        await manager.monitor.verify_log(deep=is_deep)
+                    assert caught.value.index <= index - 1 <= caught.value.last, (index, makes_tree, is_deep)
             await restore(admin)

@@ -200,19 +200,22 @@ class _Audit:
                 before = self._first - self._archived
                 progress(self._walk.frontier.size - before, head.size - before)
             # With a suspect no state: whoever goes on from it would not know of it.
-            if note_state is not None and not self._suspects.has_any:
+            if note_state is not None and not self._suspects.has_any and self._walk.misfit is None:
                 note_state(self._state(scope, now_s))
             if self._walk.frontier.size == size:
                 break
         size = self._walk.frontier.size
         if self._suspects.has_any:
-            raise await self._suspects.problem(walked=size, head=head)
+            raise self._first_of(await self._suspects.problem(walked=size, head=head))
+        if self._walk.misfit is not None:
+            raise self._walk.misfit
         await self._check_heads(head, checkpoint)
-        self._check_headed(head)
         self._known.require_reached(size)
         low = self._suspects.bounds.low
         check = partial(check_held, self._receipts, self._roots, keys=self._keys, first=self._first, size=size, low=low)
         await self._runner.run(check)
+        # Last, because it names no entry: what others hold tells which is gone of a log that was cut.
+        self._check_headed(head)
         await self._refuse_unsaid(head)
         await self._refuse_beyond(head)
         return LogReport(
@@ -314,9 +317,23 @@ class _Audit:
         await self._runner.run(partial(self._check_signed, signed, walked))
         problem = walked.problem or unreadable
         if self._suspects.is_decided or (problem is not None and self._suspects.has_any):
-            raise await self._suspects.problem(walked=self._walk.frontier.size, head=head, row=problem)
+            raise self._first_of(await self._suspects.problem(walked=self._walk.frontier.size, head=head, row=problem))
         if problem is not None:
-            raise problem
+            raise self._first_of(problem)
+        misfit = self._walk.misfit
+        if misfit is not None and not self._suspects.has_any and self._is_shown(misfit):
+            raise misfit
+
+    def _is_shown(self, misfit: EvidenceError) -> bool:
+        """Whether reading on tells no more of it: its heading is under a head that holds, or no head is looked at."""
+        return not self._is_deep or (misfit.index or 0) < self._suspects.bounds.low
+
+    def _first_of(self, problem: EvidenceError) -> EvidenceError:
+        """Return *problem*, or a session before it whose row is not what its heading says."""
+        misfit = self._walk.misfit
+        if misfit is None or misfit.index is None:
+            return problem
+        return problem if problem.index is not None and problem.index <= misfit.index else misfit
 
     async def _read(self, first: int, limit: int) -> tuple[Sequence[AuditEntry], EvidenceError | None]:
         """Return the next rows up to one that cannot even be read, and what is wrong with that one."""

@@ -45,6 +45,8 @@ class Walk:
     """Leaf hashes that others hold."""
     frontier: Frontier = field(default_factory=Frontier)
     headings: Headings = field(default_factory=Headings)
+    misfit: EvidenceError | None = None
+    """The first session whose row is not what its heading says: which of both was altered, the tree above tells."""
     kinds: Counter[str] = field(default_factory=Counter)
     tenants: set[bytes] = field(default_factory=set)
     erased: int = 0
@@ -52,7 +54,7 @@ class Walk:
     """Entries whose key is gone, of which no entry read so far says that they were erased."""
 
     def take(self, page: Sequence[AuditEntry], sizes: Collection[int]) -> WalkedPage:
-        """Take the next rows up to one that is bad; note the root at each of *sizes*."""
+        """Take the next rows up to one that is bad by itself; note the root at each of *sizes*."""
         nodes: list[tuple[Node, bytes]] = []
         roots: dict[int, bytes] = {}
         problem: EvidenceError | None = None
@@ -95,6 +97,6 @@ class Walk:
             tenant_id=entry.tenant_id,
             recorded_at_ms=unix_ms(entry.recorded_at),
         )
-        if unfit is not None:
-            return EvidenceError(f"entry {index} was altered: {unfit}", index=index)
+        if unfit is not None and self.misfit is None:
+            self.misfit = EvidenceError(f"entry {index} was altered: {unfit}", index=index)
         return self.known.problem_of(index, entry.leaf_hash)
