@@ -1619,6 +1619,12 @@ $$;
 CREATE OR REPLACE FUNCTION qflare.extend_log(p_size bigint, p_frontier bytea, p_leaves bytea[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
+    -- A confirmation of version 33 that was under way during the migration writes no heading: it comes again, and has one.
+    IF EXISTS (SELECT FROM qflare.log_head AS h
+                 JOIN qflare.audit_entry AS e ON e.log_index = p_size AND e.entry_type = 1
+                WHERE h.headed_from IS NOT NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'serialization_failure', MESSAGE = 'sessions need a heading';
+    END IF;
     PERFORM qflare.extend_tree(p_size, p_frontier,
                                (SELECT string_agg(l.hash, ''::bytea ORDER BY l.place)
                                   FROM unnest(p_leaves) WITH ORDINALITY AS l (hash, place)));

@@ -8,6 +8,22 @@ ALTER TABLE qflare.log_head
     ADD COLUMN headed_from bigint,            -- index of the first heading: from it on every session stands under one
     ADD CONSTRAINT log_head_headed_from_range CHECK (headed_from >= 0);
 
+-- extend_log: no session without a heading from the first one on.
+CREATE OR REPLACE FUNCTION qflare.extend_log(p_size bigint, p_frontier bytea, p_leaves bytea[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    -- A confirmation of version 33 that was under way during the migration writes no heading: it comes again, and has one.
+    IF EXISTS (SELECT FROM qflare.log_head AS h
+                 JOIN qflare.audit_entry AS e ON e.log_index = p_size AND e.entry_type = 1
+                WHERE h.headed_from IS NOT NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'serialization_failure', MESSAGE = 'sessions need a heading';
+    END IF;
+    PERFORM qflare.extend_tree(p_size, p_frontier,
+                               (SELECT string_agg(l.hash, ''::bytea ORDER BY l.place)
+                                  FROM unnest(p_leaves) WITH ORDINALITY AS l (hash, place)));
+END
+$$;
+
 -- head_sessions: H8 for a batch of claims of one tenant; results as ClaimResult.
 -- log_indexes[i] is null where no session stands. first_index and old_frontier are null if nothing was created: else the
 -- heading stands at first_index, before its sessions, whose tenant and time no leaf of their own says (docs/audit.md).

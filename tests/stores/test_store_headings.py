@@ -1,7 +1,9 @@
 """Headings as the store writes them: for its callers, and for workers of the version before, which know none."""
 
+import re
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from qflare.errors import UsageError
@@ -11,11 +13,37 @@ from qflare.monitor.proof import check_entry
 from qflare.protocol.heading import session_heading
 from qflare.protocol.log import Frontier
 from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, split_frontier
-from qflare.stores.postgres.definition import parse_queries
+from qflare.stores.postgres.definition import migrations, parse_queries
 from store_records import BUCKET, NOW_S, confirm, heading, new_claim, new_event, publish, register
 
 pytestmark = pytest.mark.contract
 RELEASED = Path(__file__).parent / "released" / "0001_queries.sql"
+
+
+async def confirm_before(admin, claims, function="qflare.confirm_sessions"):
+    """Confirm as workers of version 33 and those before do."""
+    queries = parse_queries(RELEASED.read_text(), origin=RELEASED.name)
+    (statement,) = (query.text for query in queries if query.name == "confirm_sessions")
+    return await admin.fetchrow(
+        statement.replace("qflare.confirm_sessions", function),
+        as_uuid(DEFAULT_TENANT),
+        [its.form for its in claims],
+        [its.ticket_bucket for its in claims],
+        as_uuids([its.sid for its in claims]),
+        [its.ref for its in claims],
+        [its.key_version for its in claims],
+        [its.start for its in claims],
+        [its.lifetime for its in claims],
+        [its.policy for its in claims],
+        [its.th3_hash for its in claims],
+        [its.leaf_hash for its in claims],
+        [its.leaf_data for its in claims],
+        [its.state_bucket for its in claims],
+        [its.sealed_chain_key for its in claims],
+        [its.proves_kem for its in claims],
+        as_time(NOW_S),
+        BUCKET - 1,
+    )
 
 
 async def test_a_heading_stands_before_the_sessions_of_one_transaction(store):
@@ -62,33 +90,12 @@ async def test_sessions_stand_under_no_other_event(store):
 
 async def test_the_database_writes_headings_for_workers_of_the_version_before(store, admin):
     """What version 33 and those before call makes a heading too, and tells of the log as if it had stood before the leaves given."""
-    queries = parse_queries(RELEASED.read_text(), origin=RELEASED.name)
-    (statement,) = (query.text for query in queries if query.name == "confirm_sessions")
     await publish(store)
     devices = await register(store, 5)
     await confirm(store, new_claim(devices[0]))
     for count in (1, 2, 4):
         claims = [new_claim(device) for device in devices[:count]]
-        row = await admin.fetchrow(
-            statement,
-            as_uuid(DEFAULT_TENANT),
-            [its.form for its in claims],
-            [its.ticket_bucket for its in claims],
-            as_uuids([its.sid for its in claims]),
-            [its.ref for its in claims],
-            [its.key_version for its in claims],
-            [its.start for its in claims],
-            [its.lifetime for its in claims],
-            [its.policy for its in claims],
-            [its.th3_hash for its in claims],
-            [its.leaf_hash for its in claims],
-            [its.leaf_data for its in claims],
-            [its.state_bucket for its in claims],
-            [its.sealed_chain_key for its in claims],
-            [its.proves_kem for its in claims],
-            as_time(NOW_S),
-            BUCKET - 1,
-        )
+        row = await confirm_before(admin, claims)
         assert ["created"] * count == row["results"]
         made = await store.find_entry(DEFAULT_TENANT, row["first_index"] - 1)
         check_entry(made)
@@ -99,3 +106,22 @@ async def test_the_database_writes_headings_for_workers_of_the_version_before(st
         head = await store.log_head()
         assert (grown.size, grown.hashes) == (head.size, head.frontier)
         assert [row["first_index"] + number for number in range(count)] == row["log_indexes"]
+
+
+async def test_a_call_of_the_version_before_that_was_under_way_comes_again(store, admin):
+    """A confirmation that began before the migration and ends after the first heading leaves no session without one."""
+    texts = [
+        each.text for each in migrations() if "FUNCTION qflare.confirm_sessions(" in each.text and each.version < 34
+    ]
+    body = re.search(r"CREATE OR REPLACE FUNCTION qflare\.confirm_sessions\(.*?\n\$\$;\n", texts[-1], re.DOTALL)[0]
+    await admin.execute(body.replace("qflare.confirm_sessions(", "qflare.confirm_before("))
+    await publish(store)
+    devices = await register(store, 3)
+    # Nothing is headed yet: such a session is one from before headings.
+    assert ["created"] == (await confirm_before(admin, [new_claim(devices[0])], "qflare.confirm_before"))["results"]
+    await confirm(store, new_claim(devices[1]))
+    size = (await store.log_head()).size
+    with pytest.raises(asyncpg.SerializationError):
+        await confirm_before(admin, [new_claim(devices[2])], "qflare.confirm_before")
+    assert size == (await store.log_head()).size
+    assert ["created"] == (await confirm_before(admin, [new_claim(devices[2])]))["results"]
