@@ -124,7 +124,8 @@ async def test_every_random_change_is_named_where_it_begins(database_dsn, tmp_pa
                     way[0] in {exchanged, removed, copied_over, rebuilt, cut_in_front}
                     and before <= low
                     and (high <= behind)
-                    and (way[0] is rebuilt or high <= low | 1)
+                    # The last entry of an odd log stands under no node: nothing stored tells it from those before.
+                    and (way[0] is rebuilt or high <= low | 1 or begins == copy.size - 1)
                 ), (low, high, begins)
                 assert (begins, begins) == await found(partial(world.verify, references=[copy]))
                 # An export holds leaves: an edit beside them is not in it.
