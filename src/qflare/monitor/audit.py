@@ -205,10 +205,7 @@ class _Audit:
             if self._walk.frontier.size == size:
                 break
         size = self._walk.frontier.size
-        if self._suspects.has_any:
-            raise self._first_of(await self._suspects.problem(walked=size, head=head))
-        if self._walk.misfit is not None:
-            raise self._walk.misfit
+        await self._refuse_found(head)
         await self._check_heads(head, checkpoint)
         self._known.require_reached(size)
         low = self._suspects.bounds.low
@@ -362,6 +359,13 @@ class _Audit:
             self._heads += root == checkpoint.root
 
     # --- the end -----------------------------------------------------------------------------------------------------
+
+    async def _refuse_found(self, head: LogHead) -> None:
+        """Refuse what the pass found that no row is bad by itself for."""
+        if self._suspects.has_any:
+            raise self._first_of(await self._suspects.problem(walked=self._walk.frontier.size, head=head))
+        if self._walk.misfit is not None:
+            raise self._walk.misfit
 
     async def _refuse_beyond(self, head: LogHead) -> None:
         """Refuse what no head covers: an append moves the head in the transaction that writes rows and nodes."""
