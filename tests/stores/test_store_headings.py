@@ -1,49 +1,22 @@
 """Headings as the store writes them: for its callers, and for workers of the version before, which know none."""
 
 import re
-from pathlib import Path
 
 import asyncpg
 import pytest
 
+from earlier_worker import confirm_before
 from qflare.errors import UsageError
 from qflare.model.event import SecurityEventType, SessionRun
 from qflare.model.ids import DEFAULT_TENANT
 from qflare.monitor.proof import check_entry
 from qflare.protocol.heading import session_heading
 from qflare.protocol.log import Frontier
-from qflare.stores.postgres.columns import as_time, as_uuid, as_uuids, split_frontier
-from qflare.stores.postgres.definition import migrations, parse_queries
+from qflare.stores.postgres.columns import as_time, split_frontier
+from qflare.stores.postgres.definition import migrations
 from store_records import BUCKET, NOW_S, confirm, heading, new_claim, new_event, publish, register
 
 pytestmark = pytest.mark.contract
-RELEASED = Path(__file__).parent / "released" / "0001_queries.sql"
-
-
-async def confirm_before(admin, claims, function="qflare.confirm_sessions"):
-    """Confirm as workers of version 33 and those before do."""
-    queries = parse_queries(RELEASED.read_text(), origin=RELEASED.name)
-    (statement,) = (query.text for query in queries if query.name == "confirm_sessions")
-    return await admin.fetchrow(
-        statement.replace("qflare.confirm_sessions", function),
-        as_uuid(DEFAULT_TENANT),
-        [its.form for its in claims],
-        [its.ticket_bucket for its in claims],
-        as_uuids([its.sid for its in claims]),
-        [its.ref for its in claims],
-        [its.key_version for its in claims],
-        [its.start for its in claims],
-        [its.lifetime for its in claims],
-        [its.policy for its in claims],
-        [its.th3_hash for its in claims],
-        [its.leaf_hash for its in claims],
-        [its.leaf_data for its in claims],
-        [its.state_bucket for its in claims],
-        [its.sealed_chain_key for its in claims],
-        [its.proves_kem for its in claims],
-        as_time(NOW_S),
-        BUCKET - 1,
-    )
 
 
 async def test_a_heading_stands_before_the_sessions_of_one_transaction(store):

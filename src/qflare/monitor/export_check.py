@@ -321,7 +321,8 @@ class ExportCheck:
         self._position = self._frontier.size
         self._leaf_data = record.leaf_data
         self._needs_row = self._is_archive and not record.leaf_data.startswith(_EVENT_HEAD)
-        if self._is_archive and not self._needs_row:
+        if record.leaf_data.startswith(_EVENT_HEAD):
+            # Also of an archive that is a reference: the rows of sessions in it are held against their headings.
             leaf = decode_event_leaf(record.leaf_data)
             self._headings.problem_of(
                 index, EVENT_ENTRY, leaf.event_type, tenant_id=leaf.tenant_id, recorded_at_ms=leaf.occurred_at_ms
