@@ -7,7 +7,7 @@ import pytest
 
 from qflare.errors import KeyNotFoundError, UncoveredError
 from qflare.secret import SecretBytes
-from qflare.service.covered import HEAD, HOW, TOLD_ONCE, covered, covered_many, told_once
+from qflare.service.covered import HEAD, HOW, TOLD_ONCE, covered, covered_many, leave, told_once
 from qflare.service.key_manager import QuantumKeyManager
 from qflare.service.security_monitor import SecurityMonitor
 
@@ -156,3 +156,44 @@ async def test_a_secret_is_wiped_where_its_caller_left():
     with pytest.raises(asyncio.CancelledError):
         await task
     assert is_wiped(secret)
+
+
+def kept(failure):
+    """What the frames of an error, and of those that it came from, hold."""
+    while failure is not None:
+        trace = failure.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename.endswith("/covered.py"):
+                yield from trace.tb_frame.f_locals.items()
+            trace = trace.tb_next
+        failure = failure.__context__
+
+
+class Telling(Calls):
+    """Makes a text that is told once."""
+
+    @told_once(leave, remedy="make another")
+    async def tell_text(self):
+        return "untold"
+
+    @covered
+    async def take(self, secret, *, psk):  # noqa: ARG002 - is kept nowhere
+        return None
+
+
+@pytest.mark.parametrize("ended", [UncoveredError, asyncio.CancelledError])
+async def test_no_frame_of_the_error_keeps_what_was_not_told(ended):
+    """Whoever keeps or shows the error with its traceback has nothing of the secret in it."""
+
+    async def end():
+        raise ended("no signer")
+
+    calls = Telling(end)
+    with pytest.raises(ended) as told:
+        await calls.tell_text()
+    with pytest.raises(ended) as taken:
+        await calls.take("untold", psk="untold")
+    for each in (told, taken):
+        held = dict(kept(each.value))
+        assert held
+        assert not [name for name, value in held.items() if "untold" in repr(value)]

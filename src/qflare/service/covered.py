@@ -72,24 +72,29 @@ def _declared(
     @wraps(call)
     async def answered(self: HasLog, *args: object, **kwargs: object) -> object:
         result = await call(self, *args, **kwargs)
-        items = result if is_many else (result,)
-        done = [item for item in items if not isinstance(item, QflareError)]
-        if not done and is_many:
+        given = kwargs.get("call_id")
+        # A traceback keeps this frame: on no way out may it hold a secret, the caller's or what was to be told.
+        del args, kwargs
+        errors = [item if isinstance(item, QflareError) else None for item in (result if is_many else (result,))]
+        if is_many and None not in errors:
             return result
         try:
             await (await self._log()).cover()
         except BaseException as failure:
-            for item in done:
-                discard(item)
+            untold = result if is_many else (result,)
+            del result
+            for error, item in zip(errors, untold, strict=True):
+                if error is None:
+                    discard(item)
+            del untold, item
             if not isinstance(failure, UncoveredError):
                 raise
             told = f"{remedy}: its secret was told to nobody" if remedy else ""
-            call_id = kwargs.get("call_id")
-            named = call_id if isinstance(call_id, bytes) else None
+            named = given if isinstance(given, bytes) else None
             answer = UncoveredError(failure.reason, call_id=named, remedy=told)
             if not is_many:
                 raise answer from None
-            return tuple(item if isinstance(item, QflareError) else answer for item in items)
+            return tuple(error or answer for error in errors)
         return result
 
     setattr(answered, HOW, how)
