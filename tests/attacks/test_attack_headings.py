@@ -1,5 +1,7 @@
 """Whoever can write the database changes headings and what stands around them: found, at the first bad index."""
 
+import asyncio
+
 import pytest
 
 from attacks.test_attack_log import unlock
@@ -7,8 +9,10 @@ from manager_world import Edge, TurnedClock, managers
 from qflare.errors import EvidenceError
 from qflare.model.event import EventSeverity, SecurityEventType
 from qflare.model.ids import DEFAULT_TENANT, TenantId
+from qflare.monitor.audit_state import AuditState
 from qflare.protocol.heading import session_heading
 from qflare.protocol.log import Frontier
+from qflare.secret import SecretBytes
 from qflare.stores.postgres.columns import as_uuid
 
 OTHER = TenantId(b"\x99" * 16)
@@ -153,3 +157,46 @@ async def test_a_heading_written_anew_is_named_and_not_its_session(database_dsn,
                         await manager.monitor.verify_log(deep=is_deep)
                     assert caught.value.index <= index - 1 <= caught.value.last, (index, makes_tree, is_deep)
             await restore(admin)
+
+
+async def test_a_check_that_goes_on_in_the_middle_of_a_run_knows_its_heading(
+    database_dsn, tmp_path, admin, monkeypatch
+):
+    """Interrupted anywhere, also between a heading and its sessions: no honest log is refused, and every edit is found."""
+    async with managers(database_dsn, tmp_path, clock=TurnedClock()) as (manager,):
+        edges = [await Edge.provision(manager) for _ in range(4)]
+        await edges[0].connect(manager)
+        await asyncio.gather(*(edge.connect(manager) for edge in edges))
+        await manager.monitor.checkpoint()
+        sessions = await sessions_of(admin)
+        await unlock(admin)
+        monkeypatch.setattr("qflare.monitor.audit.PAGE", 1)
+        states = []
+        await manager.monitor.verify_log(deep=False, note_state=states.append)
+        assert len(states) == await admin.fetchval("SELECT size FROM qflare.log_head")
+        for state in states:
+            with SecretBytes(bytearray(32)) as key:
+                earlier = AuditState.decode(state.encode(key), key)
+            report = await manager.monitor.verify_log(deep=False, resume=earlier)
+            assert state.frontier.size == report.resumed_at
+            index = next((each for each in sessions if each >= state.frontier.size), None)
+            if index is None:
+                continue
+            await admin.execute(f"UPDATE qflare.audit_entry SET recorded_at = {LATER} WHERE log_index = $1", index)  # noqa: S608
+            with pytest.raises(EvidenceError) as caught:
+                await manager.monitor.verify_log(deep=False, resume=earlier)
+            assert index == caught.value.index
+            await admin.execute(
+                "UPDATE qflare.audit_entry SET recorded_at = recorded_at - interval '1 hour' WHERE log_index = $1",
+                index,
+            )
+
+
+async def test_a_heading_is_shown_and_disclosed_as_any_event(database_dsn, tmp_path, admin):
+    """It is an entry of its tenant: proven, and disclosed with its tenant, which its leaf hides."""
+    async with managers(database_dsn, tmp_path, clock=TurnedClock()) as (manager,):
+        await fill(manager, 2)
+        for index in await sessions_of(admin):
+            proof = await manager.monitor.verify_event_integrity(index - 1)
+            assert SecurityEventType.SESSION_HEADING is proof.entry.event_type
+            await manager.monitor.disclose_event(index - 1, tenant=True, device=True)

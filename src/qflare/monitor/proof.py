@@ -223,6 +223,8 @@ async def _check_headed(entry: AuditEntry, store: LogStore, checkpoint: SignedCh
     Which entry heads it, the leaves say, of whatever tenant: they are shown to stand under the same head.
     """
     run, size = await store.find_run(entry.index), entry.index + 1
+    if not run.leaves:
+        raise KeyNotFoundError(f"entry {entry.index} was archived and dropped meanwhile")
     nodes = await store.find_nodes([*nodes_for_frontier(run.first), *nodes_for_consistency(size, checkpoint.size)])
     try:
         frontier, _ = frontier_from_nodes(run.first, nodes).append([hash_leaf(each) for each in run.leaves])
