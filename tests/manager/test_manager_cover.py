@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from manager_world import Edge, TurnedClock, engine_of, make_manager, managers
-from qflare.errors import QflareError, UncoveredError
+from qflare.errors import QflareError, StoreUnavailableError, UncoveredError
 from qflare.manager.cover import Cover
+from qflare.manager.device_keypair import DeviceKeypair
 from qflare.manager.log import Log
-from qflare.model.device import KeyState
+from qflare.model.device import Device, KeyState
+from qflare.protocol.device_keys import DeviceKeys
 
 CALLERS = 50
 
@@ -139,3 +141,27 @@ async def test_a_rewritten_log_covers_nothing(database_dsn, tmp_path, admin):
         with pytest.raises(UncoveredError, match="rewritten"):
             await manager.suspend_device(edge.name, reason="x", call_id=bytes(16))
         assert {("sign", "EvidenceError"): 2} == log.failures.counts
+
+
+@pytest.mark.parametrize("name", ["register", "tell", "suspend"])
+async def test_what_ends_while_the_manager_closes_is_not_told_as_undone(database, tmp_path, name):
+    """A change that was accepted before close() is answered, or is said to stand: never that nothing was done."""
+    async with make_manager(database, tmp_path, clock=TurnedClock()) as manager:
+        edge, queue = await Edge.provision(manager), engine_of(manager).registrations.queue
+        with DeviceKeys.generate() as keys:
+            calls = {
+                "register": lambda: manager.register_device(
+                    "new", verification_key=keys.verification_key, encapsulation_key=keys.encapsulation_key
+                ),
+                "tell": lambda: manager.generate_device_keypair("told"),
+                "suspend": lambda: manager.suspend_device(edge.name, reason="x"),
+            }
+            call = asyncio.create_task(calls[name]())
+            while name != "suspend" and not queue.statistics.in_flight:
+                await asyncio.sleep(0)
+            await settled()
+            await manager.close()
+            (ended,) = await asyncio.gather(call, return_exceptions=True)
+        if isinstance(ended, DeviceKeypair):
+            ended.wipe()
+        assert isinstance(ended, (Device, DeviceKeypair, StoreUnavailableError)), ended

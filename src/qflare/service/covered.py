@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
-from qflare.errors import QflareError, UncoveredError
+from qflare.errors import QflareError, RestoredError, UncoveredError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -87,11 +87,13 @@ def _declared(
                 if error is None:
                     discard(item)
             del untold, item
-            if not isinstance(failure, UncoveredError):
+            if not isinstance(failure, QflareError) or isinstance(failure, RestoredError):
                 raise
+            # Of another kind where the manager closed meanwhile, before a head could be waited for.
+            reason = failure.reason if isinstance(failure, UncoveredError) else str(failure)
             told = f"{remedy}: its secret was told to nobody" if remedy else ""
             named = given if isinstance(given, bytes) else None
-            answer = UncoveredError(failure.reason, call_id=named, remedy=told)
+            answer = UncoveredError(reason, call_id=named, remedy=told)
             if not is_many:
                 raise answer from None
             return tuple(error or answer for error in errors)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from qflare.clock import Clock
+    from qflare.manager.log import Log
     from qflare.manager.maintenance import CleanupReport
     from qflare.manager.reserve import ReserveStatistics
     from qflare.model.keeper_ports import Keeper
@@ -172,10 +173,15 @@ class QuantumKeyManager(
         engine.foundation.marks.require_same()
         return engine
 
+    async def _log(self) -> Log:
+        foundation = self._opening.held().foundation
+        foundation.marks.require_same()
+        return foundation.log
+
     @property
     def monitor(self) -> SecurityMonitor:
         """The security monitor of this tenant, on the same store, keeper and log."""
-        return SecurityMonitor.beside(self._engine, tenant=self._tenant)
+        return SecurityMonitor.beside(self._engine, self._log, tenant=self._tenant)
 
     # --- what devices fetch -----------------------------------------------------------------------
 

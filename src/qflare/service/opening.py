@@ -43,6 +43,17 @@ class Opening(Generic[T]):
         """What was opened, None before and after."""
         return None if self._is_closed else self._value
 
+    def held(self) -> T:
+        """
+        Return what was opened, while it closes too: what it accepted before ends with it.
+
+        Raises:
+            KeyStateError: nothing is open, or closing is over.
+        """
+        if self._value is None:
+            raise KeyStateError(f"this {self._name} is closed: make a new one")
+        return self._value
+
     async def get(self) -> T:
         """
         Return what is open, opening it first if need be.
@@ -77,9 +88,12 @@ class Opening(Generic[T]):
         self._is_closed = True
         if self._task is not None:
             await asyncio.wait({self._task})
-        stack, self._stack, self._value, self._task = self._stack, None, None, None
+        stack, self._stack, self._task = self._stack, None, None
         if stack is not None:
-            await stack.aclose()
+            try:
+                await stack.aclose()
+            finally:
+                self._value = None
 
     def warn_if_forgotten(self, owner: object) -> None:
         """Warn that *owner* is collected while it is open; called from its `__del__`."""

@@ -82,13 +82,14 @@ class OperatorCalls(TenantView):
         return await self._give_secret(name, engine.foundation.store.renew_operator, event)
 
     async def _give_secret(self, name: str, keep: _Keep, event: NewEvent) -> str:
-        await (await self._log()).require_signer()
+        engine = await self._engine()
+        await engine.foundation.log.require_signer()
         made = new_secret(self.tenant)
         with made.secret as secret:
             # Not among the threads of the C batches: devices would wait for it.
             verifier = await asyncio.to_thread(make_verifier, secret)
             operator = NewOperator(tenant_id=self.tenant, name=name, verifier=verifier)
-            await (await self._engine()).foundation.deadline.of(keep(operator, event=event))
+            await engine.foundation.deadline.of(keep(operator, event=event))
             return made.encode()
 
     async def list_operators(self, *, limit: int = 100, after: str | None = None) -> tuple[Operator, ...]:

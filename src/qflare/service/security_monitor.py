@@ -98,14 +98,18 @@ class SecurityMonitor:
         self._tenant = chosen
         self._opening: Opening[Foundation] | None = Opening("SecurityMonitor", opener)
         self._engine: Callable[[], Awaitable[Engine]] | None = None
+        self._engine_log: Callable[[], Awaitable[Log]] | None = None
 
     @classmethod
-    def beside(cls, engine: Callable[[], Awaitable[Engine]], *, tenant: TenantId) -> SecurityMonitor:
+    def beside(
+        cls, engine: Callable[[], Awaitable[Engine]], log: Callable[[], Awaitable[Log]], *, tenant: TenantId
+    ) -> SecurityMonitor:
         """Return a monitor on a key manager's own parts; closing it does nothing."""
         monitor = object.__new__(cls)
         monitor._tenant = tenant
         monitor._opening = None
         monitor._engine = engine
+        monitor._engine_log = log
         return monitor
 
     async def open(self) -> None:
@@ -524,7 +528,11 @@ class SecurityMonitor:
 
     async def _log(self) -> Log:
         """Return the log under which changes are answered (`covered`)."""
-        return (await self._foundation()).log
+        if self._engine_log is not None:
+            return await self._engine_log()
+        foundation = await self._foundation() if self._opening is None else self._opening.held()
+        foundation.marks.require_same()
+        return foundation.log
 
     async def _foundation(self) -> Foundation:
         if self._engine is not None:

@@ -24,5 +24,5 @@ class TenantView(ABC):
         """Return the running engine, opening it first if need be."""
 
     async def _log(self) -> Log:
-        """Return the log under which changes are answered (`covered`)."""
+        """Return the log under which changes are answered (`covered`), of those that end while all closes too."""
         return (await self._engine()).foundation.log
