@@ -1,7 +1,9 @@
 """Archives: old entries with what their rows hold, sealed, and checked together with the database after them."""
 
+import io
 import json
 import secrets
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -17,8 +19,9 @@ from qflare.monitor.export_check import ExportCheck
 from qflare.monitor.held import HeldReceipt
 from qflare.protocol import log_export
 from qflare.protocol.checkpoint import encode_note
+from qflare.protocol.heading import session_heading
 from qflare.protocol.identity import decode_identity
-from qflare.protocol.log import inclusion_path, nodes_for_path, verify_inclusion
+from qflare.protocol.log import hash_leaf, inclusion_path, nodes_for_path, verify_inclusion
 from qflare.protocol.log_export import RecordKind, decode_row, encode_record, read_records
 from qflare.protocol.log_key import LogKey, verify_under
 from qflare.secret import SecretBytes
@@ -405,3 +408,32 @@ async def test_only_who_may_change_the_schema_drops_and_only_what_was_archived(f
     ended = await run(tmp_path, "audit", "drop", *arguments, "--confirm", str(size), QFLARE_DSN=filled.dsn)
     assert 2 == ended.code
     assert 10 == await admin.fetchval(count)
+
+
+async def test_a_heading_written_anew_in_an_archive_is_in_the_range_that_is_named(filled, tmp_path):
+    """With its row and all running hashes made anew, its session fits it no more: which was altered, the head tells."""
+    path = tmp_path / "old"
+    await filled.archive(path, 9)
+    with path.open("rb") as file:
+        records = list(read_records(open_archive(file, words())))
+    entries = [log_export.decode_entry(body) for kind, body in records if kind is RecordKind.ENTRY]
+    index = next(each.index for each in entries if each.leaf_data[9] == 1) - 1
+    row = next(its for kind, body in records if kind is RecordKind.ROW and (its := decode_row(body)).index == index)
+    made = session_heading(row.tenant_id, row.recorded_at_us // 10**6 + 1)
+    changed, running = log_export.HEAD, b""
+    for kind, body in records:
+        new = encode_record(kind, body)
+        if kind is RecordKind.START:
+            running = log_export.running_before(body)
+        elif kind is RecordKind.ENTRY:
+            entry = log_export.decode_entry(body)
+            leaf_data = made.leaf_data if entry.index == index else entry.leaf_data
+            running = log_export.next_running(running, hash_leaf(leaf_data))
+            new = log_export.encode_entry(entry.index, running, leaf_data)
+        elif kind is RecordKind.ROW and decode_row(body).index == index:
+            new = log_export.encode_row(replace(row, recorded_at_us=row.recorded_at_us + 10**6, stored=made.stored))
+        changed += new
+    check = ExportCheck(server_id=filled.server_id, is_archive=True)
+    with pytest.raises(EvidenceError, match="rewritten") as caught:
+        check.read(io.BytesIO(changed))
+    assert caught.value.index <= index <= caught.value.last

@@ -144,6 +144,8 @@ class ExportCheck:
         self._leaf_data = b""
         self._needs_row = False
         self._headings = Headings()
+        self._misfit: EvidenceError | None = None
+        """The first session whose row its heading does not fit; which of both was altered, the next head tells."""
         self._recorded_at_us = 0
 
     def read(self, file: BinaryIO) -> None:
@@ -366,11 +368,14 @@ class ExportCheck:
                 problem = "it is not what its leaf says"
         elif row.stored != _NO_DATA:
             problem = "a session's holds nothing"
-        problem = problem or self._headings.problem_of(
-            row.index, kind, event_type, tenant_id=row.tenant_id, recorded_at_ms=time_ms
+        unfit = self._headings.problem_of(row.index, kind, event_type, tenant_id=row.tenant_id, recorded_at_ms=time_ms)
+        altered = EvidenceError(
+            f"what the row of entry {row.index} held was altered: {problem or unfit}", index=row.index
         )
         if problem is not None:
-            raise EvidenceError(f"what the row of entry {row.index} held was altered: {problem}", index=row.index)
+            raise altered
+        if unfit is not None and self._misfit is None:
+            self._misfit = altered
         self._leaf_data, self._needs_row = b"", False
         self._recorded_at_us = max(self._recorded_at_us, row.recorded_at_us)
 
@@ -440,11 +445,15 @@ class ExportCheck:
         if checkpoint.root != self._frontier.root():
             raise self._rewritten(size, f"the signed head of {size} entries is of")
         self._bounds.note_head(size, holds=True)
+        if self._misfit is not None:
+            raise self._misfit
         self._signed, self._signed_size, self._heads = checkpoint, size, self._heads + 1
 
     def _end(self, body: bytes) -> None:
         if log_export.decode_frontier(body) != self._frontier:
             raise self._bad("the end of the export is not that of its entries")
+        if self._misfit is not None:
+            raise self._misfit
         signed = max(self._signed_size, self._first or 0)
         if self._signed is None or self._signed_size != self._frontier.size:
             if self._others and not self._heads:
@@ -474,7 +483,7 @@ class ExportCheck:
         )
 
     def _bad(self, message: str) -> EvidenceError:
-        return EvidenceError(message, index=self._position)
+        return self._misfit or EvidenceError(message, index=self._position)
 
 
 def _scope_of(
