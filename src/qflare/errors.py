@@ -261,8 +261,8 @@ class UncoveredError(SignerUnavailableError):
 
     def __init__(self, reason: str, *, call_id: bytes | None = None, remedy: str = "") -> None:
         """Carry the *reason* why none could be signed; *remedy* says what to do where it is not to repeat the call."""
-        named = "the same call id" if call_id is None else f"call id {call_id.hex()}"
-        then = remedy or f"repeat it with {named}, which does nothing twice, or look at what stands"
+        named = "" if call_id is None else f" with call id {call_id.hex()}"
+        then = remedy or f"repeat it{named}, which does nothing twice, or look at what stands"
         super().__init__(
             f"done and durable, but no signed head of the log covers it yet: {reason}; once one can be signed, {then}"
         )

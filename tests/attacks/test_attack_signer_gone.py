@@ -194,7 +194,7 @@ async def test_a_change_stands_once_and_is_answered_under_a_head(database_dsn, t
             assert (size, failed + asked) == (await its.size(), await its.failed()), name
         for name, (call, entries) in CHANGES.items():
             size, failed, given = await its.size(), await its.failed(), GivenTime()
-            with pytest.raises(UncoveredError, match=r"done and durable.*qflare signer.*call id"):
+            with pytest.raises(UncoveredError, match=r"done and durable.*qflare signer.*look at what stands"):
                 await call(its, ids[name])
             assert given.is_within(BOUND_S), name
             assert (size + entries, failed + 1) == (await its.size(), await its.failed()), name

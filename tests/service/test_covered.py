@@ -106,6 +106,10 @@ class Calls:
     async def change(self, *, call_id=None):
         return call_id
 
+    @covered
+    async def change_by_itself(self):
+        return None
+
     @covered_many
     async def change_many(self, results, *, call_id=None):  # noqa: ARG002 - named in the error
         return results
@@ -131,9 +135,19 @@ async def uncovered():
 async def test_what_is_not_covered_is_no_answer_and_no_secret_outlives_it():
     """One call or many, told once or not: done items become errors that name the call, other errors stay, none twice."""
     calls, call_id, absent = Calls(uncovered), b"\x0f" * 16, KeyNotFoundError("none")
-    for named, said in ((call_id, f"call id {call_id.hex()}"), (None, "the same call id")):
+    unnamed = "look at what stands before it is repeated: it was given no call id"
+    for given, said in (
+        ({"call_id": call_id}, f"repeat it with call id {call_id.hex()}, which does nothing twice"),
+        ({"call_id": bytearray(call_id)}, f"repeat it with call id {call_id.hex()}, which does nothing twice"),
+        # Another one would be another change.
+        ({"call_id": None}, unnamed),
+        ({}, unnamed),
+    ):
         with pytest.raises(UncoveredError, match=f"no signer.*{said}"):
-            await calls.change(call_id=named)
+            await calls.change(**given)
+    with pytest.raises(UncoveredError, match="repeat it, which does nothing twice") as ended:
+        await calls.change_by_itself()
+    assert "call id" not in str(ended.value)
     results = await calls.change_many((1, absent, 2), call_id=call_id)
     assert [UncoveredError, KeyNotFoundError, UncoveredError] == [type(each) for each in results]
     assert call_id.hex() in str(results[0])

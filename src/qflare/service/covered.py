@@ -9,6 +9,7 @@ Every public call that writes an entry is declared here, or stands under a recei
 from __future__ import annotations
 
 from functools import wraps
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 from qflare.errors import QflareError, RestoredError, UncoveredError
@@ -31,6 +32,8 @@ HOW: Final = "answered_under"
 """Attribute of a declared call that says how its answer comes under a signed head."""
 HEAD: Final = "a head"
 TOLD_ONCE: Final = "a head, and a signer that was asked before"
+
+_UNNAMED: Final = "look at what stands before it is repeated: it was given no call id"
 
 
 def covered(call: Call) -> Call:
@@ -69,6 +72,8 @@ def _declared(
     remedy: str = "",
     is_many: bool = False,
 ) -> Call:
+    takes_call_id = "call_id" in signature(call).parameters
+
     @wraps(call)
     async def answered(self: HasLog, *args: object, **kwargs: object) -> object:
         result = await call(self, *args, **kwargs)
@@ -92,7 +97,10 @@ def _declared(
             # Of another kind where the manager closed meanwhile, before a head could be waited for.
             reason = failure.reason if isinstance(failure, UncoveredError) else str(failure)
             told = f"{remedy}: its secret was told to nobody" if remedy else ""
-            named = given if isinstance(given, bytes) else None
+            named = bytes(given) if isinstance(given, bytes | bytearray | memoryview) else None
+            if takes_call_id and named is None:
+                # One that is drawn now would name another change.
+                told = told or _UNNAMED
             answer = UncoveredError(reason, call_id=named, remedy=told)
             if not is_many:
                 raise answer from None
