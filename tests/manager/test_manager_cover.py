@@ -1,6 +1,7 @@
 """What is answered is under a signed head: shared by who waits, seen by a look that began after them, never forged."""
 
 import asyncio
+import gc
 from contextlib import asynccontextmanager
 
 import pytest
@@ -165,3 +166,37 @@ async def test_what_ends_while_the_manager_closes_is_not_told_as_undone(database
         if isinstance(ended, DeviceKeypair):
             ended.wipe()
         assert isinstance(ended, (Device, DeviceKeypair, StoreUnavailableError)), ended
+
+
+async def test_who_leaves_takes_nobodys_look_and_a_closed_cover_ends_all():
+    """One of several waiters is cancelled: the others are answered; closed while they wait, they hear that it stands."""
+    begun, may_end, strays = [], asyncio.Semaphore(0), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: strays.append(context))
+
+    async def sign():
+        begun.append(len(begun))
+        await may_end.acquire()
+        raise QflareError("no hand to sign with")
+
+    cover = Cover(sign, waiting_max=CALLERS)
+    first, leaving, other, last = [asyncio.create_task(cover.wait()) for _ in range(4)]
+    await settled()
+    leaving.cancel()
+    await asyncio.wait({leaving})
+    may_end.release()
+    ended = await asyncio.gather(first, other, last, return_exceptions=True)
+    assert [UncoveredError] * 3 == [type(each) for each in ended]
+    alone = asyncio.create_task(cover.wait())
+    await settled()
+    alone.cancel()
+    await asyncio.wait({alone})
+    late = [asyncio.create_task(cover.wait()) for _ in range(3)]
+    await settled()
+    await cover.close(0.0)
+    ended = await asyncio.gather(*late, cover.wait(), return_exceptions=True)
+    assert [UncoveredError] * 4 == [type(each) for each in ended]
+    assert [0, 1] == begun
+    gc.collect()
+    await settled()
+    assert not strays
+    assert asyncio.all_tasks() == {asyncio.current_task()}
