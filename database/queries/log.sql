@@ -26,7 +26,8 @@ SELECT w.first_index, w.old_frontier
   FROM qflare.write_events($1, $2, $3, $4, $5, $6, $7, $8) AS w;
 
 -- name: find_run :many
--- The entry at $1 and those before it back to the first that is no session's, the last first; in the auditor's transaction.
+-- The entry at $1 and those before it back to the first that is no session's, the last first; in a
+-- tenant's transaction, which sees its own alone, or in the auditor's.
 -- A session's is told by its leaf, which the tree covers, not by its column.
 -- $1 log index bigint, $2 most entries bigint
 SELECT a.log_index, a.tenant_id, a.entry_type, a.event_type, a.severity, a.device_id, a.leaf_hash, a.leaf_data, a.data,

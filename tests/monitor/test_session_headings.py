@@ -1,6 +1,8 @@
 """Headings: whose the sessions of one transaction are, and when they were made, bound to the signed log."""
 
 import asyncio
+import secrets
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -147,9 +149,36 @@ async def test_sessions_of_before_hold_and_later_ones_need_a_heading(database_ds
             report.entries["key_exchange"],
             report.entries["session_heading"],
         )
-        assert SecurityEventType.SYSTEM is (await foundation.store.find_run(sessions[0])).head.event_type
+        assert (
+            SecurityEventType.SYSTEM is (await foundation.store.find_run(DEFAULT_TENANT, sessions[0])).head.event_type
+        )
         await replace_heading(admin, headings[-1], foundation.entry_keys)
         first = min(index for index in sessions if index > headings[-1])
         with pytest.raises(EvidenceError, match="no heading") as caught:
             await manager.monitor.verify_log()
         assert first == caught.value.index
+
+
+async def test_a_worker_that_is_no_auditor_proves_sessions_too(database_dsn, tmp_path, admin):
+    """A login of qflare_app alone reads its tenant's rows: a session under its heading needs no more."""
+    name = f"worker_{secrets.token_hex(4)}"
+    await admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'p' IN ROLE qflare_app")
+    parts = urlsplit(database_dsn)
+    dsn = urlunsplit(parts._replace(netloc=f"{name}:p@{parts.netloc.rpartition('@')[2]}"))
+    try:
+        async with managers(dsn, tmp_path) as (manager,):
+            await fill(manager)
+            sessions, _ = await places(admin)
+            for index in sessions:
+                assert index == (await manager.monitor.verify_event_integrity(index)).index
+            await unlock(admin)
+            for index in sessions:
+                await admin.execute(
+                    "UPDATE qflare.audit_entry SET recorded_at = recorded_at + interval '1 second' WHERE log_index = $1",
+                    index,
+                )
+                with pytest.raises(EvidenceError) as caught:
+                    await manager.monitor.verify_event_integrity(index)
+                assert index == caught.value.index
+    finally:
+        await admin.execute(f"DROP ROLE {name}")

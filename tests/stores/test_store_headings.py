@@ -23,7 +23,7 @@ async def test_a_heading_stands_before_the_sessions_of_one_transaction(store):
     """Every session of a batch is under the heading that was given, and none of another batch or tenant is."""
     await publish(store)
     devices = await register(store, 3)
-    assert SessionRun(1001, (), None) == await store.find_run(1000)
+    assert SessionRun(1001, (), None) == await store.find_run(DEFAULT_TENANT, 1000)
     batches = [[new_claim(device) for device in devices[:count]] for count in (1, 3)]
     for claims in batches:
         given = heading()
@@ -32,7 +32,7 @@ async def test_a_heading_stands_before_the_sessions_of_one_transaction(store):
         )
         assert (given.leaf_hash, *(claim.leaf_hash for claim in claims)) == append.leaf_hashes
         for outcome in outcomes:
-            found = await store.find_run(outcome.log_index)
+            found = await store.find_run(DEFAULT_TENANT, outcome.log_index)
             assert (append.first_index, given.leaf_hash) == (found.first, found.head.leaf_hash)
             place = outcome.log_index - found.first
             assert (given.leaf_data, *(claim.leaf_data for claim in claims[:place])) == found.leaves

@@ -46,8 +46,12 @@ class LogStore(Protocol):
     async def find_entry(self, tenant_id: TenantId, index: int) -> AuditEntry | None:
         """Return one entry of the tenant, or None."""
 
-    async def find_run(self, index: int) -> SessionRun:
-        """Return the entry at *index* and the sessions' before it, of all tenants; needs the auditor's role."""
+    async def find_run(self, tenant_id: TenantId, index: int) -> SessionRun:
+        """
+        Return the tenant's entry at *index* and the sessions' before it, of all tenants.
+
+        Where the tenant's own do not lead to an entry that is no session's, the auditor's role is needed.
+        """
 
     async def find_nodes(self, nodes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         """Return hashes of complete subtrees by (level, index); level 0 are the leaves."""

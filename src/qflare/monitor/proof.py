@@ -222,7 +222,7 @@ async def _check_headed(entry: AuditEntry, store: LogStore, checkpoint: SignedCh
 
     Which entry heads it, the leaves say, of whatever tenant: they are shown to stand under the same head.
     """
-    run, size = await store.find_run(entry.index), entry.index + 1
+    run, size = await store.find_run(entry.tenant_id, entry.index), entry.index + 1
     if not run.leaves:
         raise KeyNotFoundError(f"entry {entry.index} was archived and dropped meanwhile")
     nodes = await store.find_nodes([*nodes_for_frontier(run.first), *nodes_for_consistency(size, checkpoint.size)])

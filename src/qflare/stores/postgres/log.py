@@ -124,15 +124,19 @@ class Log(Connected):
                 raise ConflictError("some of these entries were erased meanwhile: look again which are left")
             await transaction.write_events([event])
 
-    async def find_run(self, index: int) -> SessionRun:
-        """Return the entry at *index* and the sessions' before it, of all tenants; needs the auditor's role."""
+    async def find_run(self, tenant_id: TenantId, index: int) -> SessionRun:
+        """
+        Return the tenant's entry at *index* and the sessions' before it, of all tenants.
+
+        A run under a heading is one tenant's, who reads it whole; only where it is not, the auditor's role is needed.
+        """
+        async with self._connections.transaction(tenant_id) as transaction:
+            run = _run_of(await transaction.fetch("find_run", index, RUN_MAX), index)
+        if run.head is not None:
+            return run
         async with self._connections.transaction() as transaction:
             await transaction.execute("become_auditor")
-            rows = await transaction.fetch("find_run", index, RUN_MAX)
-        run = [row for place, row in enumerate(rows) if row["log_index"] == index - place][::-1]
-        leaves = tuple(row["leaf_data"] for row in run)
-        head = entry_of(run[0]) if run and not run[0]["is_session"] else None
-        return SessionRun(index + 1 - len(run), leaves, head)
+            return _run_of(await transaction.fetch("find_run", index, RUN_MAX), index)
 
     async def find_nodes(self, nodes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         """Return hashes of complete subtrees by (level, index); level 0 are the leaves."""
@@ -301,6 +305,14 @@ def head_of(rows: Sequence[asyncpg.Record]) -> LogHead:
         raise EvidenceError("the log's head was deleted: every append moves it, and nothing takes it away", index=0)
     (row,) = rows
     return LogHead(size=row["size"], frontier=split_frontier(row["frontier"]), headed_from=row["headed_from"])
+
+
+def _run_of(rows: Sequence[asyncpg.Record], index: int) -> SessionRun:
+    """Return what stands before *index* without a gap, of rows with the last one first."""
+    run = [row for place, row in enumerate(rows) if row["log_index"] == index - place][::-1]
+    leaves = tuple(row["leaf_data"] for row in run)
+    head = entry_of(run[0]) if run and not run[0]["is_session"] else None
+    return SessionRun(index + 1 - len(run), leaves, head)
 
 
 def entry_of(row: asyncpg.Record) -> AuditEntry:

@@ -139,7 +139,7 @@ class Log(Logging):
                 tables.entries.put(index, replace(row, sealed_key=None))
             self._write_events(tenant_id, [event])
 
-    async def find_run(self, index: int) -> SessionRun:
+    async def find_run(self, tenant_id: TenantId, index: int) -> SessionRun:  # noqa: ARG002 - there is no login here
         """Return the entry at *index* and the sessions' before it, of all tenants."""
         require_numbers(index)
         async with self._transaction() as tables:
