@@ -341,3 +341,12 @@ async def test_async_cancellation_leaves_a_usable_device(link: Wire, tmp_path: P
             await asyncio.gather(task, return_exceptions=True)
             link.server.seen = type(link.server.seen)()
         assert (await device.connect("hello")).form == "hello"
+
+
+def test_a_token_in_the_place_of_the_address_is_not_repeated(tmp_path: Path) -> None:
+    """Arguments that were exchanged are refused before any work, by an error without the token."""
+    token = "A" * 156
+    with pytest.raises(ConfigError, match="begin with http") as ended:
+        Device.enrol(token, "http://localhost", device_id="x", state=tmp_path / "state")
+    assert token not in str(ended.value)
+    assert not (tmp_path / "state").exists()

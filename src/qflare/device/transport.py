@@ -153,7 +153,8 @@ def _httpx() -> ModuleType:
 
 def _require_url(url: str) -> None:
     if not url.startswith(("http://", "https://")):
-        message = f"the server's address must begin with http:// or https://, got {url!r}"
+        # Not what was given: a token, if the two were exchanged.
+        message = "the server's address must begin with http:// or https://, as in https://host:port"
         raise ConfigError(message)
 
 
