@@ -25,8 +25,8 @@ SELECT n, $3, 2, 'system', 'info', sha256('\\x00'::bytea || leaf), leaf, $6, to_
  CROSS JOIN LATERAL (SELECT $4::bytea || decode(md5(n::text), 'hex') || $5::bytea AS leaf) AS made
 """
 _PAIRS = """
-INSERT INTO qflare.log_node (level, node_index, hash)
-SELECT 1, n, sha256('\\x01'::bytea || one.leaf_hash || two.leaf_hash)
+INSERT INTO qflare.log_node (level, node_index, hash, leaf_pair)
+SELECT 1, n, sha256('\\x01'::bytea || one.leaf_hash || two.leaf_hash), one.leaf_hash || two.leaf_hash
   FROM generate_series($1::bigint, $2::bigint - 1) AS n
   JOIN qflare.audit_entry AS one ON one.log_index = 2 * n
   JOIN qflare.audit_entry AS two ON two.log_index = 2 * n + 1

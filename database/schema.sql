@@ -13,7 +13,7 @@
 BEGIN;
 
 -- The version that this file installs: the number of the last file in database/migrations.
-SET LOCAL qflare.installs_version = 34;
+SET LOCAL qflare.installs_version = 35;
 
 -- Two first starts at once: the second waits here and then finds everything in place.
 DO $$
@@ -580,7 +580,9 @@ CREATE TABLE IF NOT EXISTS qflare.log_node (
     level      qflare.log_node_level NOT NULL,
     node_index qflare.log_node_node_index NOT NULL,
     hash       qflare.log_node_hash NOT NULL,
-    CONSTRAINT log_node_pkey PRIMARY KEY (level, node_index)
+    leaf_pair  bytea,              -- of level 1: both leaf hashes below, so that a check can tell which of two is another
+    CONSTRAINT log_node_pkey PRIMARY KEY (level, node_index),
+    CONSTRAINT log_node_leaf_pair_size CHECK (leaf_pair IS NULL OR (level = 1 AND octet_length(leaf_pair) = 64))
 );
 
 -- Signed heads of the log; read by auditors, witnesses and the dashboard.
@@ -1580,6 +1582,7 @@ DECLARE
     v_level    smallint   := 0;
     v_pairs    integer;
     v_made     bytea      := '';                        -- new nodes of all levels above the leaves
+    v_leaves   bytea;                                   -- of the new nodes of level 1, which come first
     v_levels   smallint[] := '{}';
     v_indexes  bigint[]   := '{}';
 BEGIN
@@ -1594,6 +1597,7 @@ BEGIN
             v_frontier := substring(v_nodes FROM 32 * v_count - 31) || v_frontier;
         END IF;
         EXIT WHEN v_pairs = 0;
+        v_leaves := coalesce(v_leaves, v_nodes);
         v_level := v_level + 1::smallint;
         v_first := v_first / 2;
         v_nodes := (SELECT string_agg(sha256('\x01'::bytea || substring(v_nodes FROM 64 * n.pair + 1 FOR 64)), ''::bytea
@@ -1605,8 +1609,9 @@ BEGIN
         v_indexes := v_indexes || ARRAY(SELECT generate_series(v_first, v_first + v_pairs - 1));
     END LOOP;
     IF v_made <> '' THEN
-        INSERT INTO qflare.log_node (level, node_index, hash)
-        SELECT v_levels[n.place], v_indexes[n.place], substring(v_made FROM 32 * n.place - 31 FOR 32)
+        INSERT INTO qflare.log_node (level, node_index, hash, leaf_pair)
+        SELECT v_levels[n.place], v_indexes[n.place], substring(v_made FROM 32 * n.place - 31 FOR 32),
+               CASE WHEN v_levels[n.place] = 1 THEN substring(v_leaves FROM 64 * n.place - 63 FOR 64) END
           FROM generate_series(1, cardinality(v_levels)) AS n (place);
     END IF;
     UPDATE qflare.log_head

@@ -137,6 +137,16 @@ SELECT n.level, n.node_index, n.hash
        SELECT e.level, e.node_index, e.hash FROM qflare.log_node AS e
         WHERE e.level = w.level AND e.node_index = w.node_index LIMIT 1) AS n;
 
+-- name: find_leaf_pairs :many
+-- Both leaf hashes below nodes of level 1, as they were when the nodes were made; nodes of earlier versions have none.
+-- $1 indexes bigint[]
+SELECT n.node_index, n.leaf_pair
+  FROM unnest($1::bigint[]) AS w (node_index)
+ CROSS JOIN LATERAL (
+       SELECT e.node_index, e.leaf_pair FROM qflare.log_node AS e
+        WHERE e.level = 1 AND e.node_index = w.node_index LIMIT 1) AS n
+ WHERE n.leaf_pair IS NOT NULL;
+
 -- name: find_hashes :many
 -- Complete subtrees above the leaves, and leaf hashes, whoever they belong to: what a proof needs, in one round trip.
 -- $1 levels smallint[], $2 indexes bigint[], $3 indexes of leaves bigint[]

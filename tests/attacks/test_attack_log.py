@@ -35,10 +35,11 @@ async def unlock(admin):
     """What a superuser does first: no trigger, no check."""
     await admin.execute("SET session_replication_role = replica")
     names = await admin.fetch(
-        "SELECT conname FROM pg_constraint WHERE conrelid = 'qflare.audit_entry'::regclass AND contype = 'c'"
+        "SELECT conname, conrelid::regclass::text AS name FROM pg_constraint WHERE contype = 'c' "
+        "AND conrelid IN ('qflare.audit_entry'::regclass, 'qflare.log_node'::regclass)"
     )
     for row in names:
-        await admin.execute(f"ALTER TABLE qflare.audit_entry DROP CONSTRAINT {row['conname']}")
+        await admin.execute(f"ALTER TABLE {row['name']} DROP CONSTRAINT {row['conname']}")
     names = await admin.fetch(
         "SELECT c.conname, c.contypid::regtype::text AS name FROM pg_constraint c "
         "JOIN pg_namespace n ON n.oid = c.connamespace WHERE n.nspname = 'qflare' AND c.contypid <> 0 AND c.contype = 'c'"

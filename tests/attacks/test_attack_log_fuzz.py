@@ -119,14 +119,14 @@ async def test_every_random_change_is_named_where_it_begins(database_dsn, tmp_pa
             if wanted is not None and begins is not None:
                 low, high = await found(world.verify)
                 before, behind = world.between_heads(begins)
+                # A tree that was made anew shows the stretch between two signed heads; else the first entry is exact, but
+                # for the last of an odd log, over which no node stands yet.
                 assert low <= begins <= high or (way[0] is removed and begins + 2 >= copy.size), (low, high, begins)
                 assert (low, high) == (begins, begins) or (
-                    way[0] in {exchanged, removed, copied_over, rebuilt, cut_in_front}
-                    and before <= low
-                    and (high <= behind)
-                    # The last entry of an odd log stands under no node: nothing stored tells it from those before.
-                    and (way[0] is rebuilt or high <= low | 1 or begins == copy.size - 1)
-                ), (low, high, begins)
+                    before <= low
+                    and high <= behind
+                    and (way[0] is rebuilt or (begins + 2 >= copy.size and high <= low | 1))
+                ), (way, low, high, begins)
                 assert (begins, begins) == await found(partial(world.verify, references=[copy]))
                 # An export holds leaves: an edit beside them is not in it.
                 if way[0] is not edited:
@@ -169,6 +169,8 @@ async def test_random_changes_of_nodes_heads_and_bounds_are_found(database_dsn, 
             picked = f"(SELECT t.ctid FROM qflare.{table} AS t ORDER BY t::text OFFSET $1 LIMIT 1)"  # noqa: S608
             at = number % count
             row = await admin.fetchrow(f"SELECT * FROM qflare.{table} WHERE ctid = {picked}", at)  # noqa: S608
+            if name == "leaf_pair" and row["level"] > 1:
+                return  # there is none
             await admin.execute(
                 f"UPDATE qflare.{table} SET {name} = {OTHERS[table][name]} WHERE ctid = {picked}",  # noqa: S608
                 at,

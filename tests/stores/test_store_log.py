@@ -41,6 +41,10 @@ async def test_the_tree_in_the_database_is_the_tree_of_the_protocol(store):
         head = await store.log_head()
         assert (frontier.size, frontier.hashes) == (head.size, head.frontier)
     assert expected == await store.find_nodes([*expected, (0, frontier.size), (5, 10**9)])
+    # Each node right above the leaves keeps both.
+    pairs = {index: expected[0, 2 * index] + expected[0, 2 * index + 1] for level, index in expected if level == 1}
+    assert pairs == await store.find_leaf_pairs([*pairs, 10**9])
+    assert {} == await store.find_leaf_pairs([])
 
 
 async def test_every_leaf_and_every_pair_of_sizes_can_be_proved(store):

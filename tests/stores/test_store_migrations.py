@@ -39,6 +39,7 @@ LOOKED_AT = {
     "device_two_persons": "0029: refuses nothing unless an operator turned two-person control on",
     "server_identity_two_persons": "0029: refuses nothing unless an operator turned two-person control on",
     "device_state_first": "0007: version 1 begins devices active",
+    "log_node_leaf_pair_size": "0035: of a new column, null where the version before writes nodes",
     "log_head_headed_from_range": "0034: of a new column, null until the first heading",
     "audit_entry_type_known": "0018: version 1 writes types 1 and 2, which stay",
     "device_state_move": "0007: the same moves, told with the table's name",

@@ -23,6 +23,9 @@ class AuditSource(Protocol):
     async def find_nodes(self, nodes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         """Return hashes of complete subtrees by (level, index); level 0 are the leaves."""
 
+    async def find_leaf_pairs(self, indexes: Sequence[int]) -> dict[int, bytes]:
+        """Return both leaf hashes below nodes of level 1, 64 bytes, as kept with the node; of old ones none are."""
+
     async def latest_checkpoint(self) -> SignedCheckpoint | None:
         """Return the signed head of the largest size, or None."""
 

@@ -104,6 +104,7 @@ class _Leaves:
             raise await self._suspects.problem(walked=self.frontier.size, head=head)
         if self.frontier.size < first_row:
             raise _missing(self.frontier.size)
+        self._suspects.refuse_other_pair()
 
     async def _page(self, page: Sequence[tuple[int, bytes]], first_row: int) -> EvidenceError | None:
         before = self.frontier.size

@@ -200,7 +200,7 @@ class _Audit:
                 before = self._first - self._archived
                 progress(self._walk.frontier.size - before, head.size - before)
             # With a suspect no state: whoever goes on from it would not know of it.
-            if note_state is not None and not self._suspects.has_any and self._walk.misfit is None:
+            if note_state is not None and not self._has_suspects:
                 note_state(self._state(scope, now_s))
             if self._walk.frontier.size == size:
                 break
@@ -215,6 +215,7 @@ class _Audit:
         self._check_headed(head)
         await self._refuse_unsaid(head)
         await self._refuse_beyond(head)
+        self._suspects.refuse_other_pair()
         return LogReport(
             size=size,
             root=self._walk.frontier.root(),
@@ -320,6 +321,10 @@ class _Audit:
         misfit = self._walk.misfit
         if misfit is not None and not self._suspects.has_any and self._is_shown(misfit):
             raise misfit
+
+    @property
+    def _has_suspects(self) -> bool:
+        return self._suspects.has_any or self._walk.misfit is not None or self._suspects.other_pair is not None
 
     def _is_shown(self, misfit: EvidenceError) -> bool:
         """Whether reading on tells no more of it: its heading is under a head that holds, or no head is looked at."""

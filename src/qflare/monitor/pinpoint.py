@@ -1,8 +1,9 @@
 """
 Which of two entries is the bad one, where both rows are consistent in themselves and only the node above them differs.
 
-The node alone cannot say.  What can: the true hash, found in another place (the rows were swapped or moved), a hash
-that stands twice (one is a copy, and the other one is shown to be in its place), and what others hold.
+The node alone cannot say.  What can: the leaf hashes that are kept with it, while they lead to it; the true hash, found
+in another place (the rows were swapped or moved), a hash that stands twice (one is a copy, and the other one is shown
+to be in its place), and what others hold.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from qflare.errors import AuthenticationError, EvidenceError
-from qflare.protocol.log import hash_children, inclusion_path, nodes_for_path, verify_inclusion
+from qflare.protocol.log import HASH_BYTES, hash_children, inclusion_path, nodes_for_path, verify_inclusion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,29 +86,46 @@ async def first_bad_of_pair(
         runner: Where the hashing runs.
     """
     leaves = await source.find_nodes([(0, first), (0, first + 1)])
+    pairs = await source.find_leaf_pairs([first // 2])
+    if (other := _first_other(pairs.get(first // 2, b""), leaves, first, above)) is not None:
+        return other, other
     if len(leaves) != _PAIR:
         return first, first + 1
     for index in (first, first + 1):
         if known.problem_of(index, leaves[0, index]) is not None:
             return index, index
-    pair = _Pair(leaves[0, first], leaves[0, first + 1], above)
-    if pair.is_swapped():
+    stored = _Pair(leaves[0, first], leaves[0, first + 1], above)
+    if stored.is_swapped():
         return first, first
     for index in (first, first + 1):
         if known.leaf(index) is not None:
             return index ^ 1, index ^ 1
+    side = await _side_of_another(source, stored, first, among, runner)
+    if side is None and len(stored.doubles) <= _DOUBLES_MAX:
+        copies = {copy for copy, index in stored.doubles if await _is_in_place(source, index, *latest)}
+        side = copies.pop() if len(copies) == 1 else None
+    return (first, first + 1) if side is None else (first + side, first + side)
+
+
+async def _side_of_another(source: AuditSource, stored: _Pair, first: int, among: int, runner: Runner) -> int | None:
+    """Return the side on which a leaf hash belongs that stands in another place."""
     at, side = 0, None
     while side is None and at <= among:
         # Leaf hashes alone, by their index: rows that cannot be read or have moved are no hindrance.
         found = await source.find_nodes([(0, index) for index in range(at, at + _PAGE + 1)])
         if not found:
             break  # the end, whatever size the log's head says; entries behind a hole only make the answer exact
-        side = await runner.run(partial(pair.look_at, first, found))
+        side = await runner.run(partial(stored.look_at, first, found))
         at += _PAGE
-    if side is None and len(pair.doubles) <= _DOUBLES_MAX:
-        copies = {copy for copy, index in pair.doubles if await _is_in_place(source, index, *latest)}
-        side = copies.pop() if len(copies) == 1 else None
-    return (first, first + 1) if side is None else (first + side, first + side)
+    return side
+
+
+def _first_other(pair: bytes, leaves: Mapping[Node, bytes], first: int, above: bytes) -> int | None:
+    """Return which of two entries is the first whose leaf hash is not that of the *pair* that was kept, if one is."""
+    true = (pair[:HASH_BYTES], pair[HASH_BYTES:])
+    if hash_children(*true) != above:
+        return None  # not shown to be what was logged
+    return next((first + side for side, leaf in enumerate(true) if leaves.get((0, first + side)) != leaf), None)
 
 
 async def _is_in_place(source: AuditSource, index: int, size: int, root: bytes) -> bool:

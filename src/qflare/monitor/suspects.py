@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from qflare.errors import AuthenticationError, EvidenceError, UsageError
 from qflare.monitor.bounds import Bounds, range_of
 from qflare.monitor.pinpoint import first_bad_of_pair
-from qflare.protocol.log import Frontier, frontier_from_nodes, hash_children, nodes_for_frontier
+from qflare.protocol.log import HASH_BYTES, Frontier, frontier_from_nodes, hash_children, nodes_for_frontier
 from qflare.protocol.log_key import verify_under
 
 if TYPE_CHECKING:
@@ -48,20 +48,52 @@ class Suspects:
         self.bounds = Bounds(known)
         self._mismatches: dict[Node, bytes | None] = {}
         self._compared_to: int | None = None
+        self._has_pairs = False
+        """Whether a node with its leaf hashes was read: all later ones have theirs."""
+        self.other_pair: int | None = None
+        """Index of the first node of level 1 that is kept with other leaf hashes than the rows'."""
 
     async def compare(self, nodes: Sequence[tuple[Node, bytes]]) -> None:
         """Compare nodes, as computed from the rows, with those that are stored and that others show."""
         # Leaves are the rows that were just read.
         inner = [node for node, _ in nodes if node[0]]
         stored = await self._source.find_nodes(inner) if inner else {}
+        pairs = await self._source.find_leaf_pairs([node[1] for node in inner if node[0] == 1])
         for node, computed in nodes:
             self.bounds.compare(node, computed)
-            if not node[0] or stored.get(node) == computed:
+            if not node[0]:
+                continue
+            if node[0] == 1:
+                self._look_at_pair(node[1], pairs.get(node[1]), computed)
+            if stored.get(node) == computed:
                 continue
             if len(self._mismatches) < _MISMATCHES_MAX:
                 self._mismatches[node] = stored.get(node)
             elif self._compared_to is None:
                 self._compared_to = range_of(node)[1]
+
+    def _look_at_pair(self, index: int, pair: bytes | None, node: bytes) -> None:
+        """Note leaf hashes that are kept with a node and are not those of the rows; old nodes have none."""
+        self._has_pairs = self._has_pairs or pair is not None
+        is_other = self._has_pairs if pair is None else hash_children(pair[:HASH_BYTES], pair[HASH_BYTES:]) != node
+        if is_other and self.other_pair is None:
+            self.other_pair = index
+
+    def refuse_other_pair(self) -> None:
+        """
+        Refuse leaf hashes that are kept with a node and are not those of the rows, once the rows are shown to be right.
+
+        Raises:
+            EvidenceError: they are not.
+        """
+        if self.other_pair is not None:
+            first = 2 * self.other_pair
+            raise EvidenceError(
+                f"the leaf hashes that are kept with the node over the entries {first} and {first + 1} were altered or "
+                "taken away: both entries are those of the log",
+                index=first,
+                last=first + 1,
+            )
 
     @property
     def is_decided(self) -> bool:

@@ -80,6 +80,11 @@ class AuditLog:
             found |= {(row["level"], row["node_index"]): row["hash"] for row in rows}
         return found
 
+    async def find_leaf_pairs(self, indexes: Sequence[int]) -> dict[int, bytes]:
+        """Return both leaf hashes below nodes of level 1, 64 bytes, as kept with the node; of old ones none are."""
+        rows = await self._fetch("find_leaf_pairs", list(indexes)) if indexes else []
+        return {row["node_index"]: row["leaf_pair"] for row in rows}
+
     async def latest_checkpoint(self) -> SignedCheckpoint | None:
         """Return the signed head of the largest size, or None."""
         rows = await self._fetch("latest_checkpoint")

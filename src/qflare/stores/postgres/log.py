@@ -151,6 +151,13 @@ class Log(Connected):
         )
         return {(level, index): node_hash for level, index, node_hash in rows}
 
+    async def find_leaf_pairs(self, indexes: Sequence[int]) -> dict[int, bytes]:
+        """Return both leaf hashes below nodes of level 1, 64 bytes, as kept with the node; of old ones none are."""
+        if not indexes:
+            return {}
+        rows = await self._connections.fetch("find_leaf_pairs", list(indexes))
+        return {row["node_index"]: row["leaf_pair"] for row in rows}
+
     async def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store a signed head; the same size again keeps the first."""
         async with self._connections.transaction() as transaction:

@@ -54,6 +54,8 @@ class Logging(Held):
         grown, nodes = head.append(hashes)
         for level, index, value in nodes:
             tables.nodes.put((level, index), value)
+            if level == 1:
+                tables.leaf_pairs.put(index, tables.nodes[0, 2 * index] + tables.nodes[0, 2 * index + 1])
         tables.head.put(grown)
         return LogAppend(first_index=head.size, old_frontier=head.hashes, leaf_hashes=hashes)
 

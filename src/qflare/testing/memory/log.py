@@ -156,6 +156,11 @@ class Log(Logging):
         async with self._transaction() as tables:
             return {node: tables.nodes[node] for node in nodes if node in tables.nodes}
 
+    async def find_leaf_pairs(self, indexes: Sequence[int]) -> dict[int, bytes]:
+        """Return both leaf hashes below nodes of level 1, 64 bytes, as kept with the node; of old ones none are."""
+        async with self._transaction() as tables:
+            return {index: tables.leaf_pairs[index] for index in indexes if index in tables.leaf_pairs}
+
     async def save_checkpoint(self, checkpoint: SignedCheckpoint) -> None:
         """Store a signed head; the same size again keeps the first."""
         async with self._transaction() as tables:

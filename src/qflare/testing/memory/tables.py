@@ -96,6 +96,7 @@ class Tables:
         self.reply_keys: Table[tuple[TenantId, SessionId, RequestId], SealedReplyKey] = Table(journal)
         self.entries: Table[int, AuditEntry] = Table(journal)
         self.nodes: Table[tuple[int, int], bytes] = Table(journal)
+        self.leaf_pairs: Table[int, bytes] = Table(journal)
         self.head = Cell(journal, Frontier())
         self.headed_from: Cell[int | None] = Cell(journal, None)
         self.checkpoints: Table[int, SignedCheckpoint] = Table(journal)
