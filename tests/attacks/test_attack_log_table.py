@@ -324,6 +324,49 @@ async def test_receipts_tell_which_of_a_pair_is_bad(database_dsn, tmp_path, admi
                 await world.restore()
 
 
+async def test_an_entry_exchanged_right_before_one_that_is_missing_is_named_first(database_dsn, tmp_path, admin):
+    """No node over the first of the two is computed, as the second is gone: the leaf hashes kept with it tell."""
+    async with worlds(database_dsn, tmp_path, admin) as world:
+        index = 4
+        while not await forge(world, index):
+            await world.restore()
+            index += 2
+        # A signed head between the two would tell as well.
+        await admin.execute("DELETE FROM qflare.checkpoint WHERE size = $1", index + 1)
+        await deleted(world, index + 1)
+        for is_deep in (True, False):
+            with pytest.raises(EvidenceError) as caught:
+                await world.verify(is_deep=is_deep)
+            assert (index, index) == (caught.value.index, caught.value.last)
+        await world.restore()
+        await deleted(world, index + 1)
+        with pytest.raises(EvidenceError) as caught:
+            await world.verify()
+        assert index + 1 == caught.value.index
+
+
+async def test_leaf_hashes_beside_nodes_decide_nothing_that_no_signed_head_shows(database_dsn, tmp_path, admin):
+    """A tail that was made anew is not called right because only its old leaf hashes are left."""
+    async with worlds(database_dsn, tmp_path, admin) as world:
+        index = (world.size - 2) & ~1
+        for is_signed in (False, True):
+            if is_signed:
+                await forget_pairs(world)  # of the first pair: its rows are right
+            else:
+                await forge(world, index)
+                await world.rebuild()
+                await admin.execute("DELETE FROM qflare.checkpoint WHERE size > $1", index)
+                await admin.execute(
+                    "UPDATE qflare.log_node AS n SET leaf_pair = k.leaf_pair FROM kept_log_node AS k "
+                    "WHERE (n.level, n.node_index) = (k.level, k.node_index)"
+                )
+            with pytest.raises(EvidenceError) as caught:
+                await world.verify()
+            assert (caught.value.index, caught.value.last) == ((0, 1) if is_signed else (index, index + 1))
+            assert ("both entries are those of the log" in str(caught.value)) is is_signed
+            await world.restore()
+
+
 OTHERS = {
     "log_node": {
         "level": "level + 9",

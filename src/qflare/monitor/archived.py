@@ -48,6 +48,7 @@ async def check_archived(
     await leaves.check(first_row, head, progress)
     if since is not None and since.size >= leaves.frontier.size > 0:
         await _require_goes_on(store, leaves, since)
+    leaves.refuse_other_pair()
     return leaves.frontier.size
 
 
@@ -99,11 +100,14 @@ class _Leaves:
             if self._suspects.is_decided or (problem is not None and self._suspects.has_any):
                 raise await self._suspects.problem(walked=self.frontier.size, head=head, row=problem)
             if problem is not None:
-                raise problem
+                raise await self._suspects.bad_before(problem, self.frontier.size)
         if self._suspects.has_any:
             raise await self._suspects.problem(walked=self.frontier.size, head=head)
         if self.frontier.size < first_row:
             raise _missing(self.frontier.size)
+
+    def refuse_other_pair(self) -> None:
+        """Refuse leaf hashes beside nodes that are not these, last: what leads to the kept head is shown before."""
         self._suspects.refuse_other_pair()
 
     async def _page(self, page: Sequence[tuple[int, bytes]], first_row: int) -> EvidenceError | None:

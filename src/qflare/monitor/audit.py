@@ -316,6 +316,8 @@ class _Audit:
         problem = walked.problem or unreadable
         if self._suspects.is_decided or (problem is not None and self._suspects.has_any):
             raise self._first_of(await self._suspects.problem(walked=self._walk.frontier.size, head=head, row=problem))
+        if problem is not None and self._is_deep:
+            problem = await self._suspects.bad_before(problem, self._walk.frontier.size)
         if problem is not None:
             raise self._first_of(problem)
         misfit = self._walk.misfit

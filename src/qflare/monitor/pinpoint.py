@@ -87,7 +87,7 @@ async def first_bad_of_pair(
     """
     leaves = await source.find_nodes([(0, first), (0, first + 1)])
     pairs = await source.find_leaf_pairs([first // 2])
-    if (other := _first_other(pairs.get(first // 2, b""), leaves, first, above)) is not None:
+    if (other := first_other(pairs.get(first // 2, b""), leaves, first, above)) is not None:
         return other, other
     if len(leaves) != _PAIR:
         return first, first + 1
@@ -120,7 +120,7 @@ async def _side_of_another(source: AuditSource, stored: _Pair, first: int, among
     return side
 
 
-def _first_other(pair: bytes, leaves: Mapping[Node, bytes], first: int, above: bytes) -> int | None:
+def first_other(pair: bytes, leaves: Mapping[Node, bytes], first: int, above: bytes) -> int | None:
     """Return which of two entries is the first whose leaf hash is not that of the *pair* that was kept, if one is."""
     true = (pair[:HASH_BYTES], pair[HASH_BYTES:])
     if hash_children(*true) != above:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from qflare.errors import AuthenticationError, EvidenceError, UsageError
 from qflare.monitor.bounds import Bounds, range_of
-from qflare.monitor.pinpoint import first_bad_of_pair
+from qflare.monitor.pinpoint import first_bad_of_pair, first_other
 from qflare.protocol.log import HASH_BYTES, Frontier, frontier_from_nodes, hash_children, nodes_for_frontier
 from qflare.protocol.log_key import verify_under
 
@@ -81,16 +81,21 @@ class Suspects:
 
     def refuse_other_pair(self) -> None:
         """
-        Refuse leaf hashes that are kept with a node and are not those of the rows, once the rows are shown to be right.
+        Refuse leaf hashes that are kept with a node and are not those of the rows, once nothing else was found.
 
         Raises:
             EvidenceError: they are not.
         """
         if self.other_pair is not None:
             first = 2 * self.other_pair
+            # Behind the last head that holds, rows and nodes may have been made anew and these be what was logged.
+            which = (
+                "were altered or taken away: both entries are those of the log"
+                if self.bounds.low > first + 1
+                else "are not those of these entries, and no signed head tells which of them were altered"
+            )
             raise EvidenceError(
-                f"the leaf hashes that are kept with the node over the entries {first} and {first + 1} were altered or "
-                "taken away: both entries are those of the log",
+                f"the leaf hashes that are kept with the node over the entries {first} and {first + 1} {which}",
                 index=first,
                 last=first + 1,
             )
@@ -130,6 +135,27 @@ class Suspects:
             if way is not None:
                 low, high = bounds.narrow(*_overlap((low, high), way))
         return self._rewritten(low, high, is_shown=way is not None)
+
+    async def bad_before(self, row: EvidenceError, walked: int) -> EvidenceError:
+        """
+        Return what is wrong with the last entry that was taken, or else *row*.
+
+        Args:
+            row: What is wrong with the row behind those that were taken.
+            walked: Entries that were taken; of an odd number, no node over the last was compared.
+        """
+        last = walked - 1
+        if walked % 2 == 0 or self.bounds.low >= walked or (row.index or 0) < walked:
+            return row
+        for size, root in (await self._signed_roots(walked)).items():
+            here = await self._descend(size, root, walked)
+            if here is not None and here[0] == (1, last // 2):
+                leaves = await self._source.find_nodes([(0, last)])
+                pairs = await self._source.find_leaf_pairs([last // 2])
+                if first_other(pairs.get(last // 2, b""), leaves, last, here[1]) == last:
+                    return self._rewritten(last, last, is_shown=True)
+                break
+        return row
 
     def _altered_node(self) -> EvidenceError:
         (level, position), stored = next(iter(self._mismatches.items()))
@@ -178,12 +204,7 @@ class Suspects:
     async def _way_down(self, walked: int, head: LogHead) -> tuple[int, int] | None:
         """Return the range that is left at the end of the way down from a head under which stored nodes stand."""
         after = max(self.bounds.low, min(range_of(node)[0] for node in self._mismatches))
-        heads = list(await self._source.list_checkpoints(first=after + 1, limit=_HEADS))
-        latest = await self._source.latest_checkpoint()
-        if latest is not None and latest.size > after:
-            heads.append(latest)
-        heads = await self._runner.run(partial(self._signed, heads))
-        roots = {each.size: each.root for each in heads}
+        roots = await self._signed_roots(after)
         if not roots:
             try:
                 roots[head.size] = Frontier(head.size, head.frontier).root()
@@ -207,6 +228,14 @@ class Suspects:
                 runner=self._runner,
             )
         return None
+
+    async def _signed_roots(self, after: int) -> dict[int, bytes]:
+        """Return the roots of some signed heads of more than *after* entries, by their size."""
+        heads = list(await self._source.list_checkpoints(first=after + 1, limit=_HEADS))
+        latest = await self._source.latest_checkpoint()
+        if latest is not None and latest.size > after:
+            heads.append(latest)
+        return {each.size: each.root for each in await self._runner.run(partial(self._signed, heads))}
 
     def _signed(self, heads: Sequence[SignedCheckpoint]) -> list[SignedCheckpoint]:
         return [each for each in heads if is_signed(each, self._keys)]
