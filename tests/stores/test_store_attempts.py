@@ -47,6 +47,7 @@ REPEATED = {
     "find_chains",
     "find_devices",
     "find_identity",
+    "find_leaf_pairs",
     "find_hashes",
     "find_pages",
     "find_pending_keys",
