@@ -333,6 +333,8 @@ async def test_bad_requests_are_told_before_anything_happens(database_dsn, admin
     async with managers(database_dsn, tmp_path) as (manager,):
         await operators(manager, "ann")
         edge = await Edge.provision(manager)
+        # The signed head of what was answered is stored in the background.
+        await manager.monitor.checkpoint()
         before = await whole(admin)
         for wrong, error in (
             ({"action": "explode"}, UsageError),
