@@ -369,13 +369,10 @@ class ExportCheck:
         elif row.stored != _NO_DATA:
             problem = "a session's holds nothing"
         unfit = self._headings.problem_of(row.index, kind, event_type, tenant_id=row.tenant_id, recorded_at_ms=time_ms)
-        altered = EvidenceError(
-            f"what the row of entry {row.index} held was altered: {problem or unfit}", index=row.index
-        )
         if problem is not None:
-            raise altered
+            raise _altered(row.index, problem)
         if unfit is not None and self._misfit is None:
-            self._misfit = altered
+            self._misfit = _altered(row.index, unfit)
         self._leaf_data, self._needs_row = b"", False
         self._recorded_at_us = max(self._recorded_at_us, row.recorded_at_us)
 
@@ -484,6 +481,10 @@ class ExportCheck:
 
     def _bad(self, message: str) -> EvidenceError:
         return self._misfit or EvidenceError(message, index=self._position)
+
+
+def _altered(index: int, problem: str) -> EvidenceError:
+    return EvidenceError(f"what the row of entry {index} held was altered: {problem}", index=index)
 
 
 def _scope_of(
