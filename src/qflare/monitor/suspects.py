@@ -19,7 +19,7 @@ from qflare.protocol.log import HASH_BYTES, Frontier, frontier_from_nodes, hash_
 from qflare.protocol.log_key import verify_under
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from qflare.model.audit_ports import AuditSource
     from qflare.model.event import LogHead, SignedCheckpoint
@@ -59,6 +59,11 @@ class Suspects:
         inner = [node for node, _ in nodes if node[0]]
         stored = await self._source.find_nodes(inner) if inner else {}
         pairs = await self._source.find_leaf_pairs([node[1] for node in inner if node[0] == 1])
+        await self._runner.run(partial(self._take, nodes, stored, pairs))
+
+    def _take(
+        self, nodes: Sequence[tuple[Node, bytes]], stored: Mapping[Node, bytes], pairs: Mapping[int, bytes]
+    ) -> None:
         for node, computed in nodes:
             self.bounds.compare(node, computed)
             if not node[0]:
